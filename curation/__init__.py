@@ -1,0 +1,1 @@
+"""Observes and shapes: knows the network and the pixels, decides nothing."""

@@ -1,0 +1,203 @@
+"""Evidence: the documents and observations of one image-text pair.
+
+A field that is None was not observed; None never means "fine". An observed absence is a value:
+a `Document` with status 404, an empty tuple of faces.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import Any
+
+Headers = tuple[tuple[str, str], ...]
+
+# The documents of an origin, by their short names, with the path each is asked at.
+ORIGIN_DOCUMENTS: Mapping[str, str] = {
+    "robots": "/robots.txt",
+    "tdmrep": "/.well-known/tdmrep.json",
+    "ai_txt": "/ai.txt",
+    "trust_txt": "/.well-known/trust.txt",
+    "rsl": "/license.xml",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A document as it was answered, or not answered.
+
+    `status` None with `error`: the origin was asked and did not answer (unreachable).
+    `body` may be left out (None) where only its digest travels; the ledger keeps it by `body_sha256`.
+    `truncated`: longer than the limit; nothing may be concluded from what is missing.
+    """
+
+    url: str
+    status: int | None
+    fetched_at: datetime
+    headers: Headers = ()
+    body: bytes | None = None
+    body_sha256: str | None = None
+    error: str | None = None
+    truncated: bool = False
+
+    @staticmethod
+    def digest(body: bytes) -> str:
+        return hashlib.sha256(body).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class OriginEvidence:
+    """What one origin (scheme://host:port) says of itself; a missing name was not asked."""
+
+    origin: str
+    documents: tuple[tuple[str, Document], ...] = ()
+
+    def get(self, name: str) -> Document | None:
+        return dict(self.documents).get(name)
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """One response on the way to the image: the URL asked, its status, its headers in order."""
+
+    url: str
+    status: int
+    headers: Headers
+
+
+@dataclass(frozen=True, slots=True)
+class Face:
+    """A detected face: box in pixels of the original picture (x, y: top left), score in [0, 1]."""
+
+    x: float
+    y: float
+    w: float
+    h: float
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class LicenceClaim:
+    """A claim as found: its raw value (URL or words), how it was made, and what it covers.
+
+    `source`: rel-license | json-ld | microdata | xmp | meta | given. `scope`: image | figure | page.
+    """
+
+    value: str
+    source: str
+    scope: str
+    title: str | None = None
+    creator: str | None = None
+    credit: str | None = None
+    where: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """All that was observed of one pair, by whom and when. None: not observed."""
+
+    page_url: str | None
+    image_url: str
+    observed_at: datetime
+    observer: str
+    observer_version: str
+    origins: tuple[OriginEvidence, ...] = ()
+    page_headers: Headers | None = None
+    page_meta: tuple[tuple[str, str], ...] | None = None  # (name, content) of the page's robots-like <meta>
+    hops: tuple[Hop, ...] | None = None
+    licence_claims: tuple[LicenceClaim, ...] | None = None
+    content_sha256: str | None = None
+    width: int | None = None
+    height: int | None = None
+    pdq: str | None = None
+    faces: tuple[Face, ...] | None = None
+    face_detector: str | None = None
+    alt: str | None = None
+    text_origin: str | None = None  # where `alt` came from: alt | figcaption | title; None with alt None
+    caption: str | None = None
+    caption_score: float | None = None
+    nsfw: float | None = None
+    tombstoned: str | None = None  # the removal id whose tombstone matches; "" = asked, none matches
+    fetch_error: str | None = None  # why the image could not be had: a code of curation.fetch
+
+    def origin(self, origin: str) -> OriginEvidence | None:
+        return next((o for o in self.origins if o.origin == origin), None)
+
+    def to_json(self) -> str:
+        """Canonical JSON without document bodies: those are kept once, by their digest."""
+        return json.dumps(_plain(self), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+    @staticmethod
+    def from_json(text: str, bodies: Mapping[str, bytes]) -> Evidence:
+        """Read `to_json` back, with the documents' bodies looked up by digest."""
+        return _evidence_from_plain(json.loads(text), bodies)
+
+    @property
+    def evidence_id(self) -> str:
+        """blake2b-16 of the canonical JSON, in hex."""
+        return hashlib.blake2b(self.to_json().encode(), digest_size=16).hexdigest()
+
+    def bodies(self) -> dict[str, bytes]:
+        """The document bodies this evidence rests on, by digest."""
+        return {
+            d.body_sha256: d.body
+            for o in self.origins
+            for _, d in o.documents
+            if d.body is not None and d.body_sha256 is not None
+        }
+
+
+def _plain(value: Any) -> Any:
+    """Dataclasses to dicts (bodies and None left out), times to ISO 8601."""
+    if hasattr(value, "__dataclass_fields__"):
+        items = ((f.name, getattr(value, f.name)) for f in fields(value) if f.name != "body")
+        return {k: _plain(v) for k, v in items if v is not None}
+    if isinstance(value, tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return value
+
+
+def _pairs(value: Any) -> Headers:
+    return tuple((str(k), str(v)) for k, v in value)
+
+
+def _document_from_plain(d: dict[str, Any], bodies: Mapping[str, bytes]) -> Document:
+    sha = d.get("body_sha256")
+    return Document(
+        url=d["url"],
+        status=d.get("status"),
+        fetched_at=datetime.fromisoformat(d["fetched_at"]),
+        headers=_pairs(d.get("headers", ())),
+        body=bodies.get(sha) if sha else None,
+        body_sha256=sha,
+        error=d.get("error"),
+        truncated=bool(d.get("truncated", False)),
+    )
+
+
+def _evidence_from_plain(d: dict[str, Any], bodies: Mapping[str, bytes]) -> Evidence:
+    simple = {
+        k: d[k]
+        for k in d.keys()
+        - {"observed_at", "origins", "page_headers", "page_meta", "hops", "licence_claims", "faces"}
+    }
+    return Evidence(
+        page_url=simple.pop("page_url", None),
+        image_url=simple.pop("image_url"),
+        observed_at=datetime.fromisoformat(d["observed_at"]),
+        origins=tuple(
+            OriginEvidence(o["origin"], tuple((n, _document_from_plain(doc, bodies)) for n, doc in o["documents"]))
+            for o in d.get("origins", ())
+        ),
+        page_headers=_pairs(d["page_headers"]) if "page_headers" in d else None,
+        page_meta=_pairs(d["page_meta"]) if "page_meta" in d else None,
+        hops=tuple(Hop(h["url"], h["status"], _pairs(h["headers"])) for h in d["hops"]) if "hops" in d else None,
+        licence_claims=tuple(LicenceClaim(**c) for c in d["licence_claims"]) if "licence_claims" in d else None,
+        faces=tuple(Face(**f) for f in d["faces"]) if "faces" in d else None,
+        **simple,
+    )

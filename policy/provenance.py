@@ -1,0 +1,270 @@
+"""Manifests and records: what a dataset is, where it lies, who learnt from it.
+
+Roots are Merkle tree hashes as in RFC 6962 section 2.1 (SHA-256, 0x00 before a leaf, 0x01 before a node).
+The dataset root covers (ordinal, commitment) only and never changes, whatever is removed later;
+each storage generation has a root of its own over files, offsets and digests.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any, Self
+
+from policy.errors import IntegrityError
+
+MANIFEST_VERSION = 1
+
+
+def merkle_root(leaves: Iterable[bytes]) -> str:
+    """Merkle tree hash of the leaves' data (RFC 6962, 2.1), in hex. An empty tree hashes the empty string."""
+    level = [hashlib.sha256(b"\x00" + leaf).digest() for leaf in leaves]
+    if not level:
+        return hashlib.sha256(b"").hexdigest()
+    # Pairing neighbours and carrying an odd last node up unchanged is the RFC's split at the largest power of two.
+    while len(level) > 1:
+        pairs = [hashlib.sha256(b"\x01" + level[i] + level[i + 1]).digest() for i in range(0, len(level) - 1, 2)]
+        level = pairs + ([level[-1]] if len(level) % 2 else [])
+    return level[0].hex()
+
+
+def dataset_root(commitments: Sequence[bytes]) -> str:
+    """Root over (ordinal, commitment): leaf = ordinal as 8 bytes big-endian, then the 32-byte commitment."""
+    return merkle_root(i.to_bytes(8, "big") + c for i, c in enumerate(commitments))
+
+
+def canonical_json(value: object) -> str:
+    """Sorted keys, no spaces, UTF-8 as it is: the form that is hashed."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def config_digest(config: object) -> str:
+    """blake2b-16 of the canonical JSON, in hex."""
+    return hashlib.blake2b(canonical_json(config).encode(), digest_size=16).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class ShardManifest:
+    """One tar: its file name within the generation, digest, and the ordinals [first_ordinal, first_ordinal + slots)."""
+
+    path: str
+    sha256: str
+    size_bytes: int
+    index_sha256: str
+    first_ordinal: int
+    slots: int
+    live: int
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One storage of a dataset's slots. `removals`: the removals applied since generation 0."""
+
+    dataset: str
+    number: int
+    root: str
+    shards: tuple[ShardManifest, ...]
+    removals: tuple[str, ...] = ()
+
+    @staticmethod
+    def root_of(shards: Iterable[ShardManifest]) -> str:
+        return merkle_root(canonical_json(asdict(s)).encode() for s in shards)
+
+    def to_json(self) -> str:
+        return json.dumps({"version": MANIFEST_VERSION, **asdict(self)}, indent=1, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str, *, where: str = "generation.json") -> Self:
+        data = _read_object(text, where)
+        try:
+            shards = tuple(ShardManifest(**s) for s in data["shards"])
+            generation = cls(data["dataset"], data["number"], data["root"], shards, tuple(data["removals"]))
+        except (KeyError, TypeError) as error:
+            raise IntegrityError(f"not a generation manifest ({error})", where=where) from error
+        if generation.root != cls.root_of(shards):
+            raise IntegrityError("the root does not cover the shards that are listed", where=where)
+        return generation
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetManifest:
+    """The ordered slots, fixed: their number and the root over their commitments (leaves.bin, 32 bytes each)."""
+
+    dataset: str
+    root: str
+    slots: int
+    image_size: int
+    purpose: str
+    ruleset_digest: str
+    selection_digest: str
+    parent: str | None
+    sealed_at: str
+
+    def to_json(self) -> str:
+        return json.dumps({"version": MANIFEST_VERSION, **asdict(self)}, indent=1, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str, *, where: str = "dataset.json") -> Self:
+        data = _read_object(text, where)
+        try:
+            return cls(**{k: v for k, v in data.items() if k != "version"})
+        except TypeError as error:
+            raise IntegrityError(f"not a dataset manifest ({error})", where=where) from error
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamModel:
+    """A component a model stands on. `training_data`: "run:<id>" when it was trained here, else what is known of it."""
+
+    role: str
+    name: str
+    digest: str
+    licence: str
+    training_data: str
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """Ordinal ranges [start, stop) that are permuted together, and for how many epochs."""
+
+    ranges: tuple[tuple[int, int], ...]
+    epochs: int
+
+    @property
+    def slots(self) -> int:
+        return sum(stop - start for start, stop in self.ranges)
+
+
+@dataclass(frozen=True, slots=True)
+class NumericContract:
+    """What bit-equality is claimed under; another one makes a checkpoint TAINTED, never "erased"."""
+
+    threads: int
+    world_size: int
+    device: str
+    precision: str
+    deterministic: bool
+    versions: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A stretch of a run under one dataset, order and numeric contract."""
+
+    segment: int
+    dataset: str
+    dataset_root: str
+    slots: int
+    order_version: int
+    order_key: str
+    first_position: int
+    batch_size: int
+    phases: tuple[Phase, ...]
+    contract: NumericContract
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingRun:
+    """A run: what was to be learnt from what, under which code, seed and upstream models. kind: diffusion | clip."""
+
+    run: str
+    kind: str
+    config_digest: str
+    config_json: str
+    code_version: str
+    dataset: str
+    dataset_root: str
+    seed: int
+    upstream: tuple[UpstreamModel, ...]
+    parent_checkpoint: str | None
+    started_at: str
+    segments: tuple[Segment, ...]
+
+    def to_json(self) -> str:
+        return json.dumps({"version": MANIFEST_VERSION, **asdict(self)}, indent=1, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str, *, where: str = "run.json") -> Self:
+        data = _read_object(text, where)
+        try:
+            data.pop("version")
+            data["upstream"] = tuple(UpstreamModel(**u) for u in data["upstream"])
+            data["segments"] = tuple(_segment(s) for s in data["segments"])
+            return cls(**data)
+        except (KeyError, TypeError) as error:
+            raise IntegrityError(f"not a run record ({error})", where=where) from error
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleEntry:
+    """A slot that is empty from a step on (0: never seen)."""
+
+    ordinal: int
+    first_empty_step: int
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointRecord:
+    """What a checkpoint is and saw. `positions`: slots consumed; `state`: exact | tainted.
+
+    `tally`: (licence, origin host or caption origin, exposures) of exactly what was seen.
+    `files`: (name, sha256) of every file beside the record.
+    """
+
+    checkpoint: str
+    run: str
+    segment: int
+    step: int
+    positions: int
+    dataset: str
+    dataset_root: str
+    schedule: tuple[ScheduleEntry, ...]
+    tally: tuple[tuple[str, int], ...]
+    files: tuple[tuple[str, str], ...]
+    parent: str | None
+    upstream: tuple[UpstreamModel, ...]
+    state: str
+    saved_at: str
+
+    def to_json(self) -> str:
+        return json.dumps({"version": MANIFEST_VERSION, **asdict(self)}, indent=1, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str, *, where: str = "provenance.json") -> Self:
+        data = _read_object(text, where)
+        try:
+            data.pop("version")
+            data["schedule"] = tuple(ScheduleEntry(**e) for e in data["schedule"])
+            data["tally"] = tuple((str(k), int(v)) for k, v in data["tally"])
+            data["files"] = tuple((str(k), str(v)) for k, v in data["files"])
+            data["upstream"] = tuple(UpstreamModel(**u) for u in data["upstream"])
+            return cls(**data)
+        except (KeyError, TypeError) as error:
+            raise IntegrityError(f"not a checkpoint record ({error})", where=where) from error
+
+
+def utc_text(moment: datetime) -> str:
+    """ISO 8601 in UTC, to the second."""
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _read_object(text: str, where: str) -> dict[str, Any]:
+    try:
+        data = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise IntegrityError(f"unreadable JSON ({error})", where=where) from error
+    if not isinstance(data, dict):
+        raise IntegrityError("not a JSON object", where=where)
+    if data.get("version", 0) > MANIFEST_VERSION:
+        raise IntegrityError(f"written by a newer version ({data['version']})", where=where, remedy="Update Custody")
+    return data
+
+
+def _segment(data: dict[str, Any]) -> Segment:
+    phases = tuple(Phase(tuple((int(a), int(b)) for a, b in p["ranges"]), p["epochs"]) for p in data.pop("phases"))
+    contract = data.pop("contract")
+    contract["versions"] = tuple((str(k), str(v)) for k, v in contract["versions"])
+    return Segment(**data, phases=phases, contract=NumericContract(**contract))

@@ -1,0 +1,1 @@
+"""One file a mechanism: raw bytes or headers in, `Signal`s out. Pure, without network."""
