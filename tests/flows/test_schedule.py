@@ -1,0 +1,226 @@
+"""A real Prefect server of our own: it starts, keeps to itself, and what is scheduled really runs."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from flows.deployments import Plan, deployment, deployment_name
+from flows.prefect_server import Endpoint, prefect_server
+
+ROOT = Path(__file__).resolve().parents[2]
+
+_FLOWS = """
+from pathlib import Path
+
+from flows.steps import ProgressReport, custody_flow, custody_task, report_counts, run
+
+SECRET = "http://private.example/the-name-of-a-person.png"
+
+
+@custody_flow("tiny")
+def tiny(home: str) -> dict[str, int]:
+    with (Path(home) / "runs.txt").open("a") as file:
+        file.write("ran\\n")
+    return report_counts("tiny", {"ran": unit("u1")})
+
+
+@custody_task("unit")
+def unit(name: str) -> int:
+    ProgressReport("tiny")(1, 1, "units: ")
+    return 1
+
+
+@custody_flow("failing")
+def failing(home: str) -> int:
+    return broken("u1")
+
+
+@custody_task("broken")
+def broken(name: str) -> int:
+    raise ValueError(f"cannot read {SECRET}")
+"""
+_SERVE = """
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+sys.path.insert(0, sys.argv[2])
+from flows.deployments import Plan, deployment, serve_deployments
+from scheduled_for_a_test import tiny
+
+serve_deployments([deployment(Plan(tiny, interval=timedelta(seconds=3)), Path(sys.argv[1]))], poll_s=1.0)
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A directory that holds a home's path and a module with flows, importable here and in children."""
+    path = tmp_path_factory.mktemp("prefect")
+    (path / "scheduled_for_a_test.py").write_text(_FLOWS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(path), str(ROOT)]))
+        patch.syspath_prepend(str(path))
+        for name in [n for n in os.environ if n.startswith("PREFECT_")]:
+            patch.delenv(name)
+        yield path
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path) -> Iterator[Endpoint]:
+    with prefect_server(folder / "prefect") as endpoint:
+        yield endpoint
+
+
+def _wait_for(what: Callable[[], bool], timeout_s: float = 60.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not what():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.1)
+
+
+def test_the_server_answers_on_loopback_and_only_with_the_password(server: Endpoint) -> None:
+    """The server is bound to 127.0.0.1 and refuses whoever does not know this home's password."""
+    assert server.started_here
+    assert server.api_url.startswith("http://127.0.0.1:")
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(f"{server.api_url}/admin/version", timeout=30)
+    with refused.value:
+        assert refused.value.code == 401
+
+
+def test_its_password_is_for_the_owner_alone(server: Endpoint, folder: Path) -> None:
+    """The file through which a second process finds the server can be read by its owner only."""
+    assert stat.S_IMODE((folder / "prefect" / "server.json").stat().st_mode) == 0o600
+
+
+def test_a_second_process_uses_the_same_server(server: Endpoint, folder: Path) -> None:
+    """One server a home: who comes second is told the address of the first one's."""
+    code = "import sys; from pathlib import Path; from flows.prefect_server import prefect_server\n" + (
+        "with prefect_server(Path(sys.argv[1])) as e: print(e.api_url, e.started_here)"
+    )
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
+    told = subprocess.run(
+        [sys.executable, "-c", code, str(folder / "prefect")],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert told.stdout.split() == [server.api_url, "False"]
+
+
+def test_a_configured_server_is_used_as_it_is(server: Endpoint, folder: Path) -> None:
+    """Where PREFECT_API_URL is set no server is started."""
+    with prefect_server(folder / "elsewhere") as endpoint:
+        assert endpoint == Endpoint(server.api_url, None, started_here=False)
+    assert not (folder / "elsewhere").exists()
+
+
+def test_a_schedule_really_fires(server: Endpoint, folder: Path) -> None:
+    """A deployment made and served as `custody schedule` does it is run by the scheduler, and completes."""
+    home = folder / "home"
+    home.mkdir()
+    child = subprocess.Popen(
+        [sys.executable, "-c", _SERVE, str(home), str(folder)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    try:
+        _wait_for((home / "runs.txt").exists)
+        _wait_for(lambda: any(state == "COMPLETED" and auto for state, auto in _runs("tiny")))
+    finally:
+        child.send_signal(signal.SIGINT)
+        said, _ = child.communicate(timeout=60)
+    assert child.returncode == 0, said.decode()
+
+
+def _runs(flow: str) -> list[tuple[str, bool]]:
+    """(state, made by the scheduler) of every run of a flow."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import FlowFilter, FlowFilterName
+
+    with get_client(sync_client=True) as client:
+        runs = client.read_flow_runs(flow_filter=FlowFilter(name=FlowFilterName(any_=[flow])))
+    return [(str(run.state_type and run.state_type.value), run.auto_scheduled) for run in runs]
+
+
+def test_a_flow_reports_progress_and_counts_as_artifacts(server: Endpoint, folder: Path) -> None:
+    """Units leave a progress artifact, the flow a table of counts, and the flow's result comes back."""
+    from prefect.client.orchestration import get_client
+
+    from flows.steps import run
+
+    home = folder / "by-hand"
+    home.mkdir()
+    assert run(importlib.import_module("scheduled_for_a_test").tiny, str(home)) == {"ran": 1}
+    with get_client(sync_client=True) as client:
+        artifacts = {a.key: a for a in client.read_artifacts()}
+    assert artifacts["tiny-units"].data == 100.0
+    assert json.loads(str(artifacts["tiny"].data)) == [{"outcome": "ran", "count": 1}]
+
+
+def test_no_error_message_reaches_prefect(server: Endpoint, folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A failing step tells Prefect the kind of error and the place; the message stays with the caller."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import FlowFilter, FlowFilterName
+
+    from flows.steps import run
+
+    module = importlib.import_module("scheduled_for_a_test")
+    with pytest.raises(ValueError, match=module.SECRET):
+        run(module.failing, "nowhere")
+    said = capfd.readouterr()
+    assert "private.example" not in said.out + said.err
+    with get_client(sync_client=True) as client:
+        (failed,) = client.read_flow_runs(flow_filter=FlowFilter(name=FlowFilterName(any_=["failing"])))
+    assert failed.state is not None
+    assert failed.state.message is not None
+    assert "ValueError at" in failed.state.message
+    stored = b"".join(p.read_bytes() for p in (folder / "prefect").glob("prefect.db*"))
+    assert b"private.example" not in stored
+
+
+def test_deployments_of_two_homes_do_not_collide(folder: Path) -> None:
+    """Flows are named by module path, told their home, and named after it."""
+    module = importlib.import_module("scheduled_for_a_test")
+    made = deployment(Plan(module.tiny, cron="0 3 * * *"), folder / "a")
+    assert made.entrypoint == "scheduled_for_a_test.tiny"
+    assert made.parameters == {"home": str(folder / "a")}
+    assert deployment_name(folder / "a") != deployment_name(folder / "b")
+    assert deployment(Plan(module.tiny, interval=timedelta(hours=1)), folder).schedules
+
+
+def test_the_server_ends_with_its_parent(folder: Path) -> None:
+    """A parent that is killed with -9 takes its server along."""
+    code = (
+        "import sys, time\nfrom pathlib import Path\nfrom flows.prefect_server import prefect_server\n"
+        "with prefect_server(Path(sys.argv[1])) as e:\n    print(e.api_url, flush=True)\n    time.sleep(600)\n"
+    )
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(folder / "killed")], env=environment, stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout is not None
+        url = parent.stdout.readline().strip()
+        parent.kill()
+
+    def gone() -> bool:
+        try:
+            urllib.request.urlopen(f"{url}/health", timeout=5).close()
+        except OSError:
+            return True
+        return False
+
+    _wait_for(gone)
