@@ -33,6 +33,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tokenize import TokenError
 from types import TracebackType
 from typing import BinaryIO, Self
 
@@ -460,9 +461,16 @@ class DatasetReader:
         """
         manifest = read_manifest(dataset_dir)
         leaves = read_commitments(dataset_dir, manifest)
-        generation = read_generation(dataset_dir, _current(dataset_dir))
-        _check_cover(dataset_dir, manifest, generation)
-        return cls(_generation_dir(dataset_dir, generation.number), manifest, generation, leaves, verify)
+        while True:
+            number = _current(dataset_dir)
+            try:
+                generation = read_generation(dataset_dir, number)
+                _check_cover(dataset_dir, manifest, generation)
+                return cls(_generation_dir(dataset_dir, number), manifest, generation, leaves, verify)
+            except IntegrityError:
+                # A newer generation may have been published and this one taken away while it was being opened.
+                if _newest(dataset_dir) == number:
+                    raise
 
     @property
     def slots(self) -> int:
@@ -591,11 +599,14 @@ def verify_dataset(dataset_dir: Path) -> list[str]:
             _current(dataset_dir)
         for number in _generations(dataset_dir):
             if _is_complete(dataset_dir, number):
-                _verify_generation(dataset_dir, manifest, number, failures)
+                found = _verify_generation(dataset_dir, manifest, number)
+                # What a prune took away meanwhile is no failure.
+                failures.extend(found if _is_complete(dataset_dir, number) else ())
     return failures
 
 
-def _verify_generation(dataset_dir: Path, manifest: DatasetManifest, number: int, failures: list[str]) -> None:
+def _verify_generation(dataset_dir: Path, manifest: DatasetManifest, number: int) -> list[str]:
+    failures: list[str] = []
     directory = _generation_dir(dataset_dir, number)
     with _noting(failures):
         generation = read_generation(dataset_dir, number)
@@ -604,8 +615,12 @@ def _verify_generation(dataset_dir: Path, manifest: DatasetManifest, number: int
             with _noting(failures):
                 check_shard(directory, shard)
         known = {name for shard in generation.shards for name in (shard.path, _index_name(shard))}
-        strays = sorted({path.name for path in directory.iterdir()} - known - {"generation.json"})
+        present: set[str] = set()
+        with suppress(FileNotFoundError):  # a prune was faster
+            present.update(os.listdir(directory))
+        strays = sorted(present - known - {"generation.json"})
         failures.extend(f"{directory / name}: no file of this dataset. Move it away" for name in strays)
+    return failures
 
 
 @contextmanager
@@ -711,19 +726,27 @@ def _read_index(directory: Path, shard: ShardManifest) -> npt.NDArray[np.void]:
     data = _read_bytes(path)
     if hashlib.sha256(data).hexdigest() != shard.index_sha256:
         raise IntegrityError("its bytes are not those that were sealed (sha256)", where=str(path), remedy=_RESTORE)
-    try:
-        rows = np.load(io.BytesIO(data), allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise IntegrityError(f"not an index ({error})", where=str(path), remedy=_RESTORE) from error
-    if not _is_sound(rows, shard):
+    rows = _parse_index(data, shard.slots)
+    if rows is None or not _is_sound(rows, shard):
         raise IntegrityError("the index does not describe its shard", where=str(path), remedy=_RESTORE)
-    checked: npt.NDArray[np.void] = rows
-    return checked
+    return rows
 
 
-def _is_sound(rows: object, shard: ShardManifest) -> bool:
-    if not isinstance(rows, np.ndarray) or rows.dtype != INDEX_DTYPE or rows.shape != (shard.slots,):
-        return False
+def _parse_index(data: bytes, slots: int) -> npt.NDArray[np.void] | None:
+    """The rows of an .npy file that says it holds just `slots` of them: np.load would believe any shape, or a zip."""
+    file = io.BytesIO(data)
+    try:
+        if np.lib.format.read_magic(file) != (1, 0):
+            return None
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    except (ValueError, SyntaxError, TypeError, TokenError):
+        return None
+    if dtype != INDEX_DTYPE or shape != (slots,) or len(data) != file.tell() + slots * INDEX_DTYPE.itemsize:
+        return None
+    return np.frombuffer(data, INDEX_DTYPE, offset=file.tell())
+
+
+def _is_sound(rows: npt.NDArray[np.void], shard: ShardManifest) -> bool:
     live = rows[rows["live"] == 1]
     empty = _empty_rows(shard.first_ordinal, shard.slots)
     kinds = ("image", "text", "json")
