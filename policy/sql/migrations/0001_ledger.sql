@@ -18,7 +18,7 @@ CREATE TABLE document (
     body_sha256 VARCHAR, body BLOB, media_type VARCHAR, size_bytes BIGINT,
     batch_seq BIGINT, row_no INTEGER, salt BLOB, commitment VARCHAR, erased_by VARCHAR
 );
-CREATE TABLE fetch (  -- one row a URL asked: page, image or origin document; hops_json holds every hop's headers
+CREATE TABLE "fetch" (  -- (FETCH is a reserved word: quote it) one row a URL asked: page, image or origin document; hops_json holds every hop's headers
     url VARCHAR, url_key VARCHAR, kind VARCHAR, status INTEGER, outcome VARCHAR, final_url VARCHAR, hops_json VARCHAR,
     body_sha256 VARCHAR, size_bytes BIGINT, started_at TIMESTAMP, elapsed_ms DOUBLE, observer VARCHAR, unit_id VARCHAR,
     batch_seq BIGINT, row_no INTEGER, salt BLOB, commitment VARCHAR, erased_by VARCHAR
@@ -121,7 +121,8 @@ CREATE TABLE shard (
 );
 CREATE TABLE run (
     run VARCHAR, kind VARCHAR, config_digest VARCHAR, config_json VARCHAR, code_version VARCHAR, dataset VARCHAR,
-    dataset_root VARCHAR, seed BIGINT, upstream_json VARCHAR, parent_checkpoint VARCHAR, started_at TIMESTAMP,
+    dataset_root VARCHAR, seed BIGINT, upstream_json VARCHAR, record_json VARCHAR, parent_checkpoint VARCHAR,
+    started_at TIMESTAMP,
     batch_seq BIGINT, row_no INTEGER, salt BLOB, commitment VARCHAR, erased_by VARCHAR
 );
 CREATE TABLE segment (

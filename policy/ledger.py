@@ -1,0 +1,722 @@
+"""The ledger: append-only tables in one DuckDB file, chained batch by batch, and the one class that opens it.
+
+What holds (policy/commitments.py has the formulas):
+
+* Rows come in batches. A batch has a table, an idempotency key and a sequence number; its rows' digest is chained to
+  the batch before it. `append` is one transaction: a batch is there whole, once, or not at all.
+* Personal columns enter the digests as salted commitments only, so an erasure, approved and recorded, leaves the chain
+  intact; a value that is gone without one does not verify.
+* DuckDB lets no other process open a file that one holds for writing. A lock file beside the ledger (flock) makes
+  openings wait for each other; connections are short-lived and never cross a fork.
+* What nobody can see from inside: that the newest batches were cut off together with their rows, or that the whole
+  file was written anew. For that the head is anchored outside (`verify(anchors=…)`).
+"""
+
+# ruff: noqa: S608 - names and expressions come from the schema and from our own code; values are parameters
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self, TypeAlias, TypeVar
+
+import duckdb
+import pyarrow as pa  # type: ignore[import-untyped]
+
+from policy.commitments import BOOKKEEPING, GENESIS, ROWS_DIGEST_SQL, SALT_BYTES, Column, TableShape, chain_sql
+from policy.errors import (
+    BusyError,
+    CustodyError,
+    HomeError,
+    InputError,
+    IntegrityError,
+    KeyFileError,
+    RefusedError,
+    StorageError,
+)
+from policy.keys import PURPOSES, KeyRing
+from policy.lock import FileLock
+from policy.migrate import is_current, migrate, packaged_migrations, packaged_views
+from policy.verification import Failure, verify_ledger
+
+Rows: TypeAlias = "pa.Table | Sequence[Mapping[str, object]]"
+Result = TypeVar("Result")
+
+# Given to connect(): extensions would reach for the network, and no SQL in here has business with other files.
+_CONFIGURATION: Final = {
+    "autoinstall_known_extensions": "false",
+    "autoload_known_extensions": "false",
+    "allow_community_extensions": "false",
+    "enable_external_access": "false",
+}
+_READING: Final = frozenset({duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN})
+_UNCHAINED: Final = frozenset({"schema_migration", "batch"})
+_ARROW_TYPES: Final[Mapping[str, pa.DataType]] = {
+    "VARCHAR": pa.string(),
+    "INTEGER": pa.int32(),
+    "BIGINT": pa.int64(),
+    "BOOLEAN": pa.bool_(),
+    "TIMESTAMP": pa.timestamp("us"),
+    "DOUBLE": pa.float64(),
+    "BLOB": pa.binary(),
+}
+
+
+def utc_now() -> datetime:
+    """The default clock."""
+    return datetime.now(UTC)
+
+
+def connect(path: Path, *, readonly: bool) -> duckdb.DuckDBPyConnection:
+    """A connection that reaches no other file, no network, no Python variable, and whose settings are locked."""
+    connection = duckdb.connect(str(path), read_only=readonly, config=dict(_CONFIGURATION))
+    wanted = {"TimeZone": "UTC", "python_enable_replacements": False, "lock_configuration": True}
+    # Connections of one process to one file share an instance, so another may have locked it already: then what
+    # counts is that the settings are the ones we want.
+    with contextlib.suppress(duckdb.InvalidInputException):
+        connection.execute("SET GLOBAL TimeZone = 'UTC'")
+        connection.execute("SET python_enable_replacements = false")
+        connection.execute("SET lock_configuration = true")
+    settings = ", ".join(f"current_setting('{name}')" for name in wanted)
+    [found] = connection.execute(f"SELECT {settings}").fetchall()
+    if found != tuple(wanted.values()):
+        connection.close()
+        raise InputError(f"the file is open in this process with other settings: {found}", where=str(path))
+    return connection
+
+
+def reading_statement(connection: duckdb.DuckDBPyConnection, sql: str) -> duckdb.Statement:
+    """The one statement in `sql`, if it only reads; raises `InputError` otherwise."""
+    try:
+        statements = connection.extract_statements(sql)
+    except duckdb.Error as error:
+        raise InputError(f"not SQL: {error}") from error
+    if len(statements) != 1 or statements[0].type not in _READING:
+        raise InputError("one SELECT is expected", remedy="Nothing here can be written by SQL")
+    return statements[0]
+
+
+class Ledger:
+    """An open ledger. `with Ledger.open(home / "ledger.duckdb", keys=ring) as ledger: ledger.append(…)`."""
+
+    def __init__(
+        self,
+        path: Path,
+        connection: duckdb.DuckDBPyConnection,
+        lock: FileLock,
+        *,
+        readonly: bool,
+        clock: Callable[[], datetime],
+    ) -> None:
+        """Use `Ledger.open`."""
+        self.path = path
+        self.readonly = readonly
+        self._connection: duckdb.DuckDBPyConnection | None = connection
+        self._lock = lock
+        self._clock = clock
+        self._pid = os.getpid()
+        self._shapes = _read_shapes(connection)
+        _OPEN.add(self)
+
+    # ── opening and closing ────────────────────────────────────────────────────────────────────────────────────
+
+    @classmethod
+    def create(cls, path: Path, keys: KeyRing, now: datetime) -> None:
+        """Make an empty ledger that knows the keys; raises `HomeError` where there is one, `StorageError`."""
+        making = path.with_name(path.name + ".making")
+        lock = FileLock(lock_path(path), exclusive=True, wait_s=0)
+        try:
+            if path.exists():
+                raise HomeError("there is a ledger here already", where=str(path))
+            _unlink(making, wal_path(making))
+            connection = connect(making, readonly=False)
+            migrate(connection, packaged_migrations(), packaged_views(), now=now, where=str(path))
+            ledger = cls(making, connection, lock, readonly=False, clock=lambda: now)
+            checks = [
+                {
+                    "key_id": keys.key_id(purpose),
+                    "purpose": purpose,
+                    "check_value": keys.check_value(purpose),
+                    "made_at": now,
+                }
+                for purpose in PURPOSES
+            ]
+            ledger.append("key_check", checks, key="create")
+            ledger._disconnect()
+            sync_file(making)
+            os.replace(making, path)
+            sync_directory(path.parent)
+        except (duckdb.Error, OSError) as error:
+            raise StorageError(f"cannot make the ledger ({error})", where=str(path)) from error
+        finally:
+            lock.release()
+
+    @classmethod
+    def open(
+        cls,
+        path: Path,
+        keys: KeyRing | None = None,
+        readonly: bool = False,
+        wait_s: float = 30.0,
+        *,
+        clock: Callable[[], datetime] = utc_now,
+    ) -> Self:
+        """Open an existing ledger, for one writer or for many readers.
+
+        `keys` None: for callers that need none; no key is then checked, and none can be used. An older schema is
+        brought up to date first. Raises `HomeError` (no ledger, or one that a newer version wrote), `KeyFileError`
+        (not the keys the ledger knows), `BusyError` (another process still holds it after `wait_s` seconds),
+        `IntegrityError` (a migration on record reads differently), `StorageError`.
+        """
+        while True:
+            lock = FileLock(lock_path(path), exclusive=not readonly, wait_s=wait_s) if path.parent.is_dir() else None
+            if lock is None:
+                raise HomeError("there is no such directory", where=str(path.parent), remedy="Run `custody init`")
+            try:
+                connection = _open_existing(path, readonly=readonly)
+                try:
+                    current = is_current(connection, packaged_migrations(), packaged_views(), where=str(path))
+                    if not current and not readonly:
+                        migrate(connection, packaged_migrations(), packaged_views(), now=clock(), where=str(path))
+                        connection.close()  # what follows reads the definitions as they are stored
+                        connection = connect(path, readonly=False)
+                    if current or not readonly:
+                        if keys is not None:
+                            _check_keys(connection, keys, where=str(path))
+                        return cls(path, connection, lock, readonly=readonly, clock=clock)
+                    connection.close()
+                except BaseException:
+                    connection.close()
+                    raise
+            except duckdb.Error as error:
+                lock.release()
+                raise _explained(error, path) from error
+            except BaseException:
+                lock.release()
+                raise
+            # A reader cannot migrate: open once for writing, then come back.
+            lock.release()
+            cls.open(path, wait_s=wait_s, clock=clock).close()
+
+    def close(self) -> None:
+        """Close the connection and release the lock; in a forked child, only let go of both."""
+        if os.getpid() != self._pid:
+            return
+        self._disconnect()
+        self._lock.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # ── appending ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    def append(self, table: str, rows: Rows, *, key: str) -> bool:
+        """Append one batch; False, and nothing done, when this table has a batch with this key already.
+
+        Missing columns become NULL. Times: aware, or naive and then UTC. Raises `InputError` (unknown table or
+        column, a value of the wrong type), `StorageError` (disk full: nothing of the batch is there).
+        """
+        return self.append_many([(table, rows, key)])[0]
+
+    def append_many(self, batches: Sequence[tuple[str, Rows, str]]) -> tuple[bool, ...]:
+        """Append (table, rows, key) batches in one transaction: all new ones or none; one answer a batch."""
+        self._require_writer()
+        shapes = [self.shape(table) for table, _, _ in batches]
+        keys = [key for _, _, key in batches]
+        incoming = [_conform(shape, rows) for shape, (_, rows, _) in zip(shapes, batches, strict=True)]
+        with self._registered(incoming):
+            return self._in_transaction(
+                lambda: tuple(
+                    self._append(shape, f"incoming_{i}", key)
+                    for i, (shape, key) in enumerate(zip(shapes, keys, strict=True))
+                ),
+                landed=lambda: all(self._known(shape.name, key) for shape, key in zip(shapes, keys, strict=True)),
+            )
+
+    def commit_rows(self, table: str, rows: Rows) -> pa.Table:
+        """The rows with `salt` and `commitment` as `append` will store them, for who must know commitments before.
+
+        `append` takes such rows over: same salts, and commitments that must agree.
+        """
+        shape = self.shape(table)
+        names = ", ".join(f'"{column.name}"' for column in shape.columns)
+        with self._registered([_conform(shape, rows)]) as connection:
+            return connection.execute(
+                f"SELECT {names}, salt, {shape.commitment_sql()} AS commitment FROM incoming_0 ORDER BY row_no"
+            ).to_arrow_table()
+
+    # ── reading ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def query(self, sql: str, params: object = None) -> list[tuple[Any, ...]]:
+        """The rows of one SELECT; `params` a sequence for `?` or a mapping for `$name`. Raises `InputError`."""
+        with self._reading(sql) as connection:
+            return connection.execute(sql, params).fetchall()
+
+    def query_arrow(self, sql: str, params: object = None) -> pa.Table:
+        """The rows of one SELECT as an Arrow table. Raises `InputError`."""
+        with self._reading(sql) as connection:
+            return connection.execute(sql, params).to_arrow_table()
+
+    def head(self) -> tuple[int, str]:
+        """The newest batch's sequence number and chain; (0, 64 zeros) of an empty ledger."""
+        return _head(self._connected())
+
+    def shape(self, table: str) -> TableShape:
+        """The columns of a chained table; raises `InputError` for any other name."""
+        try:
+            return self._shapes[table]
+        except KeyError:
+            raise InputError(f"no such table: {table}", remedy=f"There are {', '.join(sorted(self._shapes))}") from None
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """The chained tables, by name."""
+        return tuple(sorted(self._shapes))
+
+    def verify(self, keys: KeyRing | None = None, anchors: Sequence[tuple[int, str]] = ()) -> tuple[Failure, ...]:
+        """Recompute everything: chain, digests, commitments, erasures, views; what fails, by table, batch and row.
+
+        `keys`: also that the ledger knows them. `anchors`: (seq, chain) pairs that were published outside.
+        """
+        self._connected()
+        checks = {} if keys is None else {purpose: keys.check_value(purpose) for purpose in PURPOSES}
+        with (
+            tempfile.TemporaryDirectory() as directory,
+            _pristine(Path(directory), self._clock()) as pristine,
+            self._read_only() as connection,
+        ):
+            return verify_ledger(connection, pristine, tuple(self._shapes.values()), checks, anchors)
+
+    # ── erasing and upkeep ─────────────────────────────────────────────────────────────────────────────────────
+
+    def erase(
+        self, removal: str, predicates: Mapping[str, str], params: Mapping[str, object] | None = None
+    ) -> dict[str, int]:
+        """Set the personal columns and salts of the rows that the predicates name to NULL; rows erased, by table.
+
+        `predicates`: a SQL condition a table, with `$name` parameters; all are evaluated before anything is erased,
+        so they may look into each other's tables. `erasure` rows record the counts in the same transaction.
+        The bytes stay in the file until `compact`. Raises `RefusedError` when the removal was never approved,
+        `InputError` for a table without personal columns or a predicate that is none.
+        """
+        self._require_writer()
+        shapes = {table: self.shape(table) for table in predicates}
+        if bare := sorted(table for table, shape in shapes.items() if not shape.personal):
+            raise InputError(f"no personal columns to erase in {', '.join(bare)}")
+        if not self.query("SELECT 1 FROM removal_event WHERE removal = ? AND state = 'approved' LIMIT 1", [removal]):
+            raise RefusedError("nothing is erased for a removal that was not approved", where=removal)
+        key = f"erase:{removal}:{self.head()[0] + 1}"
+
+        def work() -> dict[str, int]:
+            for table, predicate in predicates.items():
+                self._mark(table, predicate, params or {})
+            counts = {table: self._erase_marked(shape, removal) for table, shape in shapes.items()}
+            rows = [
+                {"removal": removal, "table_name": table, "row_count": count, "erased_at": self._clock()}
+                for table, count in counts.items()
+                if count
+            ]
+            if rows:
+                shape = self.shape("erasure")
+                with self._registered([_conform(shape, rows)]):
+                    self._append(shape, "incoming_0", key)
+            return counts
+
+        return self._in_transaction(work, landed=lambda: self._known("erasure", key))
+
+    def compact(self) -> None:
+        """Copy every table, sorted, into a new file that takes the old one's place: erased bytes are gone after it.
+
+        The logical chain goes on unchanged; an `event` row says that it happened. Crash-safe: the old file is the
+        ledger until the rename. Raises `StorageError` (the old file stays), `IntegrityError` if the copy differs.
+        """
+        self._require_writer()
+        seq, _ = self.head()
+        making = self.path.with_name(self.path.name + ".compacting")
+        self._disconnect()
+        try:
+            _unlink(making, wal_path(making))
+            if wal_path(self.path).exists():
+                raise StorageError("the log could not be written into the file", where=str(self.path))
+            _copy_sorted(self.path, making)
+            sync_file(making)
+            os.replace(making, self.path)
+            sync_directory(self.path.parent)
+        except (duckdb.Error, OSError) as error:
+            raise StorageError(f"cannot compact ({error})", where=str(self.path)) from error
+        finally:
+            _unlink(making, wal_path(making))
+            self._reconnect()
+        event = {"kind": "compacted", "subject": None, "detail": f"up to batch {seq}", "happened_at": self._clock()}
+        self.append("event", [event], key=f"compact:{seq}")
+
+    def copy_to(self, destination: Path) -> None:
+        """Copy the file, and its log where one is left, byte by byte; the lock keeps writers away meanwhile.
+
+        The connection is closed for it: closing any descriptor of a file drops the POSIX locks a process has on it,
+        DuckDB's too.
+        """
+        self._connected()
+        self._disconnect()
+        try:
+            shutil.copyfile(self.path, destination)
+            if wal_path(self.path).exists():
+                shutil.copyfile(wal_path(self.path), wal_path(destination))
+        except OSError as error:
+            raise StorageError(f"cannot copy the ledger ({error.strerror})", where=str(destination)) from error
+        finally:
+            self._reconnect()
+
+    # ── within ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _connected(self) -> duckdb.DuckDBPyConnection:
+        if os.getpid() != self._pid:
+            # A child's writes into an inherited connection vanish without a word.
+            raise RuntimeError("a ledger is not used across a fork: open it in the process that needs it")
+        if self._connection is None:
+            raise StorageError("the ledger is closed", where=str(self.path), remedy="Open it again")
+        return self._connection
+
+    def _require_writer(self) -> None:
+        self._connected()
+        if self.readonly:
+            raise RefusedError("the ledger was opened for reading", where=str(self.path))
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _reconnect(self) -> None:
+        """A fresh connection to what is on disk, under the same lock."""
+        self._disconnect()
+        try:
+            self._connection = connect(self.path, readonly=self.readonly)
+        except duckdb.Error as error:
+            raise _explained(error, self.path) from error
+
+    def _in_transaction(self, work: Callable[[], Result], *, landed: Callable[[], bool]) -> Result:
+        """Run `work` whole or not at all. `landed` is asked, on a fresh connection, when COMMIT itself failed."""
+        connection = self._connected()
+        try:
+            connection.execute("BEGIN TRANSACTION")
+            result = work()
+        except BaseException as error:
+            self._roll_back()
+            if isinstance(error, duckdb.Error):
+                raise _explained(error, self.path) from error
+            raise
+        try:
+            connection.execute("COMMIT")
+        except duckdb.Error as error:
+            # It may have become durable all the same (a full disk does that): look.
+            self._reconnect()
+            if not landed():
+                raise _explained(error, self.path) from error
+        return result
+
+    def _roll_back(self) -> None:
+        try:
+            self._connected().execute("ROLLBACK")
+        except duckdb.Error:
+            self._reconnect()  # DuckDB gave the instance up: what is on disk is what was committed
+
+    @contextlib.contextmanager
+    def _read_only(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A transaction in which DuckDB itself refuses to write."""
+        connection = self._connected()
+        try:
+            connection.execute("BEGIN TRANSACTION READ ONLY")
+            yield connection
+        except duckdb.Error as error:
+            raise _explained(error, self.path) from error
+        finally:
+            self._roll_back()
+
+    @contextlib.contextmanager
+    def _reading(self, sql: str) -> Iterator[duckdb.DuckDBPyConnection]:
+        reading_statement(self._connected(), sql)
+        with self._read_only() as connection:
+            yield connection
+
+    @contextlib.contextmanager
+    def _registered(self, tables: Sequence[pa.Table]) -> Iterator[duckdb.DuckDBPyConnection]:
+        """The Arrow tables as incoming_0, incoming_1, …"""
+        connection = self._connected()
+        for i, table in enumerate(tables):
+            connection.register(f"incoming_{i}", table)
+        try:
+            yield connection
+        finally:
+            if self._connection is connection:
+                for i in range(len(tables)):
+                    connection.unregister(f"incoming_{i}")
+
+    def _known(self, table: str, key: str) -> bool:
+        found = self._connected().execute(
+            "SELECT 1 FROM batch WHERE table_name = ? AND idempotency_key = ? LIMIT 1", [table, key]
+        )
+        return bool(found.fetchall())
+
+    def _append(self, shape: TableShape, incoming: str, key: str) -> bool:
+        """Within a transaction: the rows, then the batch that chains them."""
+        if self._known(shape.name, key):
+            return False
+        connection = self._connected()
+        previous_seq, previous = _head(connection)
+        seq = previous_seq + 1
+        commitment = shape.commitment_sql()
+        [(contradicted,)] = connection.execute(
+            f"SELECT count(*) FROM {incoming} WHERE given_commitment IS DISTINCT FROM {commitment}"
+            " AND given_commitment IS NOT NULL"
+        ).fetchall()
+        if contradicted:
+            raise InputError(f"{contradicted} commitments do not fit the rows they came with", where=shape.name)
+        names = "".join(f'"{column.name}", ' for column in shape.columns)
+        [(row_count,)] = connection.execute(
+            f'INSERT INTO "{shape.name}" BY NAME SELECT {names} CAST(? AS BIGINT) AS batch_seq, row_no, salt,'
+            f" {commitment} AS commitment FROM {incoming} ORDER BY row_no",
+            [seq],
+        ).fetchall()
+        # The digest is taken of what was stored, not of what was handed in.
+        [(rows_digest,)] = connection.execute(
+            f"SELECT {ROWS_DIGEST_SQL} FROM (SELECT row_no, {shape.row_digest_sql()} AS row_digest"
+            f' FROM "{shape.name}" WHERE batch_seq = ?)',
+            [seq],
+        ).fetchall()
+        connection.execute(
+            f"INSERT INTO batch BY NAME SELECT *, {chain_sql()} AS chain FROM (SELECT CAST($seq AS BIGINT) AS seq,"
+            " $table AS table_name, $key AS idempotency_key, CAST($count AS BIGINT) AS row_count,"
+            " $digest AS rows_digest, $previous AS previous, CAST($now AS TIMESTAMP) AS appended_at)",
+            {
+                "seq": seq,
+                "table": shape.name,
+                "key": key,
+                "count": row_count,
+                "digest": rows_digest,
+                "previous": previous,
+                "now": self._clock().astimezone(UTC).replace(tzinfo=None),
+            },
+        )
+        return True
+
+    def _mark(self, table: str, predicate: str, params: Mapping[str, object]) -> None:
+        connection = self._connected()
+        sql = f'SELECT batch_seq, row_no FROM "{table}" WHERE erased_by IS NULL AND (\n{predicate}\n)'
+        statement = reading_statement(connection, sql)
+        used = {name: value for name, value in params.items() if name in statement.named_parameters}
+        connection.execute(f'CREATE OR REPLACE TEMP TABLE "erasing_{table}" AS {sql}', used)
+
+    def _erase_marked(self, shape: TableShape, removal: str) -> int:
+        connection = self._connected()
+        emptied = "".join(f'"{column.name}" = NULL, ' for column in shape.personal)
+        [(count,)] = connection.execute(
+            f'UPDATE "{shape.name}" AS kept SET {emptied} salt = NULL, erased_by = ?'
+            f' FROM "erasing_{shape.name}" AS gone'
+            " WHERE kept.batch_seq = gone.batch_seq AND kept.row_no = gone.row_no",
+            [removal],
+        ).fetchall()
+        connection.execute(f'DROP TABLE "erasing_{shape.name}"')
+        return int(count)
+
+
+# ── files ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def lock_path(path: Path) -> Path:
+    """`ledger.duckdb` -> `ledger.lock`."""
+    return path.with_suffix(".lock")
+
+
+def wal_path(path: Path) -> Path:
+    """The write-ahead log that DuckDB keeps beside a file."""
+    return path.with_name(path.name + ".wal")
+
+
+def sync_file(path: Path) -> None:
+    """fsync a file that something else wrote."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_directory(path: Path) -> None:
+    """fsync a directory: a rename in it becomes durable."""
+    sync_file(path)
+
+
+def _unlink(*paths: Path) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
+
+
+def _open_existing(path: Path, *, readonly: bool) -> duckdb.DuckDBPyConnection:
+    """Connect to a ledger that must be there: DuckDB would make a new one of a missing or an empty file."""
+    if not path.is_file():
+        raise HomeError("there is no ledger", where=str(path), remedy="Run `custody init`")
+    if path.stat().st_size == 0:
+        raise IntegrityError("the ledger is an empty file", where=str(path), remedy="Restore it from its backup")
+    if not readonly:
+        # What a killed process left: spilled rows and half a copy, both of personal data.
+        shutil.rmtree(path.with_name(path.name + ".tmp"), ignore_errors=True)
+        _unlink(
+            *(path.with_name(path.name + end) for end in (".making", ".compacting", ".making.wal", ".compacting.wal"))
+        )
+    connection = connect(path, readonly=readonly)
+    tables = connection.execute("SELECT count(*) FROM duckdb_tables() WHERE table_name = 'schema_migration'").fetchall()
+    if tables != [(1,)]:
+        connection.close()
+        raise HomeError("a DuckDB file, but no ledger", where=str(path))
+    return connection
+
+
+@contextlib.contextmanager
+def _pristine(directory: Path, now: datetime) -> Iterator[duckdb.DuckDBPyConnection]:
+    """An empty database of this version, read back from a file: DuckDB prints a stored view in its own way."""
+    path = directory / "pristine.duckdb"
+    with connect(path, readonly=False) as connection:
+        migrate(connection, packaged_migrations(), packaged_views(), now=now, where=str(path))
+    with connect(path, readonly=True) as connection:
+        yield connection
+
+
+def _copy_sorted(source: Path, destination: Path) -> None:
+    """All tables of `source`, sorted, and the views, in a new file; compared before it is closed."""
+    connection = duckdb.connect(str(destination), config={**_CONFIGURATION, "enable_external_access": "true"})
+    try:
+        quoted = str(source).replace("'", "''")
+        connection.execute(f"ATTACH '{quoted}' AS source (READ_ONLY)")
+        names = connection.execute("SELECT table_name FROM duckdb_tables() WHERE database_name = 'source'").fetchall()
+        for (name,) in names:
+            order = "version" if name == "schema_migration" else "seq" if name == "batch" else "batch_seq, row_no"
+            connection.execute(f'CREATE TABLE "{name}" AS FROM source.main."{name}" ORDER BY {order}')
+            fingerprints = connection.execute(
+                f'(SELECT count(*), bit_xor(hash(t)) FROM source.main."{name}" t) UNION'
+                f' (SELECT count(*), bit_xor(hash(t)) FROM "{name}" t)'
+            ).fetchall()
+            if len(fingerprints) != 1:
+                raise IntegrityError("the copy is not what was copied", where=f"{destination}, table {name}")
+        connection.execute(packaged_views().text)
+        connection.execute("DETACH source")
+        connection.execute("CHECKPOINT")
+    finally:
+        connection.close()
+
+
+# ── rows ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _conform(shape: TableShape, rows: Rows) -> pa.Table:
+    """The table's columns in their types, `row_no`, `salt` (random where none came) and `given_commitment`."""
+    offered = set(rows.column_names) if isinstance(rows, pa.Table) else {name for row in rows for name in row}
+    known = {column.name for column in shape.columns}
+    if unknown := sorted(offered - known - {"salt", "commitment"}):
+        raise InputError(f"no such column: {', '.join(unknown)}", where=shape.name)
+    count = len(rows)
+    columns: dict[str, pa.Array | pa.ChunkedArray] = {
+        column.name: _values(shape.name, column, rows) for column in shape.columns
+    }
+    columns["row_no"] = pa.array(range(count), pa.int32())
+    if "salt" in offered:
+        columns["salt"] = _values(shape.name, Column("salt", "BLOB"), rows)
+        if columns["salt"].null_count:
+            raise InputError("a row came without its salt", where=shape.name)
+    else:
+        salts = pa.py_buffer(os.urandom(SALT_BYTES * count))
+        columns["salt"] = pa.FixedSizeBinaryArray.from_buffers(pa.binary(SALT_BYTES), count, [None, salts])
+    columns["given_commitment"] = _values(shape.name, Column("commitment", "VARCHAR"), rows)
+    return pa.table(columns)
+
+
+def _values(table: str, column: Column, rows: Rows) -> pa.Array | pa.ChunkedArray:
+    kind = _ARROW_TYPES[column.type]
+    try:
+        if isinstance(rows, pa.Table):
+            present = column.name in rows.column_names
+            return rows.column(column.name).cast(kind) if present else pa.nulls(len(rows), kind)
+        return pa.array([row.get(column.name) for row in rows], kind)
+    except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
+        raise InputError(f"not a {column.type} ({error})", where=f"{table}.{column.name}") from error
+
+
+def _read_shapes(connection: duckdb.DuckDBPyConnection) -> dict[str, TableShape]:
+    columns: dict[str, list[Column]] = {}
+    for table, name, kind in connection.execute(
+        "SELECT table_name, column_name, data_type FROM duckdb_columns() WHERE NOT internal"
+        " AND table_name IN (SELECT table_name FROM duckdb_tables()) ORDER BY table_name, column_index"
+    ).fetchall():
+        columns.setdefault(table, []).append(Column(name, kind))
+    return {
+        table: TableShape(table, tuple(column for column in found if column.name not in BOOKKEEPING))
+        for table, found in columns.items()
+        if table not in _UNCHAINED
+    }
+
+
+def _head(connection: duckdb.DuckDBPyConnection) -> tuple[int, str]:
+    [(seq, chain)] = connection.execute("SELECT coalesce(max(seq), 0), arg_max(chain, seq) FROM batch").fetchall()
+    return int(seq), str(chain) if seq else GENESIS
+
+
+# ── errors ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _check_keys(connection: duckdb.DuckDBPyConnection, keys: KeyRing, *, where: str) -> None:
+    """The newest check value of each purpose is the key's; raises `KeyFileError`."""
+    known = dict(
+        connection.execute(
+            "SELECT purpose, check_value FROM key_check"
+            " QUALIFY row_number() OVER (PARTITION BY purpose ORDER BY batch_seq DESC, row_no DESC) = 1"
+        ).fetchall()
+    )
+    for purpose in PURPOSES:
+        if known.get(purpose) != keys.check_value(purpose):
+            raise KeyFileError(
+                f"the {purpose} key is not the one this ledger knows", where=where, remedy="Restore keys/ of this home"
+            )
+
+
+def _explained(error: duckdb.Error, path: Path) -> CustodyError:
+    """DuckDB's error as one of ours."""
+    text, where = str(error).splitlines()[0], str(path)
+    match error:
+        case duckdb.IOException() if "Could not set lock" in text:
+            return BusyError(text, where=where, remedy="Close the other program; auditors read audit.duckdb")
+        case duckdb.IOException() if "not a valid DuckDB" in text or "orrupt" in text:
+            return IntegrityError(text, where=where, remedy="Restore the ledger from its backup")
+        case duckdb.IOException() | duckdb.OutOfMemoryException() | duckdb.FatalException():
+            return StorageError(text, where=where, remedy="Make room; what was complete stays complete")
+        case duckdb.InternalException() | duckdb.SerializationException():
+            return IntegrityError(text, where=where)
+        case _:
+            return InputError(text)
+
+
+# ── forks ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+_OPEN: weakref.WeakSet[Ledger] = weakref.WeakSet()
+
+
+def _let_go_in_child() -> None:
+    """A forked child must neither keep the lock alive nor ever run the destructor of an inherited connection."""
+    import ctypes
+
+    for ledger in list(_OPEN):
+        ledger._lock.forget()
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(ledger._connection))
+
+
+os.register_at_fork(after_in_child=_let_go_in_child)
