@@ -115,6 +115,7 @@ class Evidence:
     pdq: str | None = None
     faces: tuple[Face, ...] | None = None
     face_detector: str | None = None
+    faces_blurred: bool | None = None  # whether every face in `faces` is blurred in the pixels that are kept
     alt: str | None = None
     text_origin: str | None = None  # where `alt` came from: alt | figcaption | title; None with alt None
     caption: str | None = None
@@ -151,7 +152,7 @@ class Evidence:
 
 
 def _plain(value: Any) -> Any:
-    """Dataclasses to dicts (bodies and None left out), times to ISO 8601."""
+    """Dataclasses to dicts (bodies and None left out), times to ISO 8601, lone surrogates to "?"."""
     if hasattr(value, "__dataclass_fields__"):
         items = ((f.name, getattr(value, f.name)) for f in fields(value) if f.name != "body")
         return {k: _plain(v) for k, v in items if v is not None}
@@ -159,6 +160,8 @@ def _plain(value: Any) -> Any:
         return [_plain(v) for v in value]
     if isinstance(value, datetime):
         return value.isoformat()
+    if isinstance(value, str) and not value.isascii():
+        return value.encode("utf-8", errors="replace").decode("utf-8")
     return value
 
 

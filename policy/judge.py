@@ -1,0 +1,364 @@
+"""The policy alone, offline: one case as a JSON line in, one answer out (`custody inspect judge`).
+
+A line gives what was observed; DESIGN.md section 9 has its shape, and beside it "alt", "caption", "caption_score"
+and "tombstoned" ("" or null: none). Of a mechanism of whose input the line gives something, what it does not mention
+of the page and the image's responses said nothing; an origin whose document it does not give was not asked, and a
+mechanism of whose input it gives nothing has not been observed.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Protocol
+from urllib.parse import urljoin
+
+from policy.errors import CustodyError, InputError
+from policy.evidence import ORIGIN_DOCUMENTS, Document, Evidence, Face, Headers, Hop, LicenceClaim, OriginEvidence
+from policy.origins import origin_of
+from policy.ruleset import KNOWN, Ruleset, judge
+from policy.signals import robots
+from policy.verdict import Judgement, combine
+
+
+class PairHints(Protocol):
+    """An image on a page, with the licence claims made near it."""
+
+    @property
+    def image_url(self) -> str: ...
+    @property
+    def licence_claims(self) -> tuple[LicenceClaim, ...]: ...
+
+
+class PageHints(Protocol):
+    """What a page reader found: robots-like meta elements, the page's licence claims, and its images."""
+
+    @property
+    def meta(self) -> tuple[tuple[str, str], ...]: ...
+    @property
+    def licence_claims(self) -> tuple[LicenceClaim, ...]: ...
+    @property
+    def pairs(self) -> Sequence[PairHints]: ...
+
+
+ReadPage = Callable[[bytes, str, str | None], PageHints]
+
+# The order in which decisions are answered.
+MECHANISMS = (
+    *("robots", "ai_agents", "content_usage", "content_signal", "rsl", "tdmrep", "x_robots", "ai_txt", "trust_txt"),
+    *("xmp", "c2pa", "registry", "licence", "faces", "tombstone", "size", "text", "safety", "duplicate"),
+)
+
+_KEYS = frozenset(
+    {"url", "page_url", "agent", "now", "origins", "page", "image", "licence", "faces", "width", "height", "sha256"}
+    | {"pdq", "nsfw", "mechanisms", "alt", "caption", "caption_score", "tombstoned", *ORIGIN_DOCUMENTS}
+)
+
+
+def judge_line(line: str, ruleset: Ruleset, *, read_page: ReadPage, now: datetime | None = None) -> dict[str, Any]:
+    """Judge one JSON line; a line that is no case gives {"error": …}.
+
+    `read_page(html, base_url, content_type)` reads the page's HTML. `now` counts where the line names none
+    (None: the clock). Keys that nobody reads are named under "ignored".
+    """
+    try:
+        case = _Case(json.loads(line))
+        at = case.time("now", now or datetime.now(UTC))
+        evidence = _evidence(case, at, read_page)
+        asked = case.mechanisms()
+        agent = case.text("agent")
+    except (json.JSONDecodeError, RecursionError) as error:
+        return {"error": f"not JSON: {error}"}
+    except (CustodyError, ValueError, OverflowError) as error:
+        return {"error": str(error)}
+    rules = ruleset.for_agent(agent) if agent is not None else ruleset
+    given = frozenset(_given(case, evidence))
+    silent = _with_silence(evidence)
+    chosen = asked if asked is not None else [name for name in MECHANISMS if name in given]
+    judged = [judge(rules, name, silent if name in given else evidence, at) for name in chosen]
+    answer = {
+        "url": evidence.image_url,
+        "verdict": combine(j.verdict for j in judged).value,
+        "decisions": [_decision(j) for j in judged],
+    }
+    ignored = sorted(case.keys - _KEYS)
+    return {**answer, "ignored": ignored} if ignored else answer
+
+
+def _decision(judged: Judgement) -> dict[str, str]:
+    return {
+        "mechanism": judged.mechanism,
+        "verdict": judged.verdict.value if judged.verdict is not None else "unset",
+        "reason": judged.reason.code,
+        "detail": judged.reason.detail,
+        "where": judged.where,
+    }
+
+
+# ── what the line gives ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _given(case: _Case, evidence: Evidence) -> Iterator[str]:
+    """The mechanisms of whose input the line gives something."""
+    documents = {name: d for o in evidence.origins for name, d in o.documents}
+    yield from documents
+    page, image = case.has("page"), case.has("image")
+    if page or image:
+        yield "x_robots"
+    names = {name.strip().lower() for headers in _all_headers(evidence) for name, _ in headers}
+    metas = {name.strip().lower() for name, _ in evidence.page_meta or ()}
+    lines = {e.name for d in _bodies(evidence, "robots") for e in robots.parsed(d).extensions}
+    if "content-usage" in names | lines:
+        yield "content_usage"
+    if "content-signal" in names | lines:
+        yield "content_signal"
+    if "license" in lines or any("rsl+xml" in v.lower() for h in _all_headers(evidence) for _, v in h):
+        yield "rsl"
+    if {"tdm-reservation", "tdm-policy"} & (names | metas):
+        yield "tdmrep"
+    for key, mechanism in (("licence", "licence"), ("faces", "faces"), ("width", "size"), ("height", "size")):
+        if case.has(key):
+            yield mechanism
+    for key, mechanism in (("alt", "text"), ("caption", "text"), ("tombstoned", "tombstone"), ("nsfw", "safety")):
+        if case.has(key):
+            yield mechanism
+    if page and case.child("page").has("html"):
+        yield "licence"
+
+
+def _all_headers(evidence: Evidence) -> Iterator[Headers]:
+    yield evidence.page_headers or ()
+    for hop in evidence.hops or ():
+        yield hop.headers
+
+
+def _bodies(evidence: Evidence, name: str) -> Iterator[bytes]:
+    for origin in evidence.origins:
+        document = origin.get(name)
+        if document is not None and document.body is not None:
+            yield document.body
+
+
+def _with_silence(evidence: Evidence) -> Evidence:
+    """The evidence with responses and page that said nothing in the place of those that were not observed."""
+    return dataclasses.replace(
+        evidence,
+        hops=evidence.hops if evidence.hops is not None else (),
+        page_headers=evidence.page_headers if evidence.page_headers is not None else (),
+        page_meta=evidence.page_meta if evidence.page_meta is not None else (),
+    )
+
+
+# ── the line as evidence ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _evidence(case: _Case, now: datetime, read_page: ReadPage) -> Evidence:
+    url, page_url = case.required_text("url"), case.text("page_url")
+    origin_of(url)
+    if page_url is not None:
+        origin_of(page_url)
+    meta, claims = _page(case, url, page_url, read_page)
+    if (licence := case.text("licence")) is not None:
+        claims = (*(claims or ()), LicenceClaim(licence, "given", "image"))
+    elif case.has("licence"):  # null: looked for, none found
+        claims = claims or ()
+    caption = case.text("caption")
+    return Evidence(
+        page_url=page_url,
+        image_url=url,
+        observed_at=now,
+        observer="inspect judge",
+        observer_version="1",
+        origins=_origins(case, url, now),
+        page_headers=case.child("page").headers("headers") if case.has("page") else None,
+        page_meta=meta,
+        hops=_hops(case, url),
+        licence_claims=claims,
+        content_sha256=case.text("sha256"),
+        width=case.whole("width"),
+        height=case.whole("height"),
+        pdq=case.text("pdq"),
+        faces=case.faces(),
+        alt=case.text("alt"),
+        text_origin="alt" if case.has("alt") else None,
+        caption=caption,
+        caption_score=case.number("caption_score"),
+        nsfw=case.number("nsfw"),
+        tombstoned=(case.text("tombstoned") or "") if case.has("tombstoned") else None,
+    )
+
+
+def _page(
+    case: _Case, url: str, page_url: str | None, read_page: ReadPage
+) -> tuple[tuple[tuple[str, str], ...] | None, tuple[LicenceClaim, ...] | None]:
+    """Meta elements and licence claims of the page's HTML, those near this very image first."""
+    html = case.child("page").text("html") if case.has("page") else None
+    if html is None:
+        return None, None
+    content_type = "text/html; charset=utf-8"
+    page = read_page(html.encode("utf-8", errors="replace"), page_url or url, content_type)
+    near = [claim for pair in page.pairs if pair.image_url == url for claim in pair.licence_claims]
+    return page.meta, tuple(dict.fromkeys((*near, *page.licence_claims)))
+
+
+def _origins(case: _Case, url: str, now: datetime) -> tuple[OriginEvidence, ...]:
+    documents: dict[str, dict[str, Document]] = {}
+    if case.has("origins"):
+        origins = case.child("origins")
+        for key in sorted(origins.keys):
+            documents.setdefault(origin_of(key), {}).update(_documents(origins.child(key), origin_of(key), now))
+    documents.setdefault(origin_of(url), {}).update(_documents(case, origin_of(url), now))
+    return tuple(OriginEvidence(origin, tuple(found.items())) for origin, found in documents.items() if found)
+
+
+def _documents(case: _Case, origin: str, now: datetime) -> Iterator[tuple[str, Document]]:
+    for name, path in ORIGIN_DOCUMENTS.items():
+        if case.has(name):
+            yield name, case.child(name).document(origin + path, now)
+
+
+def _hops(case: _Case, url: str) -> tuple[Hop, ...] | None:
+    """The hops of the image's answer; each goes where the Location of the one before it points."""
+    if not case.has("image"):
+        return None
+    image = case.child("image")
+    answers = image.list_of_headers("hops") if image.has("hops") else (image.headers("headers"),)
+    hops: list[Hop] = []
+    for number, headers in enumerate(answers):
+        hops.append(Hop(url, 200 if number == len(answers) - 1 else 302, headers))
+        location = next((v for k, v in headers if k.strip().lower() == "location"), None)
+        if location is not None and number < len(answers) - 1:
+            url = urljoin(url, location.strip())
+            origin_of(url)
+    return tuple(hops)
+
+
+class _Case:
+    """A JSON object read with its types checked; raises InputError naming the key."""
+
+    def __init__(self, value: object, path: str = "") -> None:
+        if not isinstance(value, dict):
+            raise InputError(f"must be a JSON object, is {_kind(value)}", where=path)
+        self._values: Mapping[str, Any] = value
+        self._path = path
+
+    @property
+    def keys(self) -> frozenset[str]:
+        return frozenset(self._values)
+
+    def has(self, key: str) -> bool:
+        return key in self._values
+
+    def child(self, key: str) -> _Case:
+        return _Case(self._values[key], self._name(key))
+
+    def text(self, key: str) -> str | None:
+        value = self._values.get(key)
+        if value is not None and not isinstance(value, str):
+            raise self._wrong(key, "a text")
+        return value
+
+    def required_text(self, key: str) -> str:
+        value = self.text(key)
+        if value is None:
+            raise InputError("the key is missing", where=self._name(key))
+        return value
+
+    def number(self, key: str) -> float | None:
+        value = self._values.get(key)
+        if value is not None and not _is_number(value):
+            raise self._wrong(key, "a number")
+        return None if value is None else float(value)
+
+    def whole(self, key: str) -> int | None:
+        value = self._values.get(key)
+        if value is not None and (type(value) is not int or value < 0):
+            raise self._wrong(key, "a whole number")
+        return value
+
+    def time(self, key: str, default: datetime) -> datetime:
+        text = self.text(key)
+        if text is None:
+            return default
+        try:
+            at = datetime.fromisoformat(text)
+        except ValueError:
+            raise self._wrong(key, "an ISO 8601 time") from None
+        return at.astimezone(UTC) if at.tzinfo is not None else at.replace(tzinfo=UTC)
+
+    def headers(self, key: str) -> Headers:
+        return self._headers(self._values.get(key, []), key)
+
+    def list_of_headers(self, key: str) -> tuple[Headers, ...]:
+        return tuple(self._headers(hop, key) for hop in self._list(key))
+
+    def mechanisms(self) -> tuple[str, ...] | None:
+        if not self.has("mechanisms"):
+            return None
+        names = self._list("mechanisms")
+        for name in names:
+            if not isinstance(name, str) or name not in KNOWN:
+                raise InputError(f"no mechanism is called {name!r}", where="mechanisms")
+        return tuple(dict.fromkeys(names))
+
+    def faces(self) -> tuple[Face, ...] | None:
+        if self._values.get("faces") is None:
+            return None
+        rows = self._list("faces")
+        if not all(isinstance(row, list) and len(row) == 5 and all(map(_is_number, row)) for row in rows):
+            raise self._wrong("faces", "a list of [x, y, w, h, score]")
+        return tuple(Face(*map(float, row)) for row in rows)
+
+    def document(self, url: str, now: datetime) -> Document:
+        status = self.whole("status")
+        body = self._body()
+        return Document(
+            url=url,
+            status=status,
+            fetched_at=self.time("fetched_at", now),
+            body=body if status is not None else None,
+            body_sha256=Document.digest(body) if body is not None and status is not None else None,
+            error=self.text("error") or ("no answer" if status is None else None),
+            truncated=self._values.get("truncated") is True,
+        )
+
+    def _body(self) -> bytes:
+        if (coded := self.text("body_base64")) is not None:
+            try:
+                return base64.b64decode(coded, validate=True)
+            except (binascii.Error, ValueError):
+                raise self._wrong("body_base64", "base64") from None
+        return (self.text("body") or "").encode("utf-8", errors="surrogatepass")
+
+    def _headers(self, value: object, key: str) -> Headers:
+        rows = value if isinstance(value, list) else None
+        if rows is None or not all(
+            isinstance(r, list) and len(r) == 2 and isinstance(r[0], str) and isinstance(r[1], str) for r in rows
+        ):
+            raise self._wrong(key, "a list of [name, value]")
+        return tuple((name, text) for name, text in rows)
+
+    def _list(self, key: str) -> list[Any]:
+        value = self._values[key]
+        if not isinstance(value, list):
+            raise self._wrong(key, "a list")
+        return value
+
+    def _name(self, key: str) -> str:
+        return f"{self._path}.{key}" if self._path else key
+
+    def _wrong(self, key: str, wanted: str) -> InputError:
+        return InputError(f"must be {wanted}", where=self._name(key))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _kind(value: object) -> str:
+    names = {list: "a list", str: "a text", bool: "true or false", type(None): "null"}
+    return names.get(type(value), "a number")

@@ -1,0 +1,142 @@
+"""Every reason a rule may give, in words, and the making of judgements from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from policy.verdict import Judgement, Reason, Signal, Verdict
+
+_MAX_DETAIL_CHARS = 1_000
+_CLOCK_SKEW = timedelta(days=1)
+
+# The codes that a document of an origin shares with its fellows: <mechanism>-<what>.
+_DOCUMENTS: Mapping[str, str] = {
+    "robots": "robots.txt",
+    "tdmrep": "tdmrep.json",
+    "ai-txt": "ai.txt",
+    "trust-txt": "trust.txt",
+    "rsl": "the RSL licence file",
+}
+_DOCUMENT_SENTENCES: Mapping[str, str] = {
+    "absent": "The site has no {0}.",
+    "forbidden": "The site refuses to show {0}; a refusal counts as a no.",
+    "unreachable": "The site did not answer when asked for {0}; nothing is taken until it does.",
+    "unreachable-long": "The site has not answered for {0} for longer than the ruleset waits.",
+    "unreadable": "{0} was answered, but not in a way that can be relied on.",
+    "too-large": "{0} is longer than what is read, so what it says is not known.",
+}
+
+# code -> a sentence for a person. A code is counted and queried, so it never changes its meaning.
+SENTENCES: Mapping[str, str] = {
+    # any rule
+    "not-observed": "What this rule needs was not observed; that is never read as permission.",
+    "evidence-stale": "The observation is older than the ruleset allows; it must be made again.",
+    "evidence-incomplete": "The stored document that was observed cannot be found any more.",
+    "fetch-failed": "The image could not be fetched, so there was nothing to look at.",
+    "mechanism-not-built": "Something is declared that this version cannot read yet, so the sample stays out.",
+    # documents of an origin
+    **{f"{m}-{k}": s.format(d) for m, d in _DOCUMENTS.items() for k, s in _DOCUMENT_SENTENCES.items()},
+    "robots-allow": "robots.txt allows this path to our agent.",
+    "robots-disallow": "robots.txt disallows this path to our agent.",
+    "robots-no-rule": "robots.txt has no rule for this path.",
+    "robots-bad-encoding": "robots.txt holds bytes that are no text, so a rule may have been lost.",
+    # headers and meta elements
+    "x-robots-noai": "The page or the image's response says noai.",
+    "x-robots-noimageai": "The page or the image's response says noimageai.",
+    "x-robots-noml": "The page or the image's response says noml.",
+    "x-robots-none": "The page or the image's response says none: not to be indexed, which the ruleset honours.",
+    "x-robots-noindex": "The page or the image's response says noindex, which the ruleset honours.",
+    "x-robots-noimageindex": "The page or the image's response says noimageindex, which the ruleset honours.",
+    "x-robots-absent": "Neither the responses nor the page's meta elements object.",
+    # declarations that only their absence is understood of, for now
+    "ai-agents-absent": "robots.txt names no other crawler.",
+    "content-usage-absent": "No Content-Usage preference is declared.",
+    "content-signal-absent": "No Content-Signal is declared.",
+    # licences
+    "licence-allowed": "The ruleset allows this licence for its purpose.",
+    "licence-denied": "The ruleset does not allow this licence for its purpose.",
+    "licence-not-listed": "The licence is recognised but not in the ruleset's table.",
+    "licence-share-alike": "The licence asks for share-alike, which this ruleset does not undertake.",
+    "licence-unknown": "No licence is stated that can be recognised and that covers the image.",
+    "licence-reserved": "All rights are reserved.",
+    "licence-conflict": "A statement of reserved rights stands against a freer licence; a person must look.",
+    # people
+    "no-face": "No face was found.",
+    "face-found": "A face was found, and the ruleset takes no faces.",
+    "face-blur": "Every face that was found is blurred.",
+    "face-not-blurred": "A face was found and is not blurred yet.",
+    "face-without-consent": "A face was found and no consent is on record.",
+    # quality
+    "size-ok": "Size and shape are within the ruleset's bounds.",
+    "too-small": "The picture is smaller than the ruleset asks for.",
+    "too-large": "The picture is larger than the ruleset takes.",
+    "too-narrow": "The picture is longer and narrower than the ruleset takes.",
+    # text
+    "alt-text": "The alt text describes the picture.",
+    "caption": "The caption that was found for the picture is sure enough.",
+    "caption-missing": "There is no text that describes the picture.",
+    "caption-uncertain": "The caption that was found is less sure than the ruleset asks for.",
+    "text-too-long": "The text is longer than the ruleset takes.",
+    # removals
+    "tombstoned": "An approved removal covers it.",
+    "not-tombstoned": "No removal covers it.",
+}
+
+
+def sentence(code: str) -> str:
+    """A reason code in words; a code of another version says so."""
+    return SENTENCES.get(code, f"(reason {code!r} of another version of Custody)")
+
+
+def reason(code: str, detail: str = "") -> Reason:
+    """A Reason with a code that SENTENCES knows (else KeyError), its detail cut to 1,000 characters."""
+    if code not in SENTENCES:
+        raise KeyError(code)
+    return Reason(code, detail if len(detail) <= _MAX_DETAIL_CHARS else detail[:_MAX_DETAIL_CHARS] + "…")
+
+
+def judgement(
+    mechanism: str,
+    verdict: Verdict | None,
+    code: str,
+    detail: str = "",
+    where: str = "",
+    signals: tuple[Signal, ...] = (),
+) -> Judgement:
+    """A Judgement whose reason code is a known one."""
+    return Judgement(mechanism, verdict, reason(code, detail), where, signals)
+
+
+def not_observed(mechanism: str, what: str, where: str = "") -> Judgement:
+    """DEFER: what the rule needs was never looked at."""
+    return judgement(mechanism, Verdict.DEFER, "not-observed", what, where)
+
+
+_WEIGHT: Mapping[Verdict | None, int] = {None: 0, Verdict.ALLOW: 1, Verdict.DEFER: 2, Verdict.DENY: 3}
+
+
+def worst(judgements: Iterable[Judgement]) -> Judgement:
+    """The judgement that decides among several of one mechanism, carrying the signals of all.
+
+    DENY before DEFER before ALLOW before unset; the first of equals.
+    """
+    judged = tuple(judgements)
+    if len(judged) == 1:
+        return judged[0]
+    deciding = max(judged, key=lambda j: _WEIGHT[j.verdict])
+    return replace(deciding, signals=tuple(s for j in judged for s in j.signals))
+
+
+def is_stale(observed_at: datetime, now: datetime, max_age_days: int) -> bool:
+    """Whether an observation is too old to rest on, or claims to be from the future."""
+    return not -_CLOCK_SKEW <= now - observed_at <= timedelta(days=max_age_days)
+
+
+def unless_stale(judged: Judgement, observed_at: datetime, now: datetime, max_age_days: int) -> Judgement:
+    """The judgement, or DEFER where it permits on an observation that is too old. A no does not age."""
+    if judged.verdict in (Verdict.DENY, Verdict.DEFER) or not is_stale(observed_at, now, max_age_days):
+        return judged
+    detail = f"observed {observed_at.isoformat()}, at most {max_age_days} days count"
+    return replace(judged, verdict=Verdict.DEFER, reason=reason("evidence-stale", detail))

@@ -1,0 +1,47 @@
+"""The rule over faces: deny, blur, or allow with a consent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from policy.evidence import Evidence
+from policy.judgements import judgement, not_observed
+from policy.verdict import Judgement, Verdict
+
+FACES = "faces"
+
+
+@dataclass(frozen=True, slots=True)
+class FacesRules:
+    """`mode`: what a picture with a face needs. `min_score`: a detection below it is none; in [0, 1]."""
+
+    mode: Literal["deny", "blur", "allow"]
+    min_score: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_score <= 1:
+            raise ValueError("min_score must lie in [0, 1]")
+
+
+def judge_faces(evidence: Evidence, rules: FacesRules) -> Judgement:
+    """No face, or what the mode asks for where there is one."""
+    if evidence.faces is None:
+        if evidence.fetch_error:
+            return judgement(FACES, Verdict.DEFER, "fetch-failed", evidence.fetch_error)
+        return not_observed(FACES, "no face detector has looked at the picture")
+    by = evidence.face_detector or ""
+    found = [face.score for face in evidence.faces if not face.score < rules.min_score]  # NaN is a face
+    if not found:
+        return judgement(FACES, Verdict.ALLOW, "no-face", where=by)
+    detail = f"{len(found)} face{'s' if len(found) > 1 else ''}, highest score {max(found):.2f}"
+    match rules.mode:
+        case "deny":
+            return judgement(FACES, Verdict.DENY, "face-found", detail, by)
+        case "blur" if evidence.faces_blurred:
+            return judgement(FACES, Verdict.ALLOW, "face-blur", detail, by)
+        case "blur":
+            return judgement(FACES, Verdict.DEFER, "face-not-blurred", detail, by)
+        case "allow":
+            # Consents come with the grants; until one is on record nobody has given theirs.
+            return judgement(FACES, Verdict.DEFER, "face-without-consent", detail, by)

@@ -1,0 +1,338 @@
+"""The ruleset: one TOML file that says what may be used, its digest, and the judging of evidence under it.
+
+Every key must be there and none may be unknown: a setting that is misspelt must not fall back on a default in silence.
+The types below are the file's schema; policy.default.toml explains each key.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import re
+import tomllib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeVar, get_args, get_origin, get_type_hints
+
+from policy.errors import ConfigurationError
+from policy.evidence import ORIGIN_DOCUMENTS, Evidence
+from policy.judgements import judgement, not_observed
+from policy.licences import LicenceRules, judge_licence
+from policy.people import FacesRules, judge_faces
+from policy.quality import SizeRules, judge_size
+from policy.signals.declared import NOT_BUILT, judge_declared
+from policy.signals.robots import RobotsRules, judge_robots
+from policy.signals.x_robots import XRobotsRules, judge_x_robots
+from policy.text import TextRules, judge_text
+from policy.verdict import Decision, Judgement, Verdict, combine
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+RULESET_VERSION = 1
+DEFAULT_PATH = Path(__file__).with_name("policy.default.toml")
+
+
+@dataclass(frozen=True, slots=True)
+class TombstoneRules:
+    """What a removal keeps away for good. suppression: near (perceptual hash and embedding too) | exact."""
+
+    suppression: Literal["near", "exact"]
+
+
+@dataclass(frozen=True, slots=True)
+class EvidenceAges:
+    """For how many days an observation carries a permission, a mechanism. What lies in the bytes does not age."""
+
+    robots: int
+    ai_agents: int
+    content_usage: int
+    content_signal: int
+    rsl: int
+    tdmrep: int
+    x_robots: int
+    ai_txt: int
+    trust_txt: int
+    registry: int
+    licence: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ruleset:
+    """What may be used, for which purpose, under whose names; see policy.default.toml key by key.
+
+    `text_body` is the file's text as it stood: the ledger keeps it under `digest`.
+    """
+
+    version: int
+    purpose: Literal["commercial", "research"]
+    product_tokens: tuple[str, ...]
+    mechanisms: tuple[str, ...]
+    defer_days: int
+    bank_min_origins: int
+    four_eyes_over: int
+    robots: RobotsRules
+    x_robots: XRobotsRules
+    licence: LicenceRules
+    faces: FacesRules
+    size: SizeRules
+    text: TextRules
+    tombstone: TombstoneRules
+    max_evidence_age_days: EvidenceAges
+    digest: str = ""
+    text_body: str = ""
+
+    def __post_init__(self) -> None:
+        if self.version != RULESET_VERSION:
+            raise ValueError(f"version is {self.version}; this build of Custody reads version {RULESET_VERSION}")
+        if not self.product_tokens or not all(_TOKEN.match(token) for token in self.product_tokens):
+            raise ValueError('product_tokens must name at least one token of letters, digits, "-", "_" and "."')
+        if not self.mechanisms or len(set(self.mechanisms)) < len(self.mechanisms):
+            raise ValueError("mechanisms must name at least one mechanism, and each only once")
+        for name in self.mechanisms:
+            if name not in KNOWN:
+                raise ValueError(f"mechanisms names {name!r}, which is not known{_closest(name, KNOWN)}")
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read a ruleset file. Raises ConfigurationError naming file, key and the closest known key."""
+        try:
+            text = path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise ConfigurationError(
+                f"the ruleset cannot be read ({error.strerror})",
+                where=str(path),
+                remedy="`custody init` writes one that explains each key",
+            ) from error
+        except UnicodeDecodeError as error:
+            raise ConfigurationError("the ruleset is not UTF-8 text", where=str(path)) from error
+        return cls.parse(text, where=str(path))
+
+    @classmethod
+    def parse(cls, text: str, *, where: str = "policy.toml") -> Self:
+        """A ruleset from the text of its file; `where` names the file in messages."""
+        try:
+            content = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigurationError(f"not TOML: {error}", where=where) from error
+        ages = _section(EvidenceAges, _table(content, "max_evidence_age_days", where), "max_evidence_age_days", where)
+        shared: dict[str, Any] = {k: content[k] for k in ("purpose", "product_tokens") if k in content}
+        return _section(
+            cls,
+            content,
+            "",
+            where,
+            given={"digest": digest_of(content), "text_body": text},
+            sections={
+                "robots": {**shared, "max_age_days": ages.robots},
+                "x_robots": {**shared, "max_age_days": ages.x_robots},
+                "licence": {**shared, "max_age_days": ages.licence},
+            },
+        )
+
+    @classmethod
+    def default(cls) -> Self:
+        """The packaged strict ruleset."""
+        return cls.parse(cls.default_text(), where=DEFAULT_PATH.name)
+
+    @staticmethod
+    def default_text() -> str:
+        """The packaged strict ruleset's file, with its comments: what `custody init` writes."""
+        return DEFAULT_PATH.read_text(encoding="utf-8")
+
+    def for_agent(self, token: str) -> Ruleset:
+        """The same ruleset asked in another product token's name (its digest stays: it is for inspection)."""
+        robots = dataclasses.replace(self.robots, product_tokens=(token,))
+        x_robots = dataclasses.replace(self.x_robots, product_tokens=(token,))
+        return dataclasses.replace(self, robots=robots, x_robots=x_robots)
+
+    def with_mechanisms(self, mechanisms: Iterable[str]) -> Ruleset:
+        """The same ruleset judging other mechanisms (its digest stays: it is for inspection)."""
+        return dataclasses.replace(self, mechanisms=tuple(mechanisms))
+
+    @property
+    def origin_documents(self) -> tuple[str, ...]:
+        """The documents to be asked of every origin, by their names in evidence.ORIGIN_DOCUMENTS.
+
+        robots.txt is always among them: it is asked before a URL is contacted, and others stand in its lines.
+        """
+        return tuple(n for n in ORIGIN_DOCUMENTS if n == "robots" or n in self.mechanisms)
+
+    def rule_version(self, mechanism: str) -> int:
+        """The version of a mechanism's rule; 0 where it is not built."""
+        return RULES[mechanism].version if mechanism in RULES else 0
+
+    def decide(self, evidence: Evidence, now: datetime) -> tuple[Judgement, ...]:
+        """One judgement a mechanism, in the ruleset's order. Pure: equal evidence, ruleset and time, equal answer."""
+        return tuple(judge(self, name, evidence, now) for name in self.mechanisms)
+
+    def verdict(self, judgements: Iterable[Judgement]) -> Verdict:
+        """The judgements of one sample, combined."""
+        return combine(judged.verdict for judged in judgements)
+
+    def decisions(self, subject: str, evidence: Evidence, evidence_id: str, now: datetime) -> tuple[Decision, ...]:
+        """`decide`, as it goes on record: about `subject` (a pair key), under this ruleset's digest."""
+        return tuple(
+            Decision(
+                subject=subject,
+                rule=judged.mechanism,
+                rule_version=self.rule_version(judged.mechanism),
+                verdict=judged.verdict,
+                reason=judged.reason,
+                where=judged.where,
+                evidence_id=evidence_id,
+                ruleset_digest=self.digest,
+                decided_at=now,
+            )
+            for judged in self.decide(evidence, now)
+        )
+
+
+# ── the mechanisms ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Rule(NamedTuple):
+    """A mechanism's judge and its version, which rises when the same evidence may be judged otherwise."""
+
+    version: int
+    judge: Callable[[Ruleset, Evidence, datetime], Judgement]
+
+
+def _judge_tombstone(evidence: Evidence) -> Judgement:
+    if evidence.tombstoned is None:
+        return not_observed("tombstone", "the tombstones were not asked")
+    if evidence.tombstoned:
+        return judgement("tombstone", Verdict.DENY, "tombstoned", f"removal {evidence.tombstoned}")
+    return judgement("tombstone", None, "not-tombstoned")
+
+
+RULES: Mapping[str, Rule] = MappingProxyType(
+    {
+        "robots": Rule(1, lambda rules, evidence, now: judge_robots(evidence, rules.robots, now)),
+        "x_robots": Rule(1, lambda rules, evidence, now: judge_x_robots(evidence, rules.x_robots, now)),
+        "licence": Rule(1, lambda rules, evidence, now: judge_licence(evidence, rules.licence, now)),
+        "faces": Rule(1, lambda rules, evidence, _: judge_faces(evidence, rules.faces)),
+        "size": Rule(1, lambda rules, evidence, _: judge_size(evidence, rules.size)),
+        "text": Rule(1, lambda rules, evidence, _: judge_text(evidence, rules.text)),
+        "tombstone": Rule(1, lambda _, evidence, __: _judge_tombstone(evidence)),
+    }
+)
+BUILT = frozenset(RULES)
+KNOWN = BUILT | NOT_BUILT
+
+
+def judge(rules: Ruleset, mechanism: str, evidence: Evidence, now: datetime) -> Judgement:
+    """What one mechanism makes of the evidence; one that is known but not built DEFERs on what is declared."""
+    if mechanism in RULES:
+        return RULES[mechanism].judge(rules, evidence, now)
+    max_age_days: int = getattr(rules.max_evidence_age_days, mechanism, rules.robots.max_age_days)
+    return judge_declared(mechanism, evidence, rules.robots, max_age_days, now)
+
+
+# ── reading the file ───────────────────────────────────────────────────────────────────────────────────────────────
+
+T = TypeVar("T", bound="DataclassInstance")
+_TOKEN = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*\Z")
+
+
+def digest_of(content: Mapping[str, object]) -> str:
+    """blake2b-16 of the canonical JSON of the parsed file, in hex: comments and order do not count."""
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
+    return hashlib.blake2b(canonical.encode(), digest_size=16).hexdigest()
+
+
+def _closest(name: str, known: Iterable[str]) -> str:
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    return f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(names)}"
+
+
+def _table(content: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]:
+    value = content.get(key)
+    if value is None:
+        raise ConfigurationError(f"the section [{key}] is missing", where=where, remedy=_REMEDY)
+    if not isinstance(value, dict):
+        raise ConfigurationError(f"{key} must be a section, is {_said(value)}", where=where)
+    return value
+
+
+_REMEDY = "policy.default.toml, which `custody init` writes, has and explains every key"
+
+
+def _section(
+    cls: type[T],
+    content: Mapping[str, Any],
+    name: str,
+    where: str,
+    *,
+    given: Mapping[str, Any] = MappingProxyType({}),
+    sections: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+) -> T:
+    """A dataclass from a TOML table: every field a key, no other key. `given` fields come from elsewhere.
+
+    `sections`: what each section below is given.
+    """
+    hints = get_type_hints(cls)
+    given = {k: _value(hints[k], v, k, where) for k, v in given.items() if k in hints}
+    known = [field.name for field in dataclasses.fields(cls) if field.name not in given]
+    prefix = f"{name}." if name else ""
+    for key in content:
+        if key not in known:
+            raise ConfigurationError(f"unknown key {prefix + key!r}{_closest(key, known)}", where=where)
+    values = {}
+    for key in known:
+        if key not in content:
+            raise ConfigurationError(f"the key {prefix + key!r} is missing", where=where, remedy=_REMEDY)
+        if dataclasses.is_dataclass(hints[key]):
+            section = _table({key: content[key]}, key, where)
+            values[key] = _section(hints[key], section, prefix + key, where, given=sections.get(key, {}))
+        else:
+            values[key] = _value(hints[key], content[key], prefix + key, where)
+    try:
+        return cls(**values, **given)
+    except ValueError as error:
+        raise ConfigurationError(str(error), where=f"{where} [{name}]" if name else where) from error
+
+
+_WORDS: Mapping[type, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+
+
+def _value(hint: Any, value: Any, key: str, where: str) -> Any:
+    """The value of a key as its type wants it; raises ConfigurationError where it is of another."""
+    if isinstance(value, tuple):  # read already
+        return value
+    kind, arguments = get_origin(hint), get_args(hint)
+    if kind is Literal:
+        if value in arguments and isinstance(value, str):
+            return value
+        wanted = " or ".join(repr(a) for a in arguments)
+    elif kind is tuple:
+        if isinstance(value, list):
+            return tuple(_value(arguments[0], item, key, where) for item in value)
+        wanted = "a list"
+    elif kind is Mapping:
+        if isinstance(value, dict):
+            return MappingProxyType({k: _item(arguments[1], v, f"{key}.{k}", where) for k, v in value.items()})
+        wanted = "a section"
+    else:
+        if type(value) is hint or (hint is float and type(value) is int):
+            return hint(value)
+        wanted = _WORDS[hint]
+    raise ConfigurationError(f"{key!r} must be {wanted}, is {_said(value)}", where=where)
+
+
+def _item(hint: Any, value: Any, key: str, where: str) -> Any:
+    if not (isinstance(hint, type) and dataclasses.is_dataclass(hint)):
+        return _value(hint, value, key, where)
+    if not isinstance(value, dict):
+        raise ConfigurationError(f"{key!r} must be a table, is {_said(value)}", where=where)
+    return _section(hint, value, key, where)
+
+
+def _said(value: object) -> str:
+    return repr(value) if len(repr(value)) <= 60 else f"a {type(value).__name__}"

@@ -1,0 +1,481 @@
+"""robots.txt (RFC 9309): a parser of our own, and what it means for an image and its page.
+
+Line grammar, group merging and rule precedence are those of Google's reference parser, with its tolerance for
+typing errors, since that is what sites are tested against. Where the RFC and that parser part ways over
+percent-encoding, a Disallow is matched in either reading and an Allow in the stricter one.
+Lines that are no rule (Content-Usage, Content-Signal, License, Crawl-delay, anything unknown) never close a group.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal, NamedTuple
+
+from policy.evidence import Document, Evidence
+from policy.judgements import judgement, not_observed, unless_stale, worst
+from policy.origins import origin_of, path_of
+from policy.signals.origin_document import absent_as_html, read_status, sniffs_as_html
+from policy.verdict import Judgement, Signal, Stance, Verdict
+
+MECHANISM = "robots"
+
+# Google's line buffer: what lies beyond is cut off, so that a rule becomes wider, never narrower.
+_MAX_LINE_CHARS = 2083 * 8 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class RobotsRules:
+    """The ruleset's word on robots.txt.
+
+    `product_tokens`: the names our crawler answers to; a no to any of them counts.
+    `forbidden_status`: what 401, 403 and other 4xx mean (the RFC would allow).
+    """
+
+    product_tokens: tuple[str, ...]
+    max_age_days: int
+    forbidden_status: Literal["deny", "allow"]
+    unreachable_deny_days: int
+    max_bytes: int
+
+
+class ExtensionLine(NamedTuple):
+    """A line that other mechanisms read: its number, its lower-case name, its value, the line itself."""
+
+    line_no: int
+    name: str
+    value: str
+    line: str
+
+
+class RobotsAnswer(NamedTuple):
+    """Whether a path may be fetched, and the line that says so (0 and "" where none does)."""
+
+    allowed: bool
+    line_no: int
+    line: str
+
+
+class _Rule(NamedTuple):
+    allow: bool
+    pattern: str
+    line_no: int
+    line: str
+
+
+class _Pattern:
+    """A path pattern cut at its wildcards: matched left to right, each piece looked for once."""
+
+    __slots__ = ("anchored", "head", "literal", "middle", "tail")
+
+    def __init__(self, pattern: str) -> None:
+        self.anchored = pattern.endswith("$")
+        head, *rest = pattern.removesuffix("$").split("*")
+        self.head = head
+        self.literal = not rest and not self.anchored
+        self.tail = rest.pop() if rest and self.anchored else None
+        self.middle = [piece for piece in rest if piece]
+
+    def matches(self, path: str) -> bool:
+        if not path.startswith(self.head):
+            return False
+        at = len(self.head)
+        for piece in self.middle:
+            found = path.find(piece, at)
+            if found < 0:
+                return False
+            at = found + len(piece)
+        if not self.anchored:
+            return True
+        if self.tail is None:
+            return at == len(path)
+        return len(path) - len(self.tail) >= at and path.endswith(self.tail)
+
+
+class _CompiledRule:
+    """A rule with its pattern in the strict reading and, for a Disallow that differs in it, the normalised one."""
+
+    __slots__ = ("answer", "normal", "strict")
+
+    def __init__(self, rule: _Rule, pattern: str) -> None:
+        self.answer = RobotsAnswer(rule.allow, rule.line_no, rule.line)
+        self.strict = _Pattern(pattern)
+        normal = None if rule.allow else _normal_pattern(pattern)
+        self.normal = self.strict if normal == pattern else _Pattern(normal) if normal is not None else None
+
+    def matches(self, path: str, normal_path: str) -> bool:
+        if self.strict.matches(path):
+            return True
+        if self.normal is None or (self.normal is self.strict and normal_path == path):
+            return False
+        return self.normal.matches(normal_path)
+
+
+class _Matcher:
+    """The rules that hold for one agent, the most specific first."""
+
+    __slots__ = ("literal_heads", "rules", "wildcards")
+
+    def __init__(self, rules: Iterable[_Rule]) -> None:
+        ranked: list[tuple[int, bool, int, _CompiledRule]] = []
+        for rule in rules:
+            for pattern in _patterns(rule):
+                # Longest pattern first; of equals the Allow; of those the first in the file.
+                ranked.append((-len(pattern), not rule.allow, rule.line_no, _CompiledRule(rule, pattern)))
+        ranked.sort(key=lambda r: r[:3])
+        self.rules = [r[3] for r in ranked]
+        self.wildcards = [r for r in self.rules if not r.strict.literal]
+        forms = ((r.strict, r.normal) for r in self.rules if r.strict.literal)
+        self.literal_heads = tuple({form.head for pair in forms for form in pair if form is not None})
+
+    def judge(self, path: str) -> RobotsAnswer:
+        path = _escaped(path)
+        normal = _normal_path(path)
+        # Most paths begin with no rule's literal: one call in C answers for all of those.
+        literal = path.startswith(self.literal_heads) or (normal != path and normal.startswith(self.literal_heads))
+        for rule in self.rules if literal else self.wildcards:
+            if rule.matches(path, normal):
+                return rule.answer
+        return _NO_RULE
+
+
+_NO_RULE = RobotsAnswer(True, 0, "")
+
+
+class RobotsFile:
+    """A parsed robots.txt: groups of agents with their rules and extension lines.
+
+    `extensions` lists every extension line of the file. `bad_lines`: numbers of lines that hold, outside comments,
+    bytes that are no text: a rule may have been lost there.
+    """
+
+    __slots__ = ("_extensions_of", "_groups_of", "_matchers", "_rules_of", "bad_lines", "extensions", "size_bytes")
+
+    def __init__(
+        self,
+        groups_of: Mapping[str, list[int]],
+        rules_of: list[list[_Rule]],
+        extensions_of: list[list[ExtensionLine]],
+        extensions: tuple[ExtensionLine, ...],
+        bad_lines: tuple[int, ...],
+        size_bytes: int,
+    ) -> None:
+        self._groups_of, self._rules_of, self._extensions_of = groups_of, rules_of, extensions_of
+        self.extensions, self.bad_lines, self.size_bytes = extensions, bad_lines, size_bytes
+        self._matchers: dict[str, _Matcher] = {}
+
+    @property
+    def agents(self) -> tuple[str, ...]:
+        """The agents that have a group, lower case, "*" among them."""
+        return tuple(self._groups_of)
+
+    @property
+    def has_rules(self) -> bool:
+        return any(self._rules_of)
+
+    def judge(self, agent: str, path: str) -> RobotsAnswer:
+        """Whether `agent` (a product token) may fetch `path` (path and query); no rule allows."""
+        matcher = self._matchers.get(agent)
+        if matcher is None:
+            matcher = _Matcher(rule for i in self._groups(agent) for rule in self._rules_of[i])
+            if len(self._matchers) < 64:  # the agents asked for are our own few
+                self._matchers[agent] = matcher
+        return matcher.judge(path)
+
+    def extensions_for(self, agent: str) -> tuple[ExtensionLine, ...]:
+        """The extension lines in the groups that hold for `agent`."""
+        return tuple(line for i in self._groups(agent) for line in self._extensions_of[i])
+
+    def _groups(self, agent: str) -> list[int]:
+        return self._groups_of.get(agent.lower()) or self._groups_of.get("*") or []
+
+
+_USER_AGENT, _ALLOW, _DISALLOW, _EXTENSION, _OTHER = range(5)
+# By their beginning, as the reference parser does: "Disallowed:" is a Disallow.
+_KEYS = (
+    *((start, _USER_AGENT) for start in ("user-agent", "useragent", "user agent")),
+    *((start, _DISALLOW) for start in ("disallow", "dissallow", "dissalow", "disalow", "diasllow", "disallaw")),
+    ("allow", _ALLOW),
+)
+_EXTENSION_NAMES = frozenset({"content-usage", "content-signal", "license", "crawl-delay"})
+_WHITE = " \t\n\v\f\r"
+_RFC_TOKEN = re.compile(r"[A-Za-z_-]*")
+_WIDE_TOKEN = re.compile(r"[A-Za-z0-9_.-]*")  # "img2dataset", "archive.org_bot": names the RFC's token cuts short
+
+
+def _kind_of(key: str) -> int:
+    if key in _EXTENSION_NAMES:
+        return _EXTENSION
+    return next((kind for start, kind in _KEYS if key.startswith(start)), _OTHER)
+
+
+def parse(body: bytes) -> RobotsFile:
+    """Parse a robots.txt of any size; whatever it holds, it is a file with some rules or none."""
+    text, damaged = _decoded(body)
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    groups_of: dict[str, list[int]] = {}
+    rules_of: list[list[_Rule]] = []
+    extensions_of: list[list[ExtensionLine]] = []
+    extensions: list[ExtensionLine] = []
+    bad_lines: list[int] = []
+    kinds: dict[str, int] = {}
+    group = -1
+    open_for_agents = False  # between a group's first User-agent line and its first rule
+
+    for line_no, line in enumerate(lines, 1):
+        key, separator, value = line.partition(":")
+        kind = kinds.get(key) if separator else None
+        if kind is None or "#" in line or damaged or len(line) > _MAX_LINE_CHARS:
+            # The careful way, once for every spelling of a key: comments, missing colons, damage, endless lines.
+            content = line[:_MAX_LINE_CHARS].partition("#")[0].strip(_WHITE)
+            if not content:
+                continue
+            if damaged and _DAMAGE.search(content):
+                bad_lines.append(line_no)
+            if "\0" in content:  # ends a line in the reference parser
+                content = content.partition("\0")[0]
+            key, value = _key_and_value(content)
+            kind = kinds.get(key)
+            if kind is None:
+                kind = _kind_of(key.strip(_WHITE).lower())
+                if len(kinds) < 1_000:
+                    kinds[key] = kind
+        if kind == _OTHER:
+            continue
+        value = value.strip(_WHITE)
+        shown = _readable(line) if damaged else line
+        if kind == _USER_AGENT:
+            if not open_for_agents:
+                group, open_for_agents = group + 1, True
+                rules_of.append([])
+                extensions_of.append([])
+            for token in _tokens(value):
+                members = groups_of.setdefault(token, [])
+                if not members or members[-1] != group:
+                    members.append(group)
+        elif kind == _EXTENSION:
+            extension = ExtensionLine(line_no, key.strip(_WHITE).lower(), value, shown)
+            extensions.append(extension)
+            if group >= 0:
+                extensions_of[group].append(extension)
+        elif group >= 0:
+            open_for_agents = False
+            rules_of[group].append(_Rule(kind == _ALLOW, value, line_no, shown))
+    return RobotsFile(groups_of, rules_of, extensions_of, tuple(extensions), tuple(bad_lines), len(body))
+
+
+_DAMAGE = re.compile("[\0\udc80-\udcff\ufffd]")
+
+
+def _decoded(body: bytes) -> tuple[str, bool]:
+    """The text, and whether some of it is damaged. Undecodable bytes survive as lone surrogates."""
+    for bom, encoding in _BOMS:
+        if body.startswith(bom):
+            text = body[len(bom) :].decode(encoding, errors="replace")
+            return text, "\ufffd" in text or "\0" in text
+    if wide := _wide_encoding(body):
+        text = body.decode(wide, errors="replace")
+        return text, "\ufffd" in text or "\0" in text
+    # A beginning of the UTF-8 mark is skipped too, as the reference parser does.
+    for mark in (b"\xef\xbb\xbf", b"\xef\xbb", b"\xef"):
+        if body.startswith(mark):
+            body = body[len(mark) :]
+            break
+    text = body.decode("utf-8", errors="surrogateescape")
+    return text, "\0" in text or not _is_utf8(body)
+
+
+_BOMS = (
+    (b"\xff\xfe\x00\x00", "utf-32-le"),
+    (b"\x00\x00\xfe\xff", "utf-32-be"),
+    (b"\xff\xfe", "utf-16-le"),
+    (b"\xfe\xff", "utf-16-be"),
+)
+
+
+def _wide_encoding(body: bytes) -> str | None:
+    """UTF-16 without its mark, told by a zero in every other byte."""
+    start = body[:256]
+    if len(start) < 8 or b"\0" not in start:
+        return None
+    if start[1::2].count(0) > len(start) * 0.4 and not start[0::2].count(0):
+        return "utf-16-le"
+    if start[0::2].count(0) > len(start) * 0.4 and not start[1::2].count(0):
+        return "utf-16-be"
+    return None
+
+
+def _readable(line: str) -> str:
+    """The line for a reader, lone surrogates replaced."""
+    return line.encode("utf-8", errors="surrogateescape").decode("utf-8", errors="replace")
+
+
+def _is_utf8(body: bytes) -> bool:
+    try:
+        body.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _key_and_value(content: str) -> tuple[str, str]:
+    """Key and value of a line; where the colon was forgotten, of its only two words."""
+    key, colon, value = content.partition(":")
+    if colon:
+        return key, value
+    words = re.split(r"[ \t]+", content)
+    return (words[0], words[1]) if len(words) == 2 else ("", "")
+
+
+def _tokens(value: str) -> tuple[str, ...]:
+    if value.startswith("*") and (len(value) == 1 or value[1] in _WHITE):
+        return ("*",)
+    strict, wide = _RFC_TOKEN.match(value), _WIDE_TOKEN.match(value)
+    names = {m.group().lower() for m in (strict, wide) if m is not None and m.group()}
+    return tuple(names)
+
+
+def _patterns(rule: _Rule) -> tuple[str, ...]:
+    """The pattern as it is compared; an allowed index page allows its directory too, as the reference parser has it."""
+    pattern = _escaped(rule.pattern)
+    if not pattern:
+        return ()
+    slash = pattern.rfind("/")
+    if rule.allow and slash >= 0 and pattern.startswith("/index.htm", slash):
+        return pattern, pattern[: slash + 1] + "$"
+    return (pattern,)
+
+
+# Percent-encoding. The strict form escapes what is not ASCII and writes the hex digits in capitals (Google);
+# the normal form also undoes escapes of unreserved characters and escapes all that RFC 3986 does not know.
+_TO_ESCAPE = re.compile(r"[^\x00-\x7f]|%[0-9a-fA-F]{2}")
+_PLAIN = re.compile(r"[A-Za-z0-9\-._~:/?#\[\]@!&'()+,;=]*\Z")
+_TO_NORMALISE = re.compile(r"%[0-9A-F]{2}|[^A-Za-z0-9\-._~:/?#\[\]@!&'()+,;=%]")
+_UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
+
+
+def _percent(char: str) -> str:
+    return "".join(f"%{b:02X}" for b in char.encode("utf-8", errors="surrogateescape"))
+
+
+def _escape_one(match: re.Match[str]) -> str:
+    found = match.group()
+    return found.upper() if found[0] == "%" else _percent(found)
+
+
+def _escaped(text: str) -> str:
+    if text.isascii() and "%" not in text:
+        return text
+    # A surrogate that no byte stands behind can only come from a caller's string.
+    text = text.encode("utf-8", errors="surrogatepass").decode("utf-8", errors="surrogateescape")
+    return _TO_ESCAPE.sub(_escape_one, text)
+
+
+def _normalise_one(match: re.Match[str]) -> str:
+    found = match.group()
+    if found[0] != "%":
+        return _percent(found)
+    char = chr(int(found[1:], 16))
+    return char if char in _UNRESERVED else found
+
+
+def _normal_path(path: str) -> str:
+    return path if _PLAIN.match(path) else _TO_NORMALISE.sub(_normalise_one, path)
+
+
+def _normal_pattern(pattern: str) -> str:
+    """The normal form of a pattern: "*", and "$" at its end, stay wildcards."""
+    body, end = (pattern[:-1], "$") if pattern.endswith("$") else (pattern, "")
+    return "*".join(_normal_path(piece) for piece in body.split("*")) + end
+
+
+class _ParsedFiles:
+    """The most recently used parsed files, within a budget of source bytes."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes, self._bytes = max_bytes, 0
+        self._files: OrderedDict[bytes, RobotsFile] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, body: bytes) -> RobotsFile:
+        with self._lock:
+            if (known := self._files.get(body)) is not None:
+                self._files.move_to_end(body)
+                return known
+        parsed = parse(body)
+        with self._lock:
+            if body not in self._files:
+                self._files[body] = parsed
+                self._bytes += len(body)
+            while self._bytes > self._max_bytes and self._files:
+                self._bytes -= self._files.popitem(last=False)[1].size_bytes
+        return parsed
+
+
+_PARSED = _ParsedFiles(max_bytes=16 * 2**20)
+
+
+def parsed(body: bytes) -> RobotsFile:
+    """`parse`, remembered by content."""
+    return _PARSED.get(body)
+
+
+def read(document: Document, rules: RobotsRules, now: datetime) -> RobotsFile | Judgement:
+    """The file an origin answered with, or the judgement where its status already decides."""
+    body = read_status(MECHANISM, document, rules, now)
+    if isinstance(body, Judgement):
+        return body
+    file = parsed(body)
+    if not file.has_rules and not file.agents and sniffs_as_html(body):
+        return absent_as_html(MECHANISM, document)
+    return file
+
+
+def may_fetch(document: Document | None, url: str, agent: str, now: datetime, rules: RobotsRules) -> Judgement:
+    """Whether robots.txt lets `agent` fetch `url`: asked before a URL is contacted, and again when deciding."""
+    if document is None:
+        return not_observed(MECHANISM, "robots.txt of this origin was not asked for", origin_of(url))
+    file = read(document, rules, now)
+    judged = file if isinstance(file, Judgement) else _judge_file(file, document, url, agent)
+    return unless_stale(judged, document.fetched_at, now, rules.max_age_days)
+
+
+def _judge_file(file: RobotsFile, document: Document, url: str, agent: str) -> Judgement:
+    answer = file.judge(agent, path_of(url))
+    where = f"{document.url}:{answer.line_no}" if answer.line_no else document.url
+    line = answer.line.strip()
+
+    def said(verdict: Verdict | None, code: str, stance: Stance, detail: str) -> Judgement:
+        signal = Signal(MECHANISM, where, stance, detail, document.body_sha256)
+        return judgement(MECHANISM, verdict, code, detail, where, (signal,))
+
+    if not answer.allowed:
+        return said(Verdict.DENY, "robots-disallow", Stance.DENY, line)
+    if file.bad_lines:
+        return damaged(file, document)
+    if answer.line_no:
+        return said(Verdict.ALLOW, "robots-allow", Stance.ALLOW, line)
+    return said(None, "robots-no-rule", Stance.UNSET, "")
+
+
+def damaged(file: RobotsFile, document: Document) -> Judgement:
+    """DEFER: some lines hold bytes that are no text, and might have been a no."""
+    where, detail = f"{document.url}:{file.bad_lines[0]}", f"{len(file.bad_lines)} damaged lines"
+    signal = Signal(MECHANISM, where, Stance.ERROR, detail, document.body_sha256)
+    return judgement(MECHANISM, Verdict.DEFER, "robots-bad-encoding", detail, where, (signal,))
+
+
+def judge_robots(evidence: Evidence, rules: RobotsRules, now: datetime) -> Judgement:
+    """robots.txt of the image's origin, the page's, and every redirect's: each must let each of our tokens pass."""
+    urls = [evidence.image_url, *([evidence.page_url] if evidence.page_url else [])]
+    urls += [hop.url for hop in evidence.hops or ()]
+    judged: list[Judgement] = []
+    for url in dict.fromkeys(urls):
+        origin = evidence.origin(origin_of(url))
+        document = origin.get(MECHANISM) if origin is not None else None
+        judged += [may_fetch(document, url, token, now, rules) for token in rules.product_tokens]
+    return worst(judged)

@@ -1,0 +1,82 @@
+"""The rule over the text a sample is trained with, and what counts as a description at all."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from dataclasses import dataclass
+
+from policy.evidence import Evidence
+from policy.judgements import judgement
+from policy.verdict import Judgement, Verdict
+
+TEXT = "text"
+
+
+@dataclass(frozen=True, slots=True)
+class TextRules:
+    """What a text must be.
+
+    `min_letters`: fewer letters are no description (an ideograph counts as a word). `max_chars`: a longer text is
+    no caption. `min_caption_score`: the least CLIP score (cosine) of a caption that was found, below which it is not
+    used, whatever its captioner says. `generic_words`: words that name no content, on their own or in a row.
+    """
+
+    min_letters: int
+    max_chars: int
+    min_caption_score: float
+    generic_words: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.min_letters <= self.max_chars:
+            raise ValueError("min_letters must be at least 1 and at most max_chars")
+
+
+_FILE_NAME = re.compile(
+    r"(?:\S+|.{0,200}?)\.(?:jpe?g|jfif|png|gif|webp|avif|svg|bmp|tiff?|heic|ico|psd|raw|cr2|nef)(?:[?#]\S*)?\Z"
+)
+_ADDRESS = re.compile(r"(?:https?://|www\.|data:|/)\S*\Z")
+_MACHINE_NAME = re.compile(r"(?=\S*[\d_])[\w.\-+=()@%&]+\Z|[0-9a-f-]{16,}\Z")  # one word holding digits or underscores
+_FILLERS = frozenset(
+    {"a", "an", "the", "of", "no", "nr", "number", "for", "this", "and", "de", "la", "le", "der", "das"}
+)
+_EDGES = " .,:;!?()[]<>-\u2013\u2014_'\"*|/"
+_IDEOGRAPHS = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff]")
+
+
+def is_description(text: str | None, rules: TextRules) -> bool:
+    """Whether an alt text describes a picture: no file name, address, bare number, nor words like "image" alone."""
+    plain = " ".join(unicodedata.normalize("NFKC", text or "").split()).casefold()
+    letters = sum(c.isalpha() for c in plain) + (rules.min_letters - 1) * bool(_IDEOGRAPHS.search(plain))
+    if letters < rules.min_letters:
+        return False
+    if _FILE_NAME.match(plain) or _ADDRESS.match(plain) or _MACHINE_NAME.match(plain):
+        return False
+    generic = {word.casefold() for word in rules.generic_words}
+    if plain.strip(_EDGES) in generic:
+        return False
+    words = [w for w in re.findall(r"[^\W\d_]+", plain) if w not in _FILLERS]
+    return any(word not in generic for word in words)
+
+
+def judge_text(evidence: Evidence, rules: TextRules) -> Judgement:
+    """A caption that was found and is sure enough, else an alt text that describes; neither: DEFER, to be captioned."""
+    if evidence.caption is not None:
+        return _judge_caption(evidence.caption, evidence.caption_score, rules)
+    where = evidence.text_origin or ""
+    if not is_description(evidence.alt, rules):
+        return judgement(TEXT, Verdict.DEFER, "caption-missing", f"alt text {evidence.alt!r}", where)
+    if evidence.alt is not None and len(evidence.alt) > rules.max_chars:
+        return judgement(TEXT, Verdict.DEFER, "text-too-long", f"{len(evidence.alt)} characters", where)
+    return judgement(TEXT, Verdict.ALLOW, "alt-text", evidence.alt or "", where)
+
+
+def _judge_caption(caption: str, score: float | None, rules: TextRules) -> Judgement:
+    if not caption.strip():
+        return judgement(TEXT, Verdict.DEFER, "caption-missing", "the caption is empty", "caption")
+    if len(caption) > rules.max_chars:
+        return judgement(TEXT, Verdict.DEFER, "text-too-long", f"{len(caption)} characters", "caption")
+    if score is None or not score >= rules.min_caption_score:
+        shown = "no score" if score is None else f"score {score:.3f}, at least {rules.min_caption_score:.3f}"
+        return judgement(TEXT, Verdict.DEFER, "caption-uncertain", shown, "caption")
+    return judgement(TEXT, Verdict.ALLOW, "caption", f"{caption} ({score:.3f})", "caption")
