@@ -1,0 +1,90 @@
+"""A pair, what was fetched for it and what was measured: its Evidence. Nothing is judged here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+
+from curation.fetch import Fetched
+from curation.images import DecodeError, Shaped
+from curation.pair import ImageTextPair, origin_of
+from policy.errors import InputError
+from policy.evidence import Evidence, Headers, OriginEvidence
+
+OBSERVER = "custody"
+
+
+def observe(
+    pair: ImageTextPair,
+    *,
+    page: Fetched | None,
+    page_meta: tuple[tuple[str, str], ...] | None,
+    image: Fetched | None,
+    origins: Mapping[str, OriginEvidence],
+    facts: Shaped | DecodeError | None,
+    tombstoned: str | None,
+    now: datetime,
+    observer_version: str = "0.1",
+) -> Evidence:
+    """Put together what was observed of one pair; what was not stays None.
+
+    `page`, `page_meta`: the page's fetch and its `Page.meta`, None where the page was not fetched. `image`: the
+    image's fetch, failed ones included; None where it was never asked for. `origins`: the documents of at least the
+    origins in `origins_of(...)`, as far as they were asked. `facts`: what the decode pool made of the bytes.
+    `tombstoned`: the removal whose tombstone matches, "" when asked and none does, None when not asked.
+    """
+    shaped = facts if isinstance(facts, Shaped) else None
+    wanted = origins_of(pair, page, image)
+    return Evidence(
+        page_url=pair.page_url,
+        image_url=pair.image_url,
+        observed_at=now,
+        observer=OBSERVER,
+        observer_version=observer_version,
+        origins=tuple(origins[origin] for origin in wanted if origin in origins),
+        page_headers=_headers(page),
+        page_meta=page_meta,
+        # No hop at all is "no answer was seen", which must never read as "an answer without a reservation".
+        hops=image.hops if image is not None and image.hops else None,
+        licence_claims=pair.licence_claims,
+        content_sha256=shaped.content_sha256 if shaped is not None else None,
+        width=shaped.width if shaped is not None else None,
+        height=shaped.height if shaped is not None else None,
+        pdq=shaped.pdq if shaped is not None else None,
+        faces=shaped.faces if shaped is not None else None,
+        face_detector=shaped.face_detector if shaped is not None else None,
+        alt=pair.alt,
+        text_origin=pair.text_origin,
+        tombstoned=tombstoned,
+        fetch_error=_fetch_error(image, facts),
+    )
+
+
+def origins_of(pair: ImageTextPair, page: Fetched | None = None, image: Fetched | None = None) -> tuple[str, ...]:
+    """Every origin that has a say: the page's, the image's, and those of all redirects on the way, in that order."""
+    urls = [pair.page_url, pair.image_url]
+    for fetched in (page, image):
+        if fetched is not None:
+            urls += [hop.url for hop in fetched.hops] + [fetched.refused_url]
+    return tuple(dict.fromkeys(_origins(url for url in urls if url is not None)))
+
+
+def _origins(urls: Iterable[str]) -> Iterable[str]:
+    for url in urls:
+        try:
+            yield origin_of(url)
+        except InputError:
+            continue  # a redirect to what is no URL has no origin to ask
+
+
+def _headers(page: Fetched | None) -> Headers | None:
+    """The headers of every hop to the page, in order: a reservation counts wherever it was said."""
+    if page is None or not page.hops:
+        return None
+    return tuple(header for hop in page.hops for header in hop.headers)
+
+
+def _fetch_error(image: Fetched | None, facts: Shaped | DecodeError | None) -> str | None:
+    if image is not None and not image.ok:
+        return image.outcome
+    return f"decode-{facts.code}" if isinstance(facts, DecodeError) else None
