@@ -73,6 +73,11 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+def utc_naive(moment: datetime) -> datetime:
+    """As DuckDB's TIMESTAMP takes it: UTC, without saying so."""
+    return moment.astimezone(UTC).replace(tzinfo=None)
+
+
 def connect(path: Path, *, readonly: bool) -> duckdb.DuckDBPyConnection:
     """A connection that reaches no other file, no network, no Python variable, and whose settings are locked."""
     connection = duckdb.connect(str(path), read_only=readonly, config=dict(_CONFIGURATION))
@@ -506,7 +511,7 @@ class Ledger:
                 "count": row_count,
                 "digest": rows_digest,
                 "previous": previous,
-                "now": self._clock().astimezone(UTC).replace(tzinfo=None),
+                "now": utc_naive(self._clock()),
             },
         )
         return True

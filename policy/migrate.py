@@ -2,7 +2,7 @@
 
 `sql/migrations/NNNN_name.sql` change the schema, once, and may never be edited afterwards: the sha256 on record is
 compared at every opening. `sql/views/*.sql` hold no data, so they follow the installed version: when a file changed,
-all are made again, in the order of their names (a view may use those whose names sort before its own).
+all are made again, in the order of their file names (a view may use those before it).
 Version 0 of `schema_migration` is the record of the views.
 """
 
@@ -43,7 +43,7 @@ def packaged_migrations() -> tuple[Script, ...]:
 
 @cache
 def packaged_views() -> Script:
-    """All views and macros as one script, in the order of their names.
+    """All views and macros as one script, in the order of their file names.
 
     DuckDB stores a view as it prints it itself, so another version of DuckDB means: make them again.
     """
