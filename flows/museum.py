@@ -466,6 +466,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
 
+    def handle(self) -> None:
+        with suppress(ConnectionError):  # hung up between two requests
+            super().handle()
+
     def finish(self) -> None:
         with suppress(OSError):
             super().finish()

@@ -6,6 +6,7 @@ import http.client
 import json
 import re
 import socket
+import struct
 import threading
 import urllib.request
 from collections import Counter
@@ -202,6 +203,17 @@ def test_closing_leaves_no_thread_behind_though_someone_hangs() -> None:
     assert set(threading.enumerate()) <= before
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port))
+
+
+def test_a_client_that_hangs_up_is_no_news(capfd: pytest.CaptureFixture[str]) -> None:
+    """A connection that is reset ends its thread without a word."""
+    with Museum(port_base=0, limit=10) as opened:
+        client = socket.create_connection(("127.0.0.1", _port(opened, "rude")))
+        client.sendall(b"GET /huge.png HTTP/1.1\r\nHost: museum\r\n\r\n")
+        assert client.recv(1)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # close by reset
+        client.close()
+    assert capfd.readouterr().err == ""
 
 
 def test_a_taken_port_is_named() -> None:
