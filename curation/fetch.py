@@ -316,11 +316,14 @@ class _Run:
 
     def results(self) -> Iterator[Fetched]:
         while True:
-            self._start_what_may_start()
+            # Results first: what the consumer finds in them may be what the source has to offer next.
             while self.ended:
                 held = time.monotonic()
                 yield self.ended.popleft()
                 self.clock.hold(time.monotonic() - held)
+            self._start_what_may_start()
+            if self.ended:
+                continue
             if self.exhausted and not self.pending and not self.loop.active:
                 return
             for transfer in self.loop.wait(self.clock, self._next_wake()):
@@ -334,7 +337,7 @@ class _Run:
     def _start_what_may_start(self) -> None:
         asked = False  # a source that said "nothing at the moment" is asked again after the next result
         while len(self.loop.active) < self.concurrency:
-            if self.ended and len(self.ended) >= self.concurrency:
+            if len(self.ended) >= self.concurrency:
                 return
             if (origin := self._next_origin()) is not None:
                 self._start(origin, origin.waiting.popleft())
@@ -685,7 +688,7 @@ class _Transfer:
         family, kind, protocol, endpoint = address
         if self._refuses(endpoint[0], endpoint[1]):
             return pycurl.SOCKET_BAD
-        return socket.socket(family, kind, protocol)
+        return _Socket(family, kind, protocol)
 
     def _before_request(self, ip: str, local_ip: str, port: int, local_port: int) -> int:
         # Also called on a reused connection: what was checked at its opening is checked again.
@@ -754,6 +757,13 @@ class _Transfer:
         if len(data) > room:
             self.stopped = ("too-large", "body")
         self.body += data[:room]
+
+
+class _Socket(socket.socket):
+    """A socket of which libcurl takes a duplicate: this one closes as soon as it is let go."""
+
+    def __del__(self) -> None:
+        self.close()
 
 
 class _Decoder:

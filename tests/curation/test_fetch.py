@@ -1,0 +1,742 @@
+"""The fetcher against real servers on loopback, the hostile ones included."""
+
+from __future__ import annotations
+
+import gzip
+import ipaddress
+import socket
+import ssl
+import threading
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from curation.fetch import FetchConfig, Fetched, Fetcher, Request, open_gate
+from policy.errors import ConfigurationError, RefusedError
+
+Answer = bytes | Callable[[socket.socket, threading.Event], None]
+
+
+class Server:
+    """A loopback HTTP server that answers exactly the bytes it is told, and counts who came."""
+
+    def __init__(
+        self,
+        routes: dict[str, Answer] | None = None,
+        address: str = "127.0.0.1",
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self.routes, self.tls = routes or {}, tls
+        self.connections = 0
+        self.requests: list[str] = []
+        self.heads: list[bytes] = []
+        self.busy = self.most_busy = 0
+        self.stopping = threading.Event()
+        self._listener = socket.create_server((address, 0))
+        self.address, self.port = self._listener.getsockname()[:2]
+        self._open: list[socket.socket] = []
+        self._lock = threading.Lock()
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
+
+    @property
+    def endpoint(self) -> str:
+        return f"{self.address}:{self.port}"
+
+    def url(self, path: str = "/", host: str | None = None) -> str:
+        scheme = "http" if self.tls is None else "https"
+        return f"{scheme}://{host or self.address}:{self.port}{path}"
+
+    def close(self) -> None:
+        self.stopping.set()
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        with self._lock:
+            for connection in self._open:
+                with suppress(OSError):  # it may have gone by itself
+                    connection.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            with self._lock:
+                self.connections += 1
+                self._open.append(connection)
+            thread = threading.Thread(target=self._serve, args=(connection,))
+            self._threads.append(thread)
+            thread.start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        try:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self.tls is not None:
+                plain, connection = connection, self.tls.wrap_socket(connection, server_side=True)
+                with self._lock:
+                    self._open.remove(plain)
+                    self._open.append(connection)
+            buffer = b""
+            while not self.stopping.is_set():
+                while b"\r\n\r\n" not in buffer:
+                    data = connection.recv(65536)
+                    if not data:
+                        return
+                    buffer += data
+                head, _, buffer = buffer.partition(b"\r\n\r\n")
+                self._answer(connection, head)
+        except OSError:
+            return
+        finally:
+            with self._lock:
+                self._open.remove(connection)
+                connection.close()
+
+    def _answer(self, connection: socket.socket, head: bytes) -> None:
+        path = head.split(b" ", 2)[1].decode()
+        with self._lock:
+            self.requests.append(path)
+            self.heads.append(head)
+            self.busy += 1
+            self.most_busy = max(self.most_busy, self.busy)
+        try:
+            answer = self.routes.get(path, response(b"404", status="404 Not Found"))
+            if callable(answer):
+                answer(connection, self.stopping)
+            else:
+                connection.sendall(answer)
+        finally:
+            with self._lock:
+                self.busy -= 1
+
+
+@contextmanager
+def serving(
+    routes: dict[str, Answer] | None = None, address: str = "127.0.0.1", tls: ssl.SSLContext | None = None
+) -> Iterator[Server]:
+    server = Server(routes, address, tls)
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+def response(body: bytes = b"", *headers: str, status: str = "200 OK", length: int | None = None) -> bytes:
+    lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body) if length is None else length}", *headers]
+    return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
+
+
+def redirect(target: str, status: str = "302 Found", *headers: str) -> bytes:
+    return response(b"moved", f"Location: {target}", *headers, status=status)
+
+
+def hang(connection: socket.socket, stopping: threading.Event) -> None:
+    stopping.wait()
+
+
+def dripping(head: bytes) -> Answer:
+    def drip(connection: socket.socket, stopping: threading.Event) -> None:
+        connection.sendall(head)
+        while not stopping.wait(0.02):
+            connection.sendall(b"x")
+
+    return drip
+
+
+def flooding(head: bytes, chunk: bytes) -> Answer:
+    def flood(connection: socket.socket, stopping: threading.Event) -> None:
+        connection.sendall(head)
+        while not stopping.is_set():
+            connection.sendall(chunk)
+
+    return flood
+
+
+def closing(answer: bytes, *, reset: bool = False) -> Answer:
+    def close(connection: socket.socket, stopping: threading.Event) -> None:
+        connection.sendall(answer)
+        if reset:  # lingering for 0 seconds makes close() send RST
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+            connection.close()
+        else:
+            connection.shutdown(socket.SHUT_RDWR)
+        raise OSError("closed on purpose")
+
+    return close
+
+
+def fetcher(*servers: Server, **settings: object) -> Fetcher:
+    """A fetcher that may reach these servers and nothing else, impatient enough for tests."""
+    defaults: dict[str, object] = {"deadline_s": 20.0, "rate_window_s": 10.0}
+    endpoints = tuple(server.endpoint for server in servers)
+    return Fetcher(FetchConfig(allow_addresses=endpoints, **(defaults | settings)))  # type: ignore[arg-type]
+
+
+def get(server: Server, path: str = "/", kind: str = "image", **settings: object) -> Fetched:
+    with_server = fetcher(server, **settings)
+    try:
+        return with_server.fetch(Request(server.url(path), kind))  # type: ignore[arg-type]
+    finally:
+        with_server.close()
+
+
+# ── what comes back ──────────────────────────────────────────────────────────────────────────────────────────────
+def test_a_response_comes_back_whole() -> None:
+    """Body, status, address, final URL and every header in order, duplicates and Latin-1 kept."""
+    with serving({"/a": response(b"body", "X-Robots-Tag: noai", "X-Robots-Tag: noindex", "X-Name: \xe9")}) as server:
+        fetched = get(server, "/a#fragment")
+    assert (fetched.outcome, fetched.status, fetched.body) == ("ok", 200, b"body")
+    assert fetched.final_url == server.url("/a")
+    assert fetched.url == server.url("/a#fragment")
+    assert fetched.address == server.endpoint
+    assert fetched.hops[0].headers == (
+        ("Content-Length", "4"),
+        ("X-Robots-Tag", "noai"),
+        ("X-Robots-Tag", "noindex"),
+        ("X-Name", "é"),
+    )
+    assert fetched.header("x-robots-tag") == "noindex"
+    assert fetched.started_at is not None
+    assert fetched.started_at.utcoffset() is not None
+
+
+def test_every_hop_of_a_redirect_is_kept() -> None:
+    """Redirects are followed one by one, and each hop's headers stand in the evidence."""
+    routes: dict[str, Answer] = {
+        "/1": redirect("/2", "301 Moved", "X-Robots-Tag: noai"),
+        "/2": redirect("3?x", "307 Temporary"),
+        "/3?x": response(b"here"),
+    }
+    with serving(routes) as server:
+        fetched = get(server, "/1")
+    assert fetched.ok
+    assert [(hop.url, hop.status) for hop in fetched.hops] == [
+        (server.url("/1"), 301),
+        (server.url("/2"), 307),
+        (server.url("/3?x"), 200),
+    ]
+    assert ("X-Robots-Tag", "noai") in fetched.hops[0].headers
+
+
+@pytest.mark.parametrize("status", [204, 206, 304, 400, 401, 403, 404, 410, 429, 500, 503])
+def test_a_status_that_brings_no_picture_is_the_outcome(status: int) -> None:
+    """Everything but a complete 200 is named by its status, and its body is not kept."""
+    body = b"" if status in (204, 304) else b"sorry"
+    with serving({"/": response(body, status=f"{status} Whatever")}) as server:
+        fetched = get(server)
+    assert (fetched.outcome, fetched.status, fetched.body) == (f"http-{status}", status, b"")
+
+
+def test_a_redirect_without_a_target_is_its_status() -> None:
+    """A 302 that does not say where to is http-302."""
+    with serving({"/": response(status="302 Found")}) as server:
+        assert get(server).outcome == "http-302"
+
+
+def test_interim_responses_and_folded_headers_are_read_as_one_response() -> None:
+    """A 103 before the response leaves no headers behind; a folded header is one header."""
+    early = b"HTTP/1.1 103 Early Hints\r\nX-Early: 1\r\n\r\n"
+    with serving({"/": early + response(b"ok", "X-Folded: a\r\n b")}) as server:
+        fetched = get(server)
+    assert fetched.ok
+    assert dict(fetched.hops[0].headers)["X-Folded"].split() == ["a", "b"]
+    assert "X-Early" not in dict(fetched.hops[0].headers)
+
+
+def test_connections_are_used_again() -> None:
+    """Many requests to one origin share its few connections."""
+    with serving({f"/{i}": response(b"x") for i in range(40)}) as server:
+        shared = fetcher(server, per_origin_concurrency=2)
+        results = list(shared.fetch_all((Request(server.url(f"/{i}"), "image") for i in range(40)), gate=open_gate))
+        shared.close()
+    assert sum(r.ok for r in results) == 40
+    assert {r.url for r in results} == {server.url(f"/{i}") for i in range(40)}
+    assert server.connections <= 2
+    assert server.most_busy <= 2
+
+
+def test_the_user_agent_says_who_asks_and_nothing_else_is_told() -> None:
+    """Product, version and contact are sent; no cookie, referrer or authorisation is."""
+    routes: dict[str, Answer] = {"/": redirect("/2", "302 Found", "Set-Cookie: a=b"), "/2": response(b"x")}
+    with serving(routes) as server:
+        polite = fetcher(server, product="museumbot", version="1.2", contact="https://museum.example/bot")
+        assert polite.fetch(Request(server.url(), "image")).ok
+        polite.close()
+    lines = [line.lower() for head in server.heads for line in head.split(b"\r\n")]
+    assert lines.count(b"user-agent: museumbot/1.2 (+https://museum.example/bot)") == 2
+    assert lines.count(b"accept-encoding: identity") == 2
+    assert not [line for line in lines if line.startswith((b"cookie", b"referer", b"authorization"))]
+
+
+# ── bounds ───────────────────────────────────────────────────────────────────────────────────────────────────────
+def test_a_body_over_the_cap_is_not_read() -> None:
+    """A declared 60 MB is refused by its header; an undeclared flood is cut at the cap."""
+    flood = flooding(b"HTTP/1.1 200 OK\r\nContent-Type: image/png\r\n\r\n", b"x" * 65536)
+    declared = flooding(response(length=60_000_000), b"x" * 65536)
+    with serving({"/flood": flood, "/declared": declared}) as server:
+        for path in ("/flood", "/declared"):
+            fetched = get(server, path, max_image_bytes=1_000_000)
+            assert (fetched.outcome, fetched.detail, fetched.body) == ("too-large", "body", b"")
+            assert fetched.hops[0].status == 200
+
+
+def test_a_document_over_the_cap_keeps_its_beginning() -> None:
+    """Of a policy document that is too long the first bytes are kept: its rules may stand there."""
+    with serving({"/robots.txt": response(b"User-agent: *\n" + b"#" * 5000)}) as server:
+        fetched = get(server, "/robots.txt", kind="document", max_document_bytes=1000)
+    assert (fetched.outcome, len(fetched.body)) == ("too-large", 1000)
+
+
+def test_headers_without_end_are_cut() -> None:
+    """A flood of headers ends at its cap."""
+    flood = flooding(b"HTTP/1.1 200 OK\r\n", b"X-Flood: " + b"x" * 1000 + b"\r\n")
+    with serving({"/": flood}) as server:
+        fetched = get(server, max_header_bytes=20_000)
+    assert (fetched.outcome, fetched.detail) == ("too-large", "headers")
+
+
+def test_a_hanging_server_ends_at_the_deadline() -> None:
+    """A server that accepts and says nothing costs the deadline and no more."""
+    with serving({"/": hang}) as server:
+        fetched = get(server, deadline_s=0.3)
+    assert (fetched.outcome, fetched.detail) == ("timeout", "deadline")
+    assert fetched.hops == ()
+    assert fetched.final_url == server.url()
+
+
+def test_a_drip_ends_by_its_rate() -> None:
+    """Bytes that come one by one, in the body or in the headers, keep nobody waiting until the deadline."""
+    routes: dict[str, Answer] = {
+        "/body": dripping(response(length=100_000)),
+        "/head": dripping(b"HTTP/1.1 200 OK\r\nX-Drip: "),
+    }
+    with serving(routes) as server:
+        for path in ("/body", "/head"):
+            fetched = get(server, path, rate_window_s=0.5, min_rate_bytes_per_s=1000.0)
+            assert (fetched.outcome, fetched.detail) == ("timeout", "rate")
+
+
+def test_the_deadline_holds_over_all_hops() -> None:
+    """Redirects do not start the clock anew."""
+
+    def slow_redirect(to: str) -> Answer:
+        def answer(connection: socket.socket, stopping: threading.Event) -> None:
+            stopping.wait(0.3)
+            connection.sendall(redirect(to))
+
+        return answer
+
+    with serving({f"/{i}": slow_redirect(f"/{i + 1}") for i in range(50)}) as server:
+        fetched = get(server, "/0", deadline_s=1.0, max_redirects=100)
+    assert (fetched.outcome, fetched.detail) == ("timeout", "deadline")
+    assert 1 <= len(fetched.hops) <= 4
+
+
+def test_a_slow_consumer_costs_no_transfer_its_deadline() -> None:
+    """Time in which the caller works on a result counts against nobody."""
+    with serving({f"/{i}": response(b"x") for i in range(3)}) as server:
+        patient = fetcher(server, deadline_s=0.5, per_origin_concurrency=3)
+        outcomes = []
+        for fetched in patient.fetch_all([Request(server.url(f"/{i}"), "image") for i in range(3)], gate=open_gate):
+            outcomes.append(fetched.outcome)
+            server.stopping.wait(0.7)
+        patient.close()
+    assert outcomes == ["ok"] * 3
+
+
+@pytest.mark.parametrize(
+    ("answer", "outcome"),
+    [
+        (closing(b"", reset=True), {"reset"}),
+        (closing(b""), {"reset"}),
+        (closing(response(b"half", length=1000)), {"truncated"}),
+        (closing(response(b"half", length=1000), reset=True), {"reset", "truncated"}),
+        (closing(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nff\r\nhalf"), {"truncated", "reset"}),
+        (closing(b"SSH-2.0-OpenSSH_9.2\r\n"), {"bad-response"}),
+        (closing(b"\x00\xff" * 100), {"bad-response", "reset"}),
+    ],
+)
+def test_broken_answers_have_names(answer: Answer, outcome: set[str]) -> None:
+    """Resets, early ends and other protocols are told apart, and never pass for a body."""
+    with serving({"/": answer}) as server:
+        fetched = get(server)
+    assert fetched.outcome in outcome
+    assert fetched.body == b""
+
+
+def test_a_body_longer_than_declared_is_cut_where_it_was_declared() -> None:
+    """A lying Content-Length gives the bytes it declares and poisons no later response."""
+    with serving({"/": response(b"four" + b"more", length=4), "/2": response(b"next")}) as server:
+        both = fetcher(server, per_origin_concurrency=1)
+        bodies = [
+            f.body for f in both.fetch_all([Request(server.url(p), "image") for p in ("/", "/2")], gate=open_gate)
+        ]
+        both.close()
+    assert bodies[0] == b"four"
+
+
+def test_nobody_listening_is_a_refused_connection() -> None:
+    """A closed port is connect; a name without an address is dns."""
+    with serving() as server:
+        pass
+    assert get(server).outcome == "connect"
+    nameless = Fetcher(FetchConfig(), resolver=lambda host, port: ())
+    fetched = nameless.fetch(Request("http://nowhere.example/", "page"))
+    assert fetched.outcome == "dns"
+    nameless.close()
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate for 127.0.0.1 that signs itself, with its key, in one PEM file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "museum")])
+    address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.IPv4Address("127.0.0.1"))])
+    start = datetime(2020, 1, 1, tzinfo=UTC)
+    signed = (
+        x509.CertificateBuilder(name, name, key.public_key(), 1, start, start + timedelta(days=365 * 100))
+        .add_extension(address, critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    secret = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    path = tmp_path_factory.mktemp("tls") / "certificate.pem"
+    path.write_bytes(signed.public_bytes(serialization.Encoding.PEM) + secret)
+    return path
+
+
+def test_a_certificate_nobody_signed_is_tls(certificate: Path) -> None:
+    """Over https a certificate must be signed by somebody who is trusted."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    with serving({"/": response(b"x")}, tls=context) as server:
+        assert get(server).outcome == "tls"
+        assert server.requests == []
+        fetched = get(server, ca_file=certificate)
+    assert (fetched.outcome, fetched.address) == ("ok", server.endpoint)
+
+
+# ── content encodings that were not asked for ────────────────────────────────────────────────────────────────────
+def raw_deflate(data: bytes) -> bytes:
+    squeeze = zlib.compressobj(wbits=-15)
+    return squeeze.compress(data) + squeeze.flush()
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body", "outcome", "decoded"),
+    [
+        ("gzip", gzip.compress(b"picture" * 1000), "ok", b"picture" * 1000),
+        ("X-GZIP", gzip.compress(b"one") + gzip.compress(b"two"), "ok", b"onetwo"),
+        ("deflate", zlib.compress(b"picture"), "ok", b"picture"),
+        ("deflate", raw_deflate(b"picture"), "ok", b"picture"),
+        ("identity", b"picture", "ok", b"picture"),
+        ("gzip", gzip.compress(b"picture" * 1000)[:-9], "truncated", b""),
+        ("gzip", b"no gzip at all", "bad-encoding", b""),
+        ("br", b"whatever", "bad-encoding", b""),
+        ("gzip, gzip", gzip.compress(gzip.compress(b"x")), "bad-encoding", b""),
+        ("gzip", gzip.compress(b"\0" * 50_000_000), "too-large", b""),
+        ("deflate", zlib.compress(b"\0" * 50_000_000), "too-large", b""),
+    ],
+)
+def test_an_encoding_is_undone_within_the_cap(encoding: str, body: bytes, outcome: str, decoded: bytes) -> None:
+    """gzip and deflate are decoded as they come and counted as decoded; the rest is named."""
+    with serving({"/": response(body, f"Content-Encoding: {encoding}")}) as server:
+        fetched = get(server, max_image_bytes=100_000)
+    assert (fetched.outcome, fetched.body) == (outcome, decoded)
+
+
+# ── where it may go ──────────────────────────────────────────────────────────────────────────────────────────────
+SPELLINGS_OF_LOOPBACK = [
+    *("127.0.0.1", "127.1", "127.0.1", "2130706433", "0x7f000001", "0x7f.1", "0177.0.0.1", "017700000001"),
+    *("127.0.0.1.", "①②⑦.⓪.⓪.①", "127。0。0。1", "%31%32%37.0.0.1", "localhost", "LOCALHOST", "0", "0.0.0.0"),
+    *("[::1]", "[::ffff:127.0.0.1]", "[::ffff:7f00:1]", "[0:0:0:0:0:ffff:7f00:0001]", "[::127.0.0.1]", "[::]"),
+    *("[64:ff9b::127.0.0.1]", "[2002:7f00:1::]", "[fe80::1]", "[ff02::1]"),
+]
+
+
+@pytest.mark.parametrize("host", SPELLINGS_OF_LOOPBACK)
+def test_no_spelling_of_loopback_reaches_a_listening_socket(host: str) -> None:
+    """However the address is written, directly or as a redirect's target, nothing is connected to."""
+    with serving({"/": response(b"secret")}) as inside, serving() as outside:
+        target = f"http://{host}:{inside.port}/"
+        outside.routes["/"] = redirect(target.encode("utf-8").decode("latin-1"))
+        careful = fetcher(outside, connect_timeout_s=5.0)
+        for url in (target, outside.url()):
+            fetched = careful.fetch(Request(url, "image"))
+            assert fetched.outcome in ("forbidden-address", "bad-url", "dns", "connect"), fetched
+            assert fetched.body == b""
+        careful.close()
+        assert inside.connections == 0
+
+
+def test_the_metadata_service_is_not_asked() -> None:
+    """A redirect to a cloud's metadata address ends there, with the refused URL named."""
+    with serving({"/": redirect("http://169.254.169.254/latest/meta-data/")}) as server:
+        fetched = get(server)
+    assert (fetched.outcome, fetched.detail) == ("forbidden-address", "link-local")
+    assert fetched.refused_url == "http://169.254.169.254/latest/meta-data/"
+    assert [hop.status for hop in fetched.hops] == [302]
+
+
+def test_the_allow_list_is_exact() -> None:
+    """An allowed address with another port, or the same port elsewhere on loopback, stays forbidden."""
+    with serving({"/": response(b"x")}) as allowed, serving({"/": response(b"x")}) as other:
+        careful = fetcher(allowed)
+        assert careful.fetch(Request(allowed.url(), "image")).ok
+        assert careful.fetch(Request(other.url(), "image")).outcome == "forbidden-address"
+        assert careful.fetch(Request(allowed.url(host="127.0.0.2"), "image")).outcome == "forbidden-address"
+        careful.close()
+        assert other.connections == 0
+
+
+def test_a_name_that_moves_is_checked_where_it_moved() -> None:
+    """DNS rebinding: the address that is connected to is checked each time, not the name."""
+    with serving({"/": response(b"x")}) as outside, serving({"/": response(b"secret")}, "127.0.0.2") as inside:
+        answers = iter([["127.0.0.1"], ["127.0.0.2"], ["169.254.169.254"]])
+        config = FetchConfig(allow_addresses=(outside.endpoint,))
+        rebinding = Fetcher(config, resolver=lambda host, port: next(answers))
+        url = outside.url(host="museum.example")
+        outcomes = [rebinding.fetch(Request(url, "image")).outcome for _ in range(3)]
+        rebinding.close()
+        assert outcomes == ["ok", "forbidden-address", "forbidden-address"]
+        assert inside.connections == 0
+
+
+def test_of_mixed_addresses_only_the_permitted_one_is_used() -> None:
+    """A name with a forbidden and a permitted address is asked at the permitted one alone."""
+    with serving({"/": response(b"x")}) as outside:
+        config = FetchConfig(allow_addresses=(outside.endpoint,))
+        mixed = Fetcher(config, resolver=lambda host, port: ("127.0.0.2", "127.0.0.1", "10.0.0.1"))
+        fetched = mixed.fetch(Request(outside.url(host="museum.example"), "image"))
+        mixed.close()
+    assert (fetched.outcome, fetched.address) == ("ok", outside.endpoint)
+
+
+def test_the_environment_cannot_send_it_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Proxy variables are not asked."""
+    with serving({"/": response(b"x")}) as server, serving() as proxy:
+        for name in ("http_proxy", "https_proxy", "all_proxy", "ALL_PROXY"):
+            monkeypatch.setenv(name, proxy.url())
+        assert get(server).ok
+        assert proxy.connections == 0
+
+
+@pytest.mark.parametrize(
+    ("url", "detail"),
+    [
+        ("http://user:password@127.0.0.1/", "userinfo"),
+        ("http://127.0.0.1/?X-Amz-Signature=a", "signed-url"),
+        ("file:///etc/passwd", "not an http or https URL"),
+        ("gopher://127.0.0.1/", "not an http or https URL"),
+        ("", "not an http or https URL"),
+    ],
+)
+def test_urls_that_may_not_be_asked_end_as_bad_urls(url: str, detail: str) -> None:
+    """Secrets and other schemes are refused before anything is contacted, as first URL and as redirect."""
+    with serving() as server:
+        direct = fetcher(server)
+        fetched = direct.fetch(Request(url, "image"))
+        assert (fetched.outcome, fetched.detail, fetched.started_at) == ("bad-url", detail, None)
+        if url:
+            server.routes["/"] = redirect(url)
+            assert direct.fetch(Request(server.url(), "image")).outcome == "bad-url"
+        direct.close()
+
+
+def test_redirects_end() -> None:
+    """A loop and a chain without end are too many redirects, with every hop kept."""
+    routes: dict[str, Answer] = {"/loop": redirect("/pool"), "/pool": redirect("/loop")}
+    routes |= {f"/{i}": redirect(f"/{i + 1}") for i in range(50)}
+    with serving(routes) as server:
+        loop, chain = get(server, "/loop"), get(server, "/0", max_redirects=5)
+    assert (loop.outcome, loop.detail, len(loop.hops)) == ("too-many-redirects", "loop", 2)
+    assert (chain.outcome, len(chain.hops)) == ("too-many-redirects", 6)
+
+
+def test_a_meta_refresh_is_not_followed() -> None:
+    """Only HTTP redirects; what HTML wishes is not contacted."""
+    with serving({"/": response(b'<meta http-equiv=refresh content="0;url=/2">')}) as server:
+        assert get(server, kind="page").ok
+        assert server.requests == ["/"]
+
+
+# ── the gate and the contact ─────────────────────────────────────────────────────────────────────────────────────
+def test_the_gate_is_asked_before_every_contact() -> None:
+    """A refused URL, first or redirected to, is not contacted; the code and the URL are reported."""
+    with serving({"/": redirect("/private/x"), "/private/x": response(b"no")}) as server:
+        asked: list[str] = []
+
+        def gate(url: str) -> str | None:
+            asked.append(url)
+            return "robots" if "/private/" in url else None
+
+        guarded = fetcher(server)
+        (fetched,) = guarded.fetch_all([Request(server.url(), "image")], gate=gate)
+        assert (fetched.outcome, fetched.detail) == ("refused-by-policy", "robots")
+        assert fetched.refused_url == server.url("/private/x")
+        assert fetched.final_url == server.url()
+        assert [hop.status for hop in fetched.hops] == [302]
+        (direct,) = guarded.fetch_all([Request(server.url("/private/x"), "image")], gate=gate)
+        assert (direct.outcome, direct.final_url, direct.started_at) == ("refused-by-policy", None, None)
+        guarded.close()
+        assert server.requests == ["/"]
+        assert asked == [server.url(), server.url("/private/x"), server.url("/private/x")]
+
+
+def test_a_gate_that_fails_lets_nothing_through() -> None:
+    """An exception in the gate reaches the caller, and the URL is not contacted."""
+    with serving({"/": response(b"x")}) as server:
+
+        def gate(url: str) -> str | None:
+            raise LookupError(url)
+
+        guarded = fetcher(server)
+        with pytest.raises(LookupError):
+            list(guarded.fetch_all([Request(server.url(), "image")], gate=gate))
+        guarded.close()
+        assert server.connections == 0
+
+
+@pytest.mark.parametrize("url", ["https://museum.example/", "http://8.8.8.8/", "http://[2606:4700::1]/"])
+def test_nobody_is_asked_without_a_contact(url: str) -> None:
+    """Without a contact address not even a name is looked up beyond the allow-list."""
+    anonymous = Fetcher(FetchConfig())
+    with pytest.raises(RefusedError, match="contact"):
+        anonymous.fetch(Request(url, "page"))
+    anonymous.close()
+
+
+def test_a_redirect_cannot_stop_a_crawl_without_contact() -> None:
+    """A page that redirects beyond the allow-list gets an outcome; the run goes on."""
+    with serving({"/": redirect("https://museum.example/")}) as server:
+        fetched = get(server)
+    assert (fetched.outcome, fetched.detail) == ("refused-by-policy", "no-contact")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"allow_addresses": ("localhost:80",)},
+        {"concurrency": 0},
+        {"deadline_s": 0.0},
+        {"product": "two words"},
+        {"contact": "me\r\nX-Injected: 1"},
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(settings: dict[str, object]) -> None:
+    """A configuration that cannot be meant raises before anything is asked."""
+    with pytest.raises(ConfigurationError):
+        Fetcher(FetchConfig(**settings))  # type: ignore[arg-type]
+
+
+# ── many origins ─────────────────────────────────────────────────────────────────────────────────────────────────
+def test_a_slow_origin_stalls_nobody() -> None:
+    """While one origin hangs with a long queue, everything elsewhere is fetched."""
+    with (
+        serving({f"/{i}": hang for i in range(30)}) as slow,
+        serving({f"/{i}": response(b"x") for i in range(30)}) as fast,
+    ):
+        requests = [Request(server.url(f"/{i}"), "image") for i in range(30) for server in (slow, fast)]
+        both = fetcher(slow, fast, concurrency=8, per_origin_concurrency=2)
+        stream = both.fetch_all(requests, gate=open_gate)
+        first = [next(stream) for _ in range(30)]
+        stream.close()  # type: ignore[attr-defined]  # it is a generator
+        both.close()
+        assert {f.outcome for f in first} == {"ok"}
+        assert slow.most_busy <= 2
+
+
+def test_an_origin_that_fails_again_and_again_is_given_up() -> None:
+    """After so many failures in a row an origin's other URLs end as origin-down, unasked."""
+    with serving({f"/{i}": closing(b"", reset=True) for i in range(20)}) as server:
+        brief = fetcher(server, per_origin_concurrency=1, origin_failures_max=3)
+        results = list(brief.fetch_all([Request(server.url(f"/{i}"), "image") for i in range(20)], gate=open_gate))
+        brief.close()
+    outcomes = [r.outcome for r in results]
+    assert outcomes.count("reset") == 3
+    assert outcomes.count("origin-down") == 17
+
+
+def test_an_origin_is_not_asked_faster_than_its_delay() -> None:
+    """Between two starts at one origin lies at least its delay, redirects included."""
+    with serving({"/0": redirect("/1"), "/1": response(b"x"), "/2": response(b"x")}) as server:
+        started: list[float] = []
+        polite = fetcher(server)
+        requests = [Request(server.url("/0"), "image"), Request(server.url("/2"), "image")]
+        delays: list[str] = []
+
+        def delay_s(origin: str) -> float:
+            delays.append(origin)
+            return 0.15
+
+        for fetched in polite.fetch_all(requests, gate=open_gate, delay_s=delay_s):
+            assert fetched.started_at is not None
+            started.append(fetched.started_at.timestamp())
+        polite.close()
+    assert delays == [server.url("").rstrip("/")] * 3
+    assert abs(started[1] - started[0]) >= 0.14
+    assert server.most_busy == 1
+
+
+def test_requests_are_pulled_no_faster_than_they_are_used() -> None:
+    """A source without end is read only as far ahead as there is room."""
+    with serving({"/": response(b"x")}) as server:
+        pulled = 0
+
+        def source() -> Iterator[Request]:
+            nonlocal pulled
+            while True:
+                pulled += 1
+                yield Request(server.url(), "image")
+
+        bounded = fetcher(server, concurrency=4, per_origin_concurrency=2, max_pending=10)
+        stream = bounded.fetch_all(source(), gate=open_gate)
+        for _ in range(5):
+            assert next(stream).ok
+        stream.close()  # type: ignore[attr-defined]  # it is a generator
+        bounded.close()
+    assert pulled <= 5 + 10 + 4
+
+
+def test_a_source_may_wait_for_what_is_found() -> None:
+    """A crawl's frontier yields None while it has nothing, and goes on when a result brought more."""
+    with serving({f"/{i}": response(b"x") for i in range(5)}) as server:
+        frontier = [server.url("/0")]
+        seen: list[str] = []
+
+        def source() -> Iterator[Request | None]:
+            while len(seen) < 5:
+                yield Request(frontier.pop(), "page") if frontier else None
+
+        crawler = fetcher(server)
+        for fetched in crawler.fetch_all(source(), gate=open_gate):
+            seen.append(fetched.url)
+            if len(seen) < 5:
+                frontier.append(server.url(f"/{len(seen)}"))
+        crawler.close()
+    assert seen == [server.url(f"/{i}") for i in range(5)]
+
+
+def test_fetches_may_nest() -> None:
+    """Inside a running fetch another may be made with the same fetcher, as for a redirect's origin."""
+    with serving({"/a": response(b"a"), "/b": response(b"b")}) as server:
+        one = fetcher(server)
+        bodies = [
+            (outer.body, one.fetch(Request(server.url("/b"), "document")).body)
+            for outer in one.fetch_all([Request(server.url("/a"), "image")] * 2, gate=open_gate)
+        ]
+        one.close()
+    assert bodies == [(b"a", b"b")] * 2
