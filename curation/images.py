@@ -139,12 +139,28 @@ def _open(body: bytes, limits: DecodeLimits) -> tuple[Image.Image, Header]:
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF orientation 1 to 8; a damaged EXIF block says nothing."""
-    try:
-        value = image.getexif().get(0x0112, 1)
-    except (*_PILLOW_ERRORS, MemoryError):
+    """EXIF orientation 1 to 8; an EXIF block that cannot be read says nothing.
+
+    One SHORT of the first directory is read, and nothing else of what EXIF may hold (Pillow's reader takes all of it,
+    and warns at length of what is damaged).
+    """
+    exif = image.info.get("exif")
+    if not isinstance(exif, bytes):
         return 1
-    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+    tiff = exif.removeprefix(b"Exif\0\0")
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
+    if order is None:
+        return 1
+    try:
+        (directory,) = struct.unpack_from(order + "L", tiff, 4)
+        (entries,) = struct.unpack_from(order + "H", tiff, directory)
+        for i in range(entries):
+            tag, kind, count, value = struct.unpack_from(order + "HHLH", tiff, directory + 2 + 12 * i)
+            if tag == 0x0112:
+                return int(value) if kind == 3 and count == 1 and 1 <= value <= 8 else 1
+    except struct.error:
+        return 1
+    return 1
 
 
 def _decode_jpeg(body: bytes, size: tuple[int, int], min_side_px: int | None) -> Rgb:

@@ -1,0 +1,429 @@
+"""Bytes to pixels within bounds, and the pixels that are kept."""
+
+from __future__ import annotations
+
+import io
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image, ImageOps
+
+from curation.images import (
+    DecodeError,
+    DecodeLimits,
+    DecodePool,
+    PixelStore,
+    ShapeConfig,
+    Shaped,
+    blur_boxes,
+    decode,
+    encode_jpeg,
+    fit,
+    read_header,
+    resize,
+    shape,
+)
+from policy.errors import ConfigurationError, InputError
+from policy.evidence import Face
+
+Rgb = npt.NDArray[np.uint8]
+
+
+def picture(width: int = 96, height: int = 64) -> Image.Image:
+    """A smooth picture without symmetry: red grows to the right, green downwards, blue marks a corner."""
+    y, x = np.mgrid[0:height, 0:width]
+    red, green = x * 255 // width, y * 255 // height
+    blue = np.where((x < width // 3) & (y < height // 3), 255, 0)
+    return Image.fromarray(np.stack([red, green, blue], axis=2).astype(np.uint8))
+
+
+def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+    held = io.BytesIO()
+    image.save(held, kind, **options)  # type: ignore[arg-type]
+    return held.getvalue()
+
+
+def difference(one: Rgb, other: Rgb) -> float:
+    return float(np.abs(one.astype(np.int16) - other.astype(np.int16)).mean())
+
+
+PLAIN = np.asarray(picture())
+
+
+# ── decode ───────────────────────────────────────────────────────────────────────────────────────────────────────
+@pytest.mark.parametrize(
+    ("body", "tolerance"),
+    [
+        (encoded(picture(), "PNG"), 0.0),
+        (encoded(picture(), "JPEG", quality=95, subsampling=0), 2.0),
+        (encoded(picture(), "JPEG", quality=95, progressive=True), 4.0),
+        (encoded(picture().convert("CMYK"), "JPEG", quality=95), 4.0),
+        (encoded(picture(), "WEBP", lossless=True), 0.0),
+        (encoded(picture(), "WEBP", quality=95), 4.0),
+        (encoded(picture(), "GIF"), 12.0),
+        (encoded(picture().quantize(256), "PNG"), 12.0),
+        (encoded(picture(), "GIF", save_all=True, append_images=[Image.new("RGB", (96, 64))]), 12.0),
+        (encoded(picture(), "WEBP", lossless=True, save_all=True, append_images=[Image.new("RGB", (96, 64))]), 0.0),
+        (encoded(picture(), "JPEG", quality=95, subsampling=0) + b"trailing rubbish", 2.0),
+    ],
+)
+def test_every_allowed_format_decodes_to_the_same_pixels(body: bytes, tolerance: float) -> None:
+    """JPEG (baseline, progressive, CMYK), PNG, WebP and GIF's first frame give RGB within their own losses."""
+    rgb = decode(body)
+    assert (rgb.shape, rgb.dtype) == (PLAIN.shape, np.uint8)
+    assert difference(rgb, PLAIN) <= tolerance
+
+
+def test_transparency_lies_on_white() -> None:
+    """What is transparent shows white, in every way a format can say so."""
+    alpha = Image.new("L", (96, 64), 0)
+    alpha.paste(255, (0, 0, 48, 64))
+    rgba = picture().copy()
+    rgba.putalpha(alpha)
+    palette = rgba.quantize(64)
+    key = Image.new("RGB", (8, 8), (1, 2, 3))
+    grey = Image.merge("LA", (Image.new("L", (96, 64), 7), alpha))
+    for body in (encoded(rgba, "PNG"), encoded(rgba, "WEBP", lossless=True), encoded(palette, "PNG")):
+        rgb = decode(body)
+        assert (rgb[:, 60:] == 255).all()
+        assert difference(rgb[:, :48], PLAIN[:, :48]) < 12
+    assert (decode(encoded(key, "PNG", transparency=(1, 2, 3))) == 255).all()
+    assert (decode(encoded(grey, "PNG"))[:, [10, 60]] == np.array([[7] * 3, [255] * 3])).all()
+
+
+def test_sixteen_bits_one_bit_and_grey_become_eight_bit_rgb() -> None:
+    """Depth is scaled, not clipped."""
+    ramp = np.arange(0, 65536, 16, dtype=np.uint16).reshape(64, 64)
+    assert (decode(encoded(Image.fromarray(ramp), "PNG"))[:, :, 0] == ramp >> 8).all()
+    grey = picture().convert("L")
+    assert (decode(encoded(grey, "PNG")) == np.asarray(grey)[:, :, None]).all()
+    assert difference(decode(encoded(grey, "JPEG", quality=95)), np.asarray(grey.convert("RGB"))) < 2
+    assert set(np.unique(decode(encoded(grey.convert("1"), "PNG")))) == {0, 255}
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_pictures_stand_as_they_are_displayed(orientation: int, kind: str) -> None:
+    """EXIF orientation is applied to pixels and to the reported size."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    body = encoded(picture(), kind, exif=exif)
+    displayed = ImageOps.exif_transpose(Image.open(io.BytesIO(body))).convert("RGB")
+    rgb, header = decode(body), read_header(body)
+    assert (header.height, header.width) == rgb.shape[:2] == (displayed.height, displayed.width)
+    assert difference(rgb, np.asarray(displayed)) < 2
+
+
+def test_a_damaged_exif_block_turns_nothing() -> None:
+    """EXIF that cannot be read leaves the picture as it is."""
+    body = encoded(picture(), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff" + b"\xff" * 40)
+    assert decode(body).shape == PLAIN.shape
+
+
+def test_a_large_jpeg_is_decoded_small() -> None:
+    """With a least side, a JPEG is scaled while decoding, never below that side."""
+    body = encoded(picture(1600, 1200), "JPEG", quality=90)
+    rgb = decode(body, min_side_px=200)
+    assert 200 <= min(rgb.shape[:2]) < 400
+    assert difference(np.asarray(Image.fromarray(rgb).resize((96, 64))), PLAIN) < 4
+
+
+def png_declaring(width: int, height: int) -> bytes:
+    """A PNG that says it is this large and holds nothing."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+def jpeg_declaring(width: int, height: int) -> bytes:
+    body = bytearray(encoded(picture(), "JPEG"))
+    frame = body.index(b"\xff\xc0")
+    body[frame + 5 : frame + 9] = struct.pack(">HH", height, width)
+    return bytes(body)
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (b"", "unknown-format"),
+        (b"<!doctype html><title>404</title>", "unknown-format"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "unknown-format"),
+        (encoded(picture(), "TIFF"), "unknown-format"),
+        (encoded(picture(), "BMP"), "unknown-format"),
+        (encoded(picture(), "ICO"), "unknown-format"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0", "unknown-format"),
+        (png_declaring(20_000, 20_000), "too-many-pixels"),
+        (png_declaring(10_000, 10_000), "too-many-pixels"),
+        (png_declaring(40_000, 10), "too-many-pixels"),
+        (jpeg_declaring(65_000, 65_000), "too-many-pixels"),
+        (encoded(picture(), "JPEG")[:900], "truncated"),
+        (encoded(picture(800, 800), "JPEG", progressive=True)[:4000], "truncated"),
+        (encoded(picture(), "PNG")[:150], {"truncated", "corrupt"}),
+        (encoded(picture(), "WEBP")[:100], {"truncated", "corrupt"}),
+        (encoded(picture(), "GIF")[:500], {"truncated", "corrupt"}),
+        (b"\xff\xd8\xff\xe0" + b"\0" * 100, {"truncated", "corrupt"}),
+        (b"\x89PNG\r\n\x1a\n" + b"\xff" * 100, {"truncated", "corrupt"}),
+        (b"GIF89a" + b"\0" * 100, {"truncated", "corrupt"}),
+        (b"RIFF\xff\xff\xff\xffWEBP" + b"VP8 " * 30, {"truncated", "corrupt"}),
+    ],
+)
+def test_what_is_no_whole_picture_has_a_code(body: bytes, code: str | set[str]) -> None:
+    """Other formats, too many pixels and damage are named, before anything is unpacked where that can be."""
+    with pytest.raises(DecodeError) as caught:
+        decode(body)
+    assert caught.value.code in ({code} if isinstance(code, str) else code)
+    assert isinstance(caught.value, InputError)
+
+
+def test_damage_anywhere_gives_pixels_or_a_code() -> None:
+    """Whatever byte is changed, a picture or a DecodeError comes out, nothing else."""
+    rng = np.random.default_rng(7)
+    codes = set()
+    for kind in ("JPEG", "PNG", "WEBP", "GIF"):
+        whole = encoded(picture(32, 32), kind)
+        for _ in range(150):
+            body = bytearray(whole)
+            for at in rng.integers(8, len(body), size=3):
+                body[at] = rng.integers(0, 256)
+            try:
+                assert decode(bytes(body), DecodeLimits(max_pixels=1_000_000)).ndim == 3
+            except DecodeError as error:
+                codes.add(error.code)
+    assert codes <= {"truncated", "corrupt", "too-many-pixels", "unknown-format"}
+
+
+# ── shape ────────────────────────────────────────────────────────────────────────────────────────────────────────
+@pytest.mark.parametrize(
+    ("size", "kept"), [((400, 300), (267, 200)), ((300, 400), (200, 267)), ((90, 60), (90, 60)), ((5000, 3), (5000, 3))]
+)
+def test_the_shorter_side_is_shrunk_and_never_grown(size: tuple[int, int], kept: tuple[int, int]) -> None:
+    """resize() brings the shorter side to the size, keeps the shape, and leaves smaller pictures alone."""
+    resized = resize(np.asarray(picture(*size)), 200)
+    assert (resized.shape[1], resized.shape[0]) == kept
+
+
+def test_fit_bounds_the_longer_side() -> None:
+    """fit() bounds the longer side, also of a line."""
+    assert fit(np.asarray(picture(400, 300)), 100).shape == (75, 100, 3)
+    assert fit(np.asarray(picture(400, 1)), 100).shape == (1, 100, 3)
+
+
+def test_what_is_kept_holds_no_metadata() -> None:
+    """Our JPEG has full chroma and neither EXIF nor comment nor colour profile."""
+    exif = Image.Exif()
+    exif[0x9286] = "personal comment"
+    body = encoded(picture(), "JPEG", exif=exif, comment=b"personal", icc_profile=b"personal profile")
+    shaped = shape(body, ShapeConfig(size_px=32))
+    assert b"personal" in body
+    assert b"personal" not in shaped.jpeg
+    kept = Image.open(io.BytesIO(shaped.jpeg))
+    assert kept.size == (48, 32)
+    assert not kept.getexif()
+    assert "comment" not in kept.info
+    assert "icc_profile" not in kept.info
+    assert shaped.jpeg.count(b"\xff\xe1") == 0
+
+
+def test_a_shaped_picture_tells_the_originals_size_and_digest() -> None:
+    """Width, height and sha256 are the original's, not the kept picture's."""
+    body = encoded(picture(640, 480), "PNG")
+    shaped = shape(body, ShapeConfig(size_px=64))
+    assert (shaped.width, shaped.height, shaped.media_type) == (640, 480, "image/png")
+    assert len(shaped.content_sha256) == len(shaped.pdq) == 64
+    assert shaped.faces is None
+    assert shaped.face_detector is None
+
+
+class OneFace:
+    """Finds a face in the right half of whatever it is shown."""
+
+    id = "one-face-1"
+
+    def __init__(self) -> None:
+        self.shown: list[tuple[int, ...]] = []
+
+    def detect(self, rgb: Rgb) -> tuple[Face, ...]:
+        self.shown.append(rgb.shape)
+        height, width = rgb.shape[:2]
+        return (Face(width / 2, 0.0, width / 2, float(height), 0.9),)
+
+
+class Stumbling(OneFace):
+    """Fails on every picture."""
+
+    def detect(self, rgb: Rgb) -> tuple[Face, ...]:
+        raise RuntimeError("no session")
+
+
+def test_faces_are_reported_in_the_originals_pixels() -> None:
+    """A detector sees a picture of bounded size; its boxes come back in pixels of the original."""
+    detector = OneFace()
+    body = encoded(picture(2400, 1200), "JPEG")
+    shaped = shape(body, ShapeConfig(size_px=64, analysis_px=600), analyser=detector)
+    assert detector.shown == [(300, 600, 3)]
+    assert shaped.faces == (Face(1200.0, 0.0, 1200.0, 1200.0, 0.9),)
+    assert shaped.face_detector == "one-face-1"
+
+
+def test_a_failing_detector_has_not_observed() -> None:
+    """When the detector fails the faces are None, not none."""
+    shaped = shape(encoded(picture(), "PNG"), analyser=Stumbling())
+    assert shaped.faces is None
+    assert shaped.analyser_error == "RuntimeError: no session"
+
+
+def test_a_blurred_box_keeps_nothing_of_what_was_in_it() -> None:
+    """Inside a box fine detail is gone; far outside not a pixel changed."""
+    rng = np.random.default_rng(1)
+    rgb = rng.integers(0, 256, (200, 200, 3)).astype(np.uint8)
+    blurred = blur_boxes(rgb, [Face(100, 100, 80, 80, 0.9), Face(-50, -50, 10, 10, 0.9)], scale=0.5)
+    assert blurred[52:88, 52:88].std() < 0.35 * rgb[52:88, 52:88].std()
+    assert (blurred[100:] == rgb[100:]).all()
+    assert (blurred[:, :40] == rgb[:, :40]).all()
+
+
+def test_our_jpeg_is_close_to_its_pixels() -> None:
+    """Encoding and decoding again loses little."""
+    assert difference(decode(encode_jpeg(PLAIN)), PLAIN) < 2
+
+
+# ── the store ────────────────────────────────────────────────────────────────────────────────────────────────────
+def test_pixels_are_kept_by_digest_and_go_when_told(tmp_path: Path) -> None:
+    """Put, get, list and delete, with nothing temporary left behind."""
+    store = PixelStore(tmp_path / "pixels")
+    one, two = "ab" * 32, "cd" * 32
+    assert list(store.keys()) == []
+    store.put(two, b"two")
+    store.put(one, b"one")
+    store.put(one, b"one again")
+    assert list(store.keys()) == [one, two]
+    assert store.get(one) == b"one again"
+    assert two in store
+    assert store.delete(two)
+    assert not store.delete(two)
+    assert two not in store
+    assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == [f"{one}.jpg"]
+    with pytest.raises(InputError, match="not kept"):
+        store.get(two)
+
+
+@pytest.mark.parametrize("key", ["", "../../etc/passwd", "AB" * 32, "ab" * 31])
+def test_only_a_digest_is_a_place(tmp_path: Path, key: str) -> None:
+    """A key that is no sha256 is refused, so that none can name a path."""
+    with pytest.raises(InputError):
+        PixelStore(tmp_path).put(key, b"")
+
+
+# ── workers ──────────────────────────────────────────────────────────────────────────────────────────────────────
+def code_of(result: Shaped | DecodeError) -> str:
+    return result.code if isinstance(result, DecodeError) else "ok"
+
+
+def test_a_pool_shapes_a_stream_and_survives_what_is_in_it() -> None:
+    """Every picture handed in comes back once, the good ones as they would in this process."""
+    good = encoded(picture(), "JPEG")
+    stream: list[tuple[object, bytes]] = [(f"good {i}", good) for i in range(8)]
+    stream[3:3] = [("html", b"<html>"), ("cut", good[:900]), ("many", png_declaring(20_000, 20_000))]
+    with DecodePool(2, config=ShapeConfig(size_px=32)) as pool:
+        results = dict(pool.shape_all(stream))
+    assert {tag: code_of(result) for tag, result in results.items()} == {
+        **{f"good {i}": "ok" for i in range(8)},
+        "html": "unknown-format",
+        "cut": "truncated",
+        "many": "too-many-pixels",
+    }
+    assert results["good 0"] == shape(good, ShapeConfig(size_px=32))
+
+
+def test_a_bomb_ends_its_worker_and_not_the_run() -> None:
+    """What needs more memory, processor time or patience than a picture may have is named, and the next one goes on."""
+    bomb, good = encoded(Image.new("1", (6000, 6000)), "PNG"), encoded(picture(), "PNG")
+    for limits, codes in (
+        (DecodeLimits(memory_bytes=30 << 20), {"out-of-memory", "decoder-killed"}),
+        (DecodeLimits(wall_s=0.02), {"timeout"}),
+    ):
+        with DecodePool(1, limits=limits) as pool:
+            pool.submit("bomb", bomb)
+            ((_, result),) = pool.drain()
+            assert code_of(result) in codes
+        with DecodePool(1, limits=DecodeLimits(memory_bytes=limits.memory_bytes)) as pool:
+            assert [code_of(r) for _, r in pool.shape_all([("bomb", bomb), ("good", good)])][-1] == "ok"
+
+
+ANALYSERS = """
+import os, signal, time
+
+class Killer:
+    id = "killer"
+    shown = 0
+    def detect(self, rgb):
+        self.shown += 1
+        if rgb.shape[0] == 13:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if rgb.shape[0] == 14:
+            while True:
+                pass
+        return ()
+
+def failing():
+    from policy.errors import ConfigurationError
+    raise ConfigurationError("no weights", where="weights.onnx", remedy="Install them")
+
+def threads():
+    class Threads(Killer):
+        id = os.environ["OMP_NUM_THREADS"] + str("torch" in __import__("sys").modules)
+    return Threads()
+"""
+
+
+def test_a_worker_that_dies_costs_its_picture_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A crash and an endless loop in native code end the worker; the pictures around them are shaped."""
+    (tmp_path / "odd_analysers.py").write_text(ANALYSERS)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    crash, loop, good = (encoded(picture(40, height), "PNG") for height in (13, 14, 15))
+    stream: list[tuple[object, bytes]] = [(0, good), (1, crash), (2, good), (3, loop), (4, good)]
+    with DecodePool(1, limits=DecodeLimits(cpu_s=1), analyser="odd_analysers:Killer") as pool:
+        results = dict(pool.shape_all(stream))
+    assert [code_of(results[i]) for i in range(5)] == ["ok", "decoder-killed", "ok", "decoder-killed", "ok"]
+    assert isinstance(results[0], Shaped)
+    assert (results[0].faces, results[0].face_detector) == ((), "killer")
+
+
+def test_workers_are_single_threaded_and_light(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker has one thread to compute with and no torch."""
+    (tmp_path / "odd_analysers.py").write_text(ANALYSERS)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    with DecodePool(1, analyser="odd_analysers:threads") as pool:
+        ((_, result),) = pool.shape_all([("x", encoded(picture(), "PNG"))])
+    assert isinstance(result, Shaped)
+    assert result.face_detector == "1False"
+
+
+def test_an_analyser_that_cannot_start_is_the_callers_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that cannot be set up raises where the pool is used, with the analyser's own words."""
+    (tmp_path / "odd_analysers.py").write_text(ANALYSERS)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with DecodePool(1, analyser="odd_analysers:failing") as pool, pytest.raises(ConfigurationError, match="no weights"):
+        pool.submit("x", b"")
+    with DecodePool(1, analyser="nonsense") as pool, pytest.raises(ConfigurationError, match="module:factory"):
+        pool.submit("x", b"")
+    with pytest.raises(ConfigurationError):
+        DecodePool(0)
+
+
+def test_importing_the_decoder_is_light() -> None:
+    """The module that every worker imports brings neither torch nor the network."""
+    code = "import sys, curation.images; print(sorted({'torch', 'pycurl', 'duckdb', 'onnxruntime'} & set(sys.modules)))"
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
