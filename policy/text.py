@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import unicodedata
 from dataclasses import dataclass
@@ -52,11 +53,16 @@ def is_description(text: str | None, rules: TextRules) -> bool:
         return False
     if _FILE_NAME.match(plain) or _ADDRESS.match(plain) or _MACHINE_NAME.match(plain):
         return False
-    generic = {word.casefold() for word in rules.generic_words}
+    generic = _casefolded(rules.generic_words)
     if plain.strip(_EDGES) in generic:
         return False
     words = [w for w in re.findall(r"[^\W\d_]+", plain) if w not in _FILLERS]
     return any(word not in generic for word in words)
+
+
+@functools.lru_cache(maxsize=16)
+def _casefolded(words: tuple[str, ...]) -> frozenset[str]:
+    return frozenset(word.casefold() for word in words)
 
 
 def judge_text(evidence: Evidence, rules: TextRules) -> Judgement:

@@ -8,10 +8,11 @@ Lines that are no rule (Content-Usage, Content-Signal, License, Crawl-delay, any
 
 from __future__ import annotations
 
+import functools
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, NamedTuple
@@ -70,13 +71,11 @@ class _Rule(NamedTuple):
 class _Pattern:
     """A path pattern cut at its wildcards: matched left to right, each piece looked for once."""
 
-    __slots__ = ("anchored", "head", "literal", "middle", "tail")
+    __slots__ = ("anchored", "head", "middle", "tail")
 
     def __init__(self, pattern: str) -> None:
         self.anchored = pattern.endswith("$")
-        head, *rest = pattern.removesuffix("$").split("*")
-        self.head = head
-        self.literal = not rest and not self.anchored
+        self.head, *rest = pattern.removesuffix("$").split("*")
         self.tail = rest.pop() if rest and self.anchored else None
         self.middle = [piece for piece in rest if piece]
 
@@ -97,22 +96,37 @@ class _Pattern:
 
 
 class _CompiledRule:
-    """A rule with its pattern in the strict reading and, for a Disallow that differs in it, the normalised one."""
+    """A rule with its pattern in the strict form and, for a Disallow that differs in it, in the normal one."""
 
     __slots__ = ("answer", "normal", "strict")
 
     def __init__(self, rule: _Rule, pattern: str) -> None:
         self.answer = RobotsAnswer(rule.allow, rule.line_no, rule.line)
-        self.strict = _Pattern(pattern)
-        normal = None if rule.allow else _normal_pattern(pattern)
-        self.normal = self.strict if normal == pattern else _Pattern(normal) if normal is not None else None
+        self.strict = _compiled(pattern)
+        self.normal: str | _Pattern | None = None
+        if not rule.allow:
+            normal = pattern if _PLAIN.match(pattern) else _normal_pattern(pattern)
+            self.normal = self.strict if normal == pattern else _compiled(normal)
+
+    @property
+    def literal(self) -> bool:
+        return isinstance(self.strict, str)
 
     def matches(self, path: str, normal_path: str) -> bool:
-        if self.strict.matches(path):
+        if _matches(self.strict, path):
             return True
-        if self.normal is None or (self.normal is self.strict and normal_path == path):
+        if self.normal is None or (self.normal is self.strict and normal_path is path):
             return False
-        return self.normal.matches(normal_path)
+        return _matches(self.normal, normal_path)
+
+
+def _compiled(pattern: str) -> str | _Pattern:
+    """A pattern without wildcards stays a string: the beginning of the paths it holds for."""
+    return _Pattern(pattern) if "*" in pattern or pattern.endswith("$") else pattern
+
+
+def _matches(pattern: str | _Pattern, path: str) -> bool:
+    return path.startswith(pattern) if isinstance(pattern, str) else pattern.matches(path)
 
 
 class _Matcher:
@@ -121,22 +135,23 @@ class _Matcher:
     __slots__ = ("literal_heads", "rules", "wildcards")
 
     def __init__(self, rules: Iterable[_Rule]) -> None:
-        ranked: list[tuple[int, bool, int, _CompiledRule]] = []
-        for rule in rules:
-            for pattern in _patterns(rule):
-                # Longest pattern first; of equals the Allow; of those the first in the file.
-                ranked.append((-len(pattern), not rule.allow, rule.line_no, _CompiledRule(rule, pattern)))
-        ranked.sort(key=lambda r: r[:3])
-        self.rules = [r[3] for r in ranked]
-        self.wildcards = [r for r in self.rules if not r.strict.literal]
-        forms = ((r.strict, r.normal) for r in self.rules if r.strict.literal)
-        self.literal_heads = tuple({form.head for pair in forms for form in pair if form is not None})
+        # Longest pattern first; of equals the Allow; of those the first in the file.
+        ranked = sorted(
+            ((-len(pattern), not rule.allow, rule.line_no), pattern, rule)
+            for rule in rules
+            for pattern in _patterns(rule)
+        )
+        self.rules = [_CompiledRule(rule, pattern) for _, pattern, rule in ranked]
+        self.wildcards = [rule for rule in self.rules if not rule.literal]
+        self.literal_heads = tuple(
+            {form for rule in self.rules for form in (rule.strict, rule.normal) if isinstance(form, str)}
+        )
 
     def judge(self, path: str) -> RobotsAnswer:
         path = _escaped(path)
         normal = _normal_path(path)
         # Most paths begin with no rule's literal: one call in C answers for all of those.
-        literal = path.startswith(self.literal_heads) or (normal != path and normal.startswith(self.literal_heads))
+        literal = path.startswith(self.literal_heads) or (normal is not path and normal.startswith(self.literal_heads))
         for rule in self.rules if literal else self.wildcards:
             if rule.matches(path, normal):
                 return rule.answer
@@ -147,54 +162,115 @@ _NO_RULE = RobotsAnswer(True, 0, "")
 
 
 class RobotsFile:
-    """A parsed robots.txt: groups of agents with their rules and extension lines.
+    """A robots.txt: the groups of an agent are looked for when it is first asked about.
 
-    `extensions` lists every extension line of the file. `bad_lines`: numbers of lines that hold, outside comments,
-    bytes that are no text: a rule may have been lost there.
+    `bad_lines`: numbers of lines that hold, outside comments, bytes that are no text: a rule may have been lost there.
     """
 
-    __slots__ = ("_extensions_of", "_groups_of", "_matchers", "_rules_of", "bad_lines", "extensions", "size_bytes")
+    __slots__ = ("_extensions", "_of_agent", "_text", "bad_lines", "size_bytes")
 
-    def __init__(
-        self,
-        groups_of: Mapping[str, list[int]],
-        rules_of: list[list[_Rule]],
-        extensions_of: list[list[ExtensionLine]],
-        extensions: tuple[ExtensionLine, ...],
-        bad_lines: tuple[int, ...],
-        size_bytes: int,
-    ) -> None:
-        self._groups_of, self._rules_of, self._extensions_of = groups_of, rules_of, extensions_of
-        self.extensions, self.bad_lines, self.size_bytes = extensions, bad_lines, size_bytes
-        self._matchers: dict[str, _Matcher] = {}
-
-    @property
-    def agents(self) -> tuple[str, ...]:
-        """The agents that have a group, lower case, "*" among them."""
-        return tuple(self._groups_of)
-
-    @property
-    def has_rules(self) -> bool:
-        return any(self._rules_of)
+    def __init__(self, text: str, bad_lines: tuple[int, ...], size_bytes: int) -> None:
+        self._text = "\n" + text  # every line follows a line feed
+        self.bad_lines, self.size_bytes = bad_lines, size_bytes
+        self._of_agent: dict[str, tuple[_Matcher, tuple[ExtensionLine, ...]]] = {}
+        self._extensions: tuple[ExtensionLine, ...] | None = None
 
     def judge(self, agent: str, path: str) -> RobotsAnswer:
         """Whether `agent` (a product token) may fetch `path` (path and query); no rule allows."""
-        matcher = self._matchers.get(agent)
-        if matcher is None:
-            matcher = _Matcher(rule for i in self._groups(agent) for rule in self._rules_of[i])
-            if len(self._matchers) < 64:  # the agents asked for are our own few
-                self._matchers[agent] = matcher
-        return matcher.judge(path)
+        return self._for(agent)[0].judge(path)
 
     def extensions_for(self, agent: str) -> tuple[ExtensionLine, ...]:
         """The extension lines in the groups that hold for `agent`."""
-        return tuple(line for i in self._groups(agent) for line in self._extensions_of[i])
+        return self._for(agent)[1]
 
-    def _groups(self, agent: str) -> list[int]:
-        return self._groups_of.get(agent.lower()) or self._groups_of.get("*") or []
+    @property
+    def extensions(self) -> tuple[ExtensionLine, ...]:
+        """Every extension line of the file, in a group or not."""
+        if self._extensions is None:
+            found = ((no, line, _statement(line)) for no, line in self._lines_beginning(_EXTENSION_LINE))
+            self._extensions = tuple(
+                ExtensionLine(no, key, _readable(value), _readable(line))
+                for no, line, (kind, key, value) in found
+                if kind == _EXTENSION
+            )
+        return self._extensions
+
+    @property
+    def agents(self) -> tuple[str, ...]:
+        """The agents that are named, lower case, "*" among them, in the file's order."""
+        statements = (_statement(line) for _, line in self._lines_beginning(_AGENT_LINE))
+        named = (token for kind, _, value in statements if kind == _USER_AGENT for token in _tokens(value))
+        return tuple(dict.fromkeys(named))
+
+    def _for(self, agent: str) -> tuple[_Matcher, tuple[ExtensionLine, ...]]:
+        known = self._of_agent.get(agent)
+        if known is None:
+            statements = self._group_of(agent.lower())
+            rules = (
+                _Rule(s.kind == _ALLOW, s.value, s.line_no, s.line) for s in statements if s.kind in (_ALLOW, _DISALLOW)
+            )
+            extensions = tuple(
+                ExtensionLine(s.line_no, s.key, _readable(s.value), _readable(s.line))
+                for s in statements
+                if s.kind == _EXTENSION
+            )
+            known = _Matcher(rules), extensions
+            if len(self._of_agent) < 64:  # the agents asked for are our own few
+                self._of_agent[agent] = known
+        return known
+
+    def _group_of(self, token: str) -> list[_Statement]:
+        """The rules and extension lines of every group that names the agent, else of those for all agents."""
+        ours: list[_Statement] = []
+        everyones: list[_Statement] = []
+        named = False
+        text, at, line_no, counted = self._text, 0, 0, 0
+        candidates = _agent_lines(token)
+        while (candidate := candidates.search(text, at)) is not None:
+            at = candidate.start() + 1
+            line_no, counted = line_no + text.count("\n", counted, at), at
+            group: list[_Statement] = []
+            names: set[str] = set()
+            ruled = False  # a User-agent line after a rule begins the next group
+            while at <= len(text):
+                end = text.find("\n", at)
+                end = len(text) if end < 0 else end
+                line = text[at : min(end, at + _MAX_LINE_CHARS)]
+                kind, key, value = _statement(line)
+                if kind == _USER_AGENT:
+                    if ruled:
+                        break
+                    names.update(_tokens(value))
+                elif kind != _OTHER:
+                    group.append(_Statement(line_no, kind, key, value, line))
+                    ruled = ruled or kind != _EXTENSION
+                at, counted, line_no = end + 1, end + 1, line_no + 1
+            if token in names:
+                named = True
+                ours += group
+            if "*" in names:
+                everyones += group
+            at, counted, line_no = at - 1, at - 1, line_no - 1
+        return ours if named else everyones
+
+    def _lines_beginning(self, beginning: re.Pattern[str]) -> Iterator[tuple[int, str]]:
+        line_no, counted = 0, 0
+        for match in beginning.finditer(self._text):
+            at = match.start() + 1
+            line_no, counted = line_no + self._text.count("\n", counted, at), at
+            end = self._text.find("\n", at)
+            yield line_no, self._text[at : min(len(self._text) if end < 0 else end, at + _MAX_LINE_CHARS)]
 
 
-_USER_AGENT, _ALLOW, _DISALLOW, _EXTENSION, _OTHER = range(5)
+class _Statement(NamedTuple):
+    line_no: int
+    kind: int
+    key: str
+    value: str
+    line: str
+
+
+_DISALLOW, _ALLOW, _USER_AGENT, _EXTENSION, _OTHER = range(5)
 # By their beginning, as the reference parser does: "Disallowed:" is a Disallow.
 _KEYS = (
     *((start, _USER_AGENT) for start in ("user-agent", "useragent", "user agent")),
@@ -205,67 +281,51 @@ _EXTENSION_NAMES = frozenset({"content-usage", "content-signal", "license", "cra
 _WHITE = " \t\n\v\f\r"
 _RFC_TOKEN = re.compile(r"[A-Za-z_-]*")
 _WIDE_TOKEN = re.compile(r"[A-Za-z0-9_.-]*")  # "img2dataset", "archive.org_bot": names the RFC's token cuts short
+_AGENT_LINE = re.compile(r"\n[ \t\v\f]*user[- ]?agent", re.IGNORECASE)
+_EXTENSION_LINE = re.compile(rf"\n[ \t\v\f]*(?:{'|'.join(sorted(_EXTENSION_NAMES))})", re.IGNORECASE)
 
 
-def _kind_of(key: str) -> int:
-    if key in _EXTENSION_NAMES:
-        return _EXTENSION
-    return next((kind for start, kind in _KEYS if key.startswith(start)), _OTHER)
+@functools.lru_cache(maxsize=256)
+def _agent_lines(token: str) -> re.Pattern[str]:
+    """Beginnings of the User-agent lines that could name the agent or everyone: the line itself is read with care."""
+    return re.compile(rf"{_AGENT_LINE.pattern}[^\n]*?(?:\*|{re.escape(token)})", re.IGNORECASE)
+
+
+@functools.lru_cache(maxsize=4096)
+def _kind_of(key: str) -> tuple[int, str]:
+    name = key.strip(_WHITE).lower()
+    if name in _EXTENSION_NAMES:
+        return _EXTENSION, name
+    return next((kind for start, kind in _KEYS if name.startswith(start)), _OTHER), name
+
+
+def _statement(line: str) -> tuple[int, str, str]:
+    """What a line is, its key in lower case and its value. Where the colon was forgotten, of its only two words."""
+    if "#" in line:
+        line = line.partition("#")[0]
+    if "\0" in line:  # ends a line in the reference parser
+        line = line.partition("\0")[0]
+    key, colon, value = line.partition(":")
+    if not colon:
+        words = re.split(r"[ \t]+", line.strip(_WHITE))
+        if len(words) != 2:
+            return _OTHER, "", ""
+        key, value = words
+    kind, name = _kind_of(key) if len(key) < 100 else (_OTHER, "")
+    return kind, name, value.strip(_WHITE)
 
 
 def parse(body: bytes) -> RobotsFile:
-    """Parse a robots.txt of any size; whatever it holds, it is a file with some rules or none."""
+    """Read a robots.txt of any size; whatever it holds, it is a file with some rules or none."""
     text, damaged = _decoded(body)
-    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-    groups_of: dict[str, list[int]] = {}
-    rules_of: list[list[_Rule]] = []
-    extensions_of: list[list[ExtensionLine]] = []
-    extensions: list[ExtensionLine] = []
-    bad_lines: list[int] = []
-    kinds: dict[str, int] = {}
-    group = -1
-    open_for_agents = False  # between a group's first User-agent line and its first rule
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    bad_lines = _bad_lines(text) if damaged else ()
+    return RobotsFile(text, bad_lines, len(body))
 
-    for line_no, line in enumerate(lines, 1):
-        key, separator, value = line.partition(":")
-        kind = kinds.get(key) if separator else None
-        if kind is None or "#" in line or damaged or len(line) > _MAX_LINE_CHARS:
-            # The careful way, once for every spelling of a key: comments, missing colons, damage, endless lines.
-            content = line[:_MAX_LINE_CHARS].partition("#")[0].strip(_WHITE)
-            if not content:
-                continue
-            if damaged and _DAMAGE.search(content):
-                bad_lines.append(line_no)
-            if "\0" in content:  # ends a line in the reference parser
-                content = content.partition("\0")[0]
-            key, value = _key_and_value(content)
-            kind = kinds.get(key)
-            if kind is None:
-                kind = _kind_of(key.strip(_WHITE).lower())
-                if len(kinds) < 1_000:
-                    kinds[key] = kind
-        if kind == _OTHER:
-            continue
-        value = value.strip(_WHITE)
-        shown = _readable(line) if damaged else line
-        if kind == _USER_AGENT:
-            if not open_for_agents:
-                group, open_for_agents = group + 1, True
-                rules_of.append([])
-                extensions_of.append([])
-            for token in _tokens(value):
-                members = groups_of.setdefault(token, [])
-                if not members or members[-1] != group:
-                    members.append(group)
-        elif kind == _EXTENSION:
-            extension = ExtensionLine(line_no, key.strip(_WHITE).lower(), value, shown)
-            extensions.append(extension)
-            if group >= 0:
-                extensions_of[group].append(extension)
-        elif group >= 0:
-            open_for_agents = False
-            rules_of[group].append(_Rule(kind == _ALLOW, value, line_no, shown))
-    return RobotsFile(groups_of, rules_of, extensions_of, tuple(extensions), tuple(bad_lines), len(body))
+
+def _bad_lines(text: str) -> tuple[int, ...]:
+    lines = enumerate(text.split("\n"), 1)
+    return tuple(no for no, line in lines if _DAMAGE.search(line[:_MAX_LINE_CHARS].partition("#")[0]))
 
 
 _DAMAGE = re.compile("[\0\udc80-\udcff\ufffd]")
@@ -322,15 +382,6 @@ def _is_utf8(body: bytes) -> bool:
     return True
 
 
-def _key_and_value(content: str) -> tuple[str, str]:
-    """Key and value of a line; where the colon was forgotten, of its only two words."""
-    key, colon, value = content.partition(":")
-    if colon:
-        return key, value
-    words = re.split(r"[ \t]+", content)
-    return (words[0], words[1]) if len(words) == 2 else ("", "")
-
-
 def _tokens(value: str) -> tuple[str, ...]:
     if value.startswith("*") and (len(value) == 1 or value[1] in _WHITE):
         return ("*",)
@@ -344,18 +395,18 @@ def _patterns(rule: _Rule) -> tuple[str, ...]:
     pattern = _escaped(rule.pattern)
     if not pattern:
         return ()
-    slash = pattern.rfind("/")
-    if rule.allow and slash >= 0 and pattern.startswith("/index.htm", slash):
+    if rule.allow and (slash := pattern.rfind("/")) >= 0 and pattern.startswith("/index.htm", slash):
         return pattern, pattern[: slash + 1] + "$"
     return (pattern,)
 
 
-# Percent-encoding. The strict form escapes what is not ASCII and writes the hex digits in capitals (Google);
-# the normal form also undoes escapes of unreserved characters and escapes all that RFC 3986 does not know.
+# Percent-encoding. The strict form escapes what is not ASCII and writes the hex digits in capitals (Google). The
+# normal form also undoes the escapes of what may stand in a path as it is (more than RFC 9309, section 2.2.2, which
+# undoes those of unreserved characters only: servers often make no difference) and escapes everything else.
 _TO_ESCAPE = re.compile(r"[^\x00-\x7f]|%[0-9a-fA-F]{2}")
 _PLAIN = re.compile(r"[A-Za-z0-9\-._~:/?#\[\]@!&'()+,;=]*\Z")
-_TO_NORMALISE = re.compile(r"%[0-9A-F]{2}|[^A-Za-z0-9\-._~:/?#\[\]@!&'()+,;=%]")
-_UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
+_TO_NORMALISE = re.compile(r"%[0-9A-F]{2}|[^A-Za-z0-9\-._~:/?#\[\]@!&'()+,;=]")
+_IN_A_PATH = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~:/[]@!&'()+,;=")
 
 
 def _percent(char: str) -> str:
@@ -377,10 +428,10 @@ def _escaped(text: str) -> str:
 
 def _normalise_one(match: re.Match[str]) -> str:
     found = match.group()
-    if found[0] != "%":
+    if len(found) == 1:
         return _percent(found)
     char = chr(int(found[1:], 16))
-    return char if char in _UNRESERVED else found
+    return char if char in _IN_A_PATH else found
 
 
 def _normal_path(path: str) -> str:
@@ -430,7 +481,7 @@ def read(document: Document, rules: RobotsRules, now: datetime) -> RobotsFile | 
     if isinstance(body, Judgement):
         return body
     file = parsed(body)
-    if not file.has_rules and not file.agents and sniffs_as_html(body):
+    if sniffs_as_html(body) and not file.agents:
         return absent_as_html(MECHANISM, document)
     return file
 
@@ -447,7 +498,7 @@ def may_fetch(document: Document | None, url: str, agent: str, now: datetime, ru
 def _judge_file(file: RobotsFile, document: Document, url: str, agent: str) -> Judgement:
     answer = file.judge(agent, path_of(url))
     where = f"{document.url}:{answer.line_no}" if answer.line_no else document.url
-    line = answer.line.strip()
+    line = _readable(answer.line).strip()
 
     def said(verdict: Verdict | None, code: str, stance: Stance, detail: str) -> Judgement:
         signal = Signal(MECHANISM, where, stance, detail, document.body_sha256)
