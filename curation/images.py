@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -85,7 +86,7 @@ _SIGNATURES = (
 # ── decode ───────────────────────────────────────────────────────────────────────────────────────────────────────
 def read_header(body: bytes, limits: DecodeLimits | None = None) -> Header:
     """Format, size and orientation; nothing is unpacked. Raises DecodeError."""
-    return _open(body, limits or DecodeLimits())[1]
+    return _open(body, limits or DecodeLimits())[0]
 
 
 def decode(body: bytes, limits: DecodeLimits | None = None, *, min_side_px: int | None = None) -> Rgb:
@@ -94,10 +95,10 @@ def decode(body: bytes, limits: DecodeLimits | None = None, *, min_side_px: int 
     With `min_side_px` a JPEG may come out smaller than it is (scaled in the DCT domain), its shorter side at least so.
     In this process and under the pixel limits only: untrusted bytes belong into a `DecodePool`. Raises DecodeError.
     """
-    image, header = _open(body, limits or DecodeLimits())
+    header, image = _open(body, limits or DecodeLimits())
     try:
-        if header.media_type == "image/jpeg" and image.mode in ("RGB", "L"):
-            rgb = _decode_jpeg(body, image.size, min_side_px)
+        if image is None:
+            rgb = _decode_jpeg(body, (header.width, header.height), min_side_px, header.orientation)
         else:
             rgb = _flatten(image)
     except MemoryError as error:
@@ -111,42 +112,74 @@ def decode(body: bytes, limits: DecodeLimits | None = None, *, min_side_px: int 
 
 # What Pillow and its plugins are seen to raise on damaged input.
 _PILLOW_ERRORS = (OSError, ValueError, SyntaxError, EOFError, struct.error, IndexError, KeyError, TypeError)
+_SIMPLEJPEG_ERRORS = (ValueError, KeyError)  # KeyError: a colour space or subsampling it has no name for
 
 
-def _open(body: bytes, limits: DecodeLimits) -> tuple[Image.Image, Header]:
-    """Open lazily, with one decoder only, and count the pixels."""
+def _open(body: bytes, limits: DecodeLimits) -> tuple[Header, Image.Image | None]:
+    """Read the header with the one decoder of this format, and count the pixels; no image: libjpeg's to decode."""
     found = next(((media, name) for magic, media, name in _SIGNATURES if magic.match(body)), None)
     if found is None:
         raise DecodeError("unknown-format", _looks_like(body))
     media_type, name = found
-    try:
-        image = Image.open(io.BytesIO(body), formats=(name,))
-        width, height = image.size
-    except MemoryError as error:
-        raise DecodeError("out-of-memory") from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise DecodeError("too-many-pixels", str(error)) from error  # Pillow's own, far higher guard
-    except _PILLOW_ERRORS as error:
-        raise _decode_error(error) from error
+    image = None
+    if (size := _jpeg_size(body) if name == "JPEG" else None) is None:
+        image = _open_lazily(body, name)
+        size = image.size
+    width, height = size
     if width * height > limits.max_pixels or max(width, height) > limits.max_side_px:
         raise DecodeError("too-many-pixels", f"{width}x{height}")
     if width < 1 or height < 1:
         raise DecodeError("corrupt", "no pixels")
-    orientation = _orientation(image)
+    exif = _jpeg_exif(body) if image is None else image.info.get("exif")
+    orientation = _orientation(exif) if isinstance(exif, bytes) else 1
     if orientation >= 5:
         width, height = height, width
-    return image, Header(media_type, width, height, orientation)
+    return Header(media_type, width, height, orientation), image
 
 
-def _orientation(image: Image.Image) -> int:
-    """EXIF orientation 1 to 8; an EXIF block that cannot be read says nothing.
+def _jpeg_size(body: bytes) -> tuple[int, int] | None:
+    """Width and height of a JPEG that libjpeg-turbo turns into RGB by itself; None for CMYK and oddities."""
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(body, strict=False)
+    except _SIMPLEJPEG_ERRORS:
+        return None
+    return (width, height) if colours in ("YCbCr", "Gray", "RGB") else None
 
-    One SHORT of the first directory is read, and nothing else of what EXIF may hold (Pillow's reader takes all of it,
-    and warns at length of what is damaged).
+
+def _open_lazily(body: bytes, name: str) -> Image.Image:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of damaged metadata, which nobody asked for, and of large pictures
+            return Image.open(io.BytesIO(body), formats=(name,))
+    except MemoryError as error:
+        raise DecodeError("out-of-memory") from error
+    except Image.DecompressionBombError as error:  # Pillow's own, far higher guard
+        raise DecodeError("too-many-pixels", "more than twice Pillow's limit") from error
+    except _PILLOW_ERRORS as error:
+        raise _decode_error(error) from error
+
+
+def _jpeg_exif(body: bytes) -> bytes | None:
+    """The EXIF block of a JPEG: the first APP1 segment of that kind before the picture's data."""
+    position = 2
+    while position + 4 <= len(body) and body[position] == 0xFF:
+        marker, length = body[position + 1], int.from_bytes(body[position + 2 : position + 4], "big")
+        if marker == 0xFF:  # a fill byte
+            position += 1
+        elif marker == 0xDA or length < 2:  # the picture's data begin
+            return None
+        elif marker == 0xE1 and body.startswith(b"Exif\0\0", position + 4):
+            return body[position + 4 : position + 2 + length]
+        else:
+            position += 2 + length
+    return None
+
+
+def _orientation(exif: bytes) -> int:
+    """EXIF orientation 1 to 8; a block that cannot be read says nothing.
+
+    One SHORT of the first directory is read, and nothing else of what EXIF may hold: Pillow's reader takes all of it.
     """
-    exif = image.info.get("exif")
-    if not isinstance(exif, bytes):
-        return 1
     tiff = exif.removeprefix(b"Exif\0\0")
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
     if order is None:
@@ -163,20 +196,20 @@ def _orientation(image: Image.Image) -> int:
     return 1
 
 
-def _decode_jpeg(body: bytes, size: tuple[int, int], min_side_px: int | None) -> Rgb:
-    width, height = size
+def _decode_jpeg(body: bytes, displayed: tuple[int, int], min_side_px: int | None, orientation: int) -> Rgb:
+    width, height = displayed if orientation < 5 else displayed[::-1]
     smaller = {}
     if min_side_px is not None and min(width, height) > min_side_px:
         smaller = {"min_height": min_side_px} if height <= width else {"min_width": min_side_px}
     try:
         rgb: Rgb = simplejpeg.decode_jpeg(body, **smaller)
-    except ValueError as error:
+    except _SIMPLEJPEG_ERRORS as error:
         if "Premature end" in str(error):
             raise DecodeError("truncated", str(error)) from error
         # libjpeg warns of much that every browser shows (stray bytes before a marker, odd Huffman codes): as they do.
         try:
             rgb = simplejpeg.decode_jpeg(body, strict=False, **smaller)
-        except ValueError as fatal:
+        except _SIMPLEJPEG_ERRORS as fatal:
             raise DecodeError("corrupt", str(fatal)) from fatal
     return rgb
 
