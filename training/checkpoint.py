@@ -5,7 +5,8 @@
     runs/<run>/run.json                 TrainingRun: config, seed, upstream models, segments
                schedule.json            which slot is empty from which step on
                steps.log                training/step_log.py
-               step-0000500/<name>.safetensors   model, ema, optimizer, …
+               step-0000500/<name>.safetensors   model, ema, one an optimizer, …
+                            config.json, …       whatever the kind of run needs to load it again
                             state.json           rows and sha256 of the step log at this step
                             provenance.json      CheckpointRecord
                             MANIFEST.json        size and sha256 of every other file, written last
@@ -84,11 +85,15 @@ def checkpoint_dir(run_dir: Path, step: int) -> Path:
 
 
 def save_checkpoint(
-    run_dir: Path, record: CheckpointRecord, tensors: Mapping[str, Tensors], state: TrainerState
+    run_dir: Path,
+    record: CheckpointRecord,
+    tensors: Mapping[str, Tensors],
+    state: TrainerState,
+    documents: Mapping[str, bytes] | None = None,
 ) -> Checkpoint:
     """Write a checkpoint durably; `record.files` is filled in here. StorageError leaves all earlier ones as they were.
 
-    tensors: file stem ("model", "ema", "optimizer") -> named tensors.
+    tensors: file stem ("model", "ema", "adamw") -> named tensors. documents: other files beside them, by name.
     """
     final = checkpoint_dir(run_dir, record.step)
     temporary = run_dir / f".writing-{final.name}"
@@ -101,6 +106,8 @@ def save_checkpoint(
             # In memory first: writing through a mapping would meet a full disk as SIGBUS.
             data = safetensors.torch.save({key: t.detach().cpu().contiguous() for key, t in sorted(named.items())})
             digests[f"{name}.safetensors"] = _write(temporary / f"{name}.safetensors", data)
+        for name, data in sorted((documents or {}).items()):
+            digests[name] = _write(temporary / name, data)
         digests[STATE] = _write(temporary / STATE, _json({"version": FORMAT_VERSION, **asdict(state)}))
         record = replace(record, files=tuple(sorted(digests.items())))
         digests[PROVENANCE] = _write(temporary / PROVENANCE, record.to_json().encode())

@@ -17,13 +17,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
 from policy.errors import InputError
-from policy.provenance import Phase, ScheduleEntry, Segment, TrainingRun
+from policy.provenance import NumericContract, Phase, ScheduleEntry, Segment, TrainingRun
 
 ORDER_VERSION = 1
 ROUNDS = 8
@@ -190,6 +191,26 @@ def effective_segments(run: TrainingRun) -> tuple[tuple[Segment, int | None], ..
         kept.append(segment)
     ends: list[int | None] = [segment.first_position for segment in kept[1:]]
     return tuple(zip(kept, [*ends, None], strict=True))
+
+
+def open_segment(run: TrainingRun, contract: NumericContract, first_position: int) -> tuple[TrainingRun, Segment]:
+    """The segment that goes on at a position, and the run that names it.
+
+    A new one is appended when the numeric contract is another one than there before, or when the run goes back behind
+    where a later segment had begun.
+    """
+    effective = [segment for segment, _ in effective_segments(run)]
+    here = [segment for segment in effective if segment.first_position <= first_position][-1]
+    if here == effective[-1] and here.contract == contract:
+        return run, here
+    number = max(segment.segment for segment in run.segments) + 1
+    new = replace(here, segment=number, first_position=first_position, contract=contract)
+    return replace(run, segments=(*run.segments, new)), new
+
+
+def is_tainted(run: TrainingRun) -> bool:
+    """True when the stretches that made up the run were trained under different numeric contracts."""
+    return len({segment.contract for segment, _ in effective_segments(run)}) > 1
 
 
 def exposure(run: TrainingRun, schedule: Sequence[ScheduleEntry], ordinal: int, upto_step: int) -> tuple[int, ...]:

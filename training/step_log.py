@@ -13,7 +13,7 @@ import hashlib
 import os
 import struct
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -142,6 +142,20 @@ def read_steps(path: Path) -> npt.NDArray[np.void]:
                 remedy="Restore the log from a backup; what the damaged steps fed can no longer be shown",
             )
     return rows
+
+
+def steps_of(rows: npt.NDArray[np.void]) -> Iterator[StepRow]:
+    """Rows of the log as values."""
+    for row in rows:
+        yield StepRow(
+            step=int(row["step"]),
+            first_position=int(row["first_position"]),
+            real=int(row["real"]),
+            segment=int(row["segment"]),
+            learning_rate=float(row["learning_rate"]),
+            loss=float(row["loss"]),
+            fed_sha256=bytes(row["fed_sha256"]),
+        )
 
 
 def check_prefix(path: Path, rows: int, sha256: str) -> None:

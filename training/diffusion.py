@@ -1,0 +1,82 @@
+"""Rectified flow (Liu et al. 2022; Lipman et al. 2022): x_t = (1 - t) x_0 + t e, and the velocity v = e - x_0.
+
+The network predicts the picture x_0, the loss is on the velocity (Li and He 2025, "Back to Basics: Let Denoising
+Generative Models Denoise"): what it has to learn then lies where pictures lie, and few steps show colours and shapes.
+
+Every draw is keyed by (seed, epoch, ordinal, purpose): see training/randomness.py.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from training.config import TrainingConfig
+from training.denoiser import Denoiser
+from training.randomness import normals, sample_keys, uniforms
+
+Ints = npt.NDArray[np.int64]
+
+_GOLDEN_RATIO = 0.6180339887498949
+
+
+def draw_noise(seed: int, epochs: Ints, ordinals: Ints, image_size: int) -> Tensor:
+    """Standard normal noise of each exposure, [B, 3, S, S] float32."""
+    flat = normals(sample_keys(seed, epochs, ordinals, "noise"), 3 * image_size**2)
+    return torch.from_numpy(flat).reshape(-1, 3, image_size, image_size)
+
+
+def draw_timesteps(seed: int, epochs: Ints, ordinals: Ints, mean: float, std: float) -> Tensor:
+    """Logit-normal timesteps (Esser et al. 2024), [B] float32 in (0, 1).
+
+    The epochs of one sample walk through its quantiles by the golden ratio from a keyed start, which covers them
+    more evenly than independent draws would and still depends on nothing but (seed, epoch, ordinal).
+    """
+    start = uniforms(sample_keys(seed, np.zeros_like(ordinals), ordinals, "timestep"), 1)[:, 0]
+    quantile = np.clip((start + epochs * _GOLDEN_RATIO) % 1.0, 1e-4, 1 - 1e-4)
+    return torch.sigmoid(mean + std * torch.special.ndtri(torch.from_numpy(quantile))).float()
+
+
+def draw_kept_captions(seed: int, epochs: Ints, ordinals: Ints, dropout: float) -> Tensor:
+    """Which exposures keep their caption, [B] bool; the rest learn the unconditional field for guidance."""
+    return torch.from_numpy(uniforms(sample_keys(seed, epochs, ordinals, "caption"), 1)[:, 0] >= dropout)
+
+
+def velocity(denoiser: Denoiser, x_t: Tensor, t: Tensor, text: Tensor, mask: Tensor, config: TrainingConfig) -> Tensor:
+    """The velocity e - x_0, [B, 3, S, S] float32, from the picture that the network predicts.
+
+    x_t = (1 - t) x_0 + t e gives v = (x_t - x_0) / t. The division stops at `config.smallest_divisor`, below which
+    the network's error would be blown up and nothing but fine grain is left to decide.
+    """
+    with torch.autocast(x_t.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+        picture: Tensor = denoiser(x_t, t, text, mask)
+    return (x_t - picture.float()) / t.clamp(min=config.smallest_divisor)[:, None, None, None]
+
+
+def flow_loss(
+    denoiser: Denoiser,
+    pixels: Tensor,
+    noise: Tensor,
+    t: Tensor,
+    text: Tensor,
+    mask: Tensor,
+    real: Tensor,
+    config: TrainingConfig,
+) -> Tensor:
+    """Mean squared error of the velocity (Lipman et al. 2022, eq. 23), over the nominal batch.
+
+    pixels, noise [B, 3, S, S]; t [B]; text [B, T, W]; mask [B, T]; real [B] bool. A slot that is not real is fed
+    zeros and weighs nothing, while the divisor stays the batch size: the others' share does not depend on it.
+    """
+    weight = real.to(pixels.dtype)
+    noise, pixels = noise * weight[:, None, None, None], pixels * weight[:, None, None, None]
+    t = torch.where(real, t, 1.0)
+    at = t[:, None, None, None]
+    x_t = (1 - at) * pixels + at * noise
+    predicted = velocity(denoiser, x_t, t, text, mask & real[:, None], config)
+    # The target in the same form, so that below the smallest divisor, too, the picture is what is asked for.
+    target = (x_t - pixels) / at.clamp(min=config.smallest_divisor)
+    error = (predicted - target).square().mean(dim=(1, 2, 3))
+    return (error * weight).sum() / len(pixels)

@@ -1,0 +1,336 @@
+"""Training a diffusion model such that what it saw is known exactly.
+
+The result is a pure function of (config, dataset, schedule). Whatever happens in between (a kill at any instant, a
+damaged checkpoint, another batch of tombstones) the run goes on from the newest checkpoint that verifies and, for the
+same schedule, ends with the same bits.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from curation.shards import DatasetReader
+from policy.errors import ConfigurationError, IntegrityError
+from policy.provenance import CheckpointRecord, NumericContract, Segment, TrainingRun, UpstreamModel, utc_text
+from training.batches import Batcher, EmptySlots, TombstoneWatch
+from training.checkpoint import (
+    Checkpoint,
+    TrainerState,
+    list_checkpoints,
+    load_run,
+    load_schedule,
+    newest_checkpoint,
+    pack_optimizer,
+    retire_checkpoints,
+    save_checkpoint,
+    save_run,
+    save_schedule,
+    sweep,
+    unpack_optimizer,
+)
+from training.conditioning import CaptionTokens, TextEncoder
+from training.config import TrainingConfig
+from training.denoiser import Denoiser
+from training.diffusion import draw_kept_captions, draw_noise, draw_timesteps, flow_loss
+from training.ema import Ema
+from training.numerics import differences, enforce_determinism, observe_contract
+from training.order import ORDER_VERSION, Order, is_tainted, open_segment, whole_epochs
+from training.sampling import CONFIG
+from training.step_log import StepLog, StepRow, check_prefix
+
+Progress = Callable[[int, float, float], None]
+"""Called after every step with (steps done, loss, images a second)."""
+
+OnEvent = Callable[[str, str, str], None]
+"""Called with (kind, subject, detail) for what an operator should find later: a skipped checkpoint, a taint, …"""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """What a call of `train` leaves behind. `checkpoints`: those on the disk, by rising step."""
+
+    run: TrainingRun
+    steps: int
+    checkpoints: tuple[Path, ...]
+    last: CheckpointRecord
+    images_per_s: float
+
+
+def train(
+    reader: DatasetReader,
+    config: TrainingConfig,
+    run_dir: Path,
+    *,
+    upstream: Sequence[UpstreamModel],
+    text_encoder: TextEncoder,
+    progress: Progress,
+    now: Callable[[], datetime],
+    tombstones_dir: Path | None = None,
+    stop_after: int | None = None,
+    on_event: OnEvent = lambda kind, subject, detail: None,
+    code_version: str = "unknown",
+) -> TrainResult:
+    """Train to `config.steps`, or to `stop_after` steps, resuming where the run directory has got to.
+
+    upstream: models the data went through (captions, filters); the text encoder is added to them.
+    Raises ConfigurationError (the run directory belongs to another config, dataset or encoder), IntegrityError (a
+    damaged step log; a loss that is no number, naming step and ordinals), StorageError (disk full); each leaves all
+    complete checkpoints as they were.
+    """
+    # Numbers first: the contract is observed after it was put in force.
+    enforce_determinism(config.threads)
+    contract = observe_contract(config.device, config.precision)
+
+    # The run's record: made once, then only compared with.
+    run_dir.mkdir(parents=True, exist_ok=True)
+    sweep(run_dir)
+    components = (text_encoder.component, *upstream)
+    run = load_run(run_dir)
+    if run is None:
+        run = _new_run(reader, config, contract, run_dir.name, components, code_version, utc_text(now()))
+    _check_same_run(run, reader, config, components, run_dir)
+
+    # Where to go on: the newest checkpoint that verifies, and the part of the step log that it stands on.
+    checkpoint, skipped = newest_checkpoint(run_dir)
+    for passed_over in skipped:
+        on_event("checkpoint-skipped", passed_over.path.name, passed_over.reason)
+    first_step = checkpoint.record.step if checkpoint else 0
+    if checkpoint is not None:
+        check_prefix(run_dir / "steps.log", checkpoint.state.log_rows, checkpoint.state.log_sha256)
+
+    # The numeric contract: another one than before opens a new segment, and taints what follows.
+    before = run.segments[-1].contract
+    run, segment = open_segment(run, contract, first_step * config.batch_size)
+    order, state = Order.of(segment), "tainted" if is_tainted(run) else "exact"
+    if state == "tainted":
+        changed = "; ".join(differences(before, contract)) or "an earlier stretch had another contract"
+        on_event("numeric-contract-broken", run.run, changed)
+
+    # The schedule: known tombstones and slots that are no longer stored enter at the step we start from.
+    watch = TombstoneWatch(tombstones_dir, reader.manifest.dataset)
+    empty = EmptySlots.resumed(load_schedule(run_dir), first_step)
+    empty.enter(np.flatnonzero(~reader.live()).tolist(), first_step)
+    empty.enter(watch.look() or (), first_step)
+    save_schedule(run_dir, empty.entries)
+    save_run(run_dir, run)
+
+    # Model, optimizers and average. The initial weights come from the seed alone.
+    torch.manual_seed(config.seed)
+    model = Denoiser(config.denoiser).to(config.device).train()
+    optimizers = _optimizers(model, config)
+    ema = Ema(model, config.ema_length)
+    tally: Counter[str] = Counter()
+    if checkpoint is not None:
+        model.load_state_dict(checkpoint.tensors("model"))
+        ema.load(checkpoint.tensors("ema"))
+        for name, (optimizer, _) in optimizers.items():
+            unpack_optimizer(optimizer, model.named_parameters(), checkpoint.tensors(name))
+        tally.update(dict(checkpoint.record.tally))
+
+    batcher = Batcher(reader, order, config)
+    captions = CaptionTokens(text_encoder, config.denoiser.text_tokens)
+    licences: dict[int, str] = {}
+    last_step = min(config.steps, order.steps, stop_after if stop_after is not None else config.steps)
+    phase_ends = order.phase_ends()
+    parameters = list(model.parameters())
+    device = torch.device(config.device)
+    images_seen, started = 0, time.monotonic()
+
+    with StepLog(run_dir / "steps.log") as log:
+        for step in range(first_step, last_step):
+            # Tombstones that arrived since the last step are in force from this one on.
+            arrived = empty.enter(watch.look() or (), step)
+            if arrived:
+                save_schedule(run_dir, empty.entries)
+                on_event("tombstones-entered", f"step {step}", f"{len(arrived)} slots")
+                for ordinal in arrived:
+                    captions.forget(reader.caption(ordinal) or "")
+
+            # What this step feeds: pixels, captions and every random draw, keyed by (seed, epoch, ordinal, purpose).
+            batch = batcher.batch(step, empty)
+            for ordinal, reason in batch.undecodable:
+                empty.enter([ordinal], step)  # so that the schedule, and with it every trace, stays exact
+                save_schedule(run_dir, empty.entries)
+                on_event("picture-undecodable", f"slot {ordinal}", reason)
+            real = torch.from_numpy(batch.real)
+            kept = draw_kept_captions(config.seed, batch.epochs, batch.ordinals, config.caption_dropout)
+            text, mask = captions.batch([c if k else "" for c, k in zip(batch.captions, kept.tolist(), strict=True)])
+            noise = draw_noise(config.seed, batch.epochs, batch.ordinals, config.denoiser.image_size)
+            t = draw_timesteps(config.seed, batch.epochs, batch.ordinals, config.timestep_mean, config.timestep_std)
+            pixels, noise, t = batch.pixels.to(device), noise.to(device), t.to(device)
+            text, mask, real = text.to(device), mask.to(device), real.to(device)
+
+            # Loss and gradient.
+            for optimizer, _ in optimizers.values():
+                optimizer.zero_grad(set_to_none=True)
+            loss = flow_loss(model, pixels, noise, t, text, mask, real, config)
+            loss.backward()  # type: ignore[no-untyped-call]  # torch's stub
+            norm = nn.utils.clip_grad_norm_(parameters, config.clip_norm)
+            loss_value = float(loss.detach())
+            if not math.isfinite(loss_value) or not math.isfinite(float(norm)):
+                fed = ", ".join(str(o) for o in batch.ordinals[batch.real].tolist())
+                raise IntegrityError(
+                    f"the loss of step {step} is no number ({loss_value}, gradient norm {float(norm)}); it fed {fed}",
+                    where=str(run_dir),
+                    remedy=f"The last good checkpoint stays; look at these ordinals of {reader.manifest.dataset}",
+                )
+
+            # The evidence first, then the step that it stands for.
+            factor = config.learning_rate_factor(step)
+            log.write(
+                StepRow(
+                    step=step,
+                    first_position=batch.first_position,
+                    real=int(batch.real.sum()),
+                    segment=segment.segment,
+                    learning_rate=config.learning_rate * factor,
+                    loss=loss_value,
+                    fed_sha256=batch.fed_sha256,
+                )
+            )
+            for optimizer, base_rate in optimizers.values():
+                for group in optimizer.param_groups:
+                    group["lr"] = base_rate * factor
+                optimizer.step()
+            ema.update(step)
+            tally.update(_licence_of(reader, int(o), licences) for o in batch.ordinals[batch.real])
+
+            done = step + 1
+            images_seen += len(batch.ordinals)
+            progress(done, loss_value, images_seen / max(1e-9, time.monotonic() - started))
+
+            # A checkpoint; only once it is complete do older ones go.
+            if done % config.checkpoint_every == 0 or done in phase_ends or done == last_step:
+                rows, sha256 = log.seal()
+                record = CheckpointRecord(
+                    checkpoint=f"{run.run}-{done:07d}",
+                    run=run.run,
+                    segment=segment.segment,
+                    step=done,
+                    positions=min(done * config.batch_size, order.positions),
+                    dataset=run.dataset,
+                    dataset_root=run.dataset_root,
+                    schedule=empty.entries,
+                    tally=tuple(sorted(tally.items())),
+                    files=(),
+                    parent=checkpoint.record.checkpoint if checkpoint else run.parent_checkpoint,
+                    upstream=run.upstream,
+                    state=state,
+                    saved_at=utc_text(now()),
+                )
+                tensors = {
+                    "model": model.state_dict(),
+                    "ema": ema.weights,
+                    **{n: pack_optimizer(o, model.named_parameters()) for n, (o, _) in optimizers.items()},
+                }
+                documents = {CONFIG: config.to_json().encode()}
+                checkpoint = save_checkpoint(run_dir, record, tensors, TrainerState(rows, sha256), documents)
+                retire_checkpoints(run_dir, keep_last=config.keep_checkpoints, epochs_done=order.epochs_done)
+
+    if checkpoint is None:
+        raise ConfigurationError("there is no step to train", where=str(run_dir), remedy="Ask for at least one step")
+    rate = images_seen / max(1e-9, time.monotonic() - started)
+    return TrainResult(run, checkpoint.record.step, list_checkpoints(run_dir), checkpoint.record, rate)
+
+
+def last_checkpoint(run_dir: Path) -> Checkpoint:
+    """The newest checkpoint of a run that verifies; IntegrityError says why there is none."""
+    checkpoint, skipped = newest_checkpoint(run_dir)
+    if checkpoint is None:
+        reasons = "; ".join(s.reason for s in skipped) or "none was saved yet"
+        raise IntegrityError(f"no checkpoint that verifies: {reasons}", where=str(run_dir))
+    return checkpoint
+
+
+def _new_run(
+    reader: DatasetReader,
+    config: TrainingConfig,
+    contract: NumericContract,
+    name: str,
+    upstream: tuple[UpstreamModel, ...],
+    code_version: str,
+    started_at: str,
+) -> TrainingRun:
+    segment = Segment(
+        segment=0,
+        dataset=reader.manifest.dataset,
+        dataset_root=reader.root,
+        slots=reader.slots,
+        order_version=ORDER_VERSION,
+        # From the seed alone: an order that followed from a root or a salt could not outlive an erasure.
+        order_key=blake2b(f"custody-order:{config.seed}".encode(), digest_size=16).hexdigest(),
+        first_position=0,
+        batch_size=config.batch_size,
+        phases=whole_epochs(reader.slots, config.steps, config.batch_size),
+        contract=contract,
+    )
+    return TrainingRun(
+        run=name,
+        kind="diffusion",
+        config_digest=config.digest,
+        config_json=config.to_json(),
+        code_version=code_version,
+        dataset=reader.manifest.dataset,
+        dataset_root=reader.root,
+        seed=config.seed,
+        upstream=upstream,
+        parent_checkpoint=None,
+        started_at=started_at,
+        segments=(segment,),
+    )
+
+
+def _check_same_run(
+    run: TrainingRun,
+    reader: DatasetReader,
+    config: TrainingConfig,
+    upstream: tuple[UpstreamModel, ...],
+    run_dir: Path,
+) -> None:
+    """A resume goes on with what it began with: config, dataset and every model it stands on."""
+    different = [
+        what
+        for what, same in (
+            (f"kind {run.kind}", run.kind == "diffusion"),
+            (f"config {run.config_digest}, now {config.digest}", run.config_digest == config.digest),
+            (f"dataset {run.dataset}, now {reader.manifest.dataset}", run.dataset == reader.manifest.dataset),
+            (f"dataset root {run.dataset_root[:16]}, now {reader.root[:16]}", run.dataset_root == reader.root),
+            ("models upstream", run.upstream == upstream),
+        )
+        if not same
+    ]
+    if different:
+        raise ConfigurationError(
+            f"the run was begun with another {'; another '.join(different)}",
+            where=str(run_dir),
+            remedy="Use the settings it was begun with, or train into a new run directory",
+        )
+
+
+def _optimizers(model: Denoiser, config: TrainingConfig) -> dict[str, tuple[torch.optim.Optimizer, float]]:
+    """Muon (Jordan et al. 2024) for the blocks' matrices, AdamW for the rest; name -> (optimizer, peak rate)."""
+    matrices: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        is_matrix = name.startswith("blocks.") and parameter.ndim == 2 and "modulation" not in name
+        (matrices if is_matrix else rest).append(parameter)
+    muon = torch.optim.Muon(matrices, lr=config.matrix_learning_rate, weight_decay=config.weight_decay)
+    adamw = torch.optim.AdamW(rest, lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
+    return {"adamw": (adamw, config.learning_rate), "muon": (muon, config.matrix_learning_rate)}
+
+
+def _licence_of(reader: DatasetReader, ordinal: int, known: dict[int, str]) -> str:
+    if ordinal not in known:
+        known[ordinal] = str((reader.metadata(ordinal) or {}).get("licence") or "unknown")
+    return known[ordinal]
