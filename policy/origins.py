@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import ipaddress
+from pathlib import Path
 from urllib.parse import urlsplit
 
-import tldextract
-
-from policy.errors import InputError
+from policy.errors import ConfigurationError, InputError
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
-
-# The public suffix list that the package carries; never fetched. Private suffixes count, since
-# alice.github.io and bob.github.io are two people.
-_SUFFIXES = tldextract.TLDExtract(suffix_list_urls=(), cache_dir=None, include_psl_private_domains=True)
 
 
 @functools.lru_cache(maxsize=65_536)
@@ -83,16 +79,56 @@ def host_of(url: str) -> str:
 
 @functools.lru_cache(maxsize=65_536)
 def site_of(host: str) -> str:
-    """The registrable domain of a host; an IP address, localhost and a bare suffix stand for themselves."""
+    """The registrable domain of a host; an IP address, localhost and a public suffix stand for themselves.
+
+    Private suffixes count: alice.github.io and bob.github.io are two people.
+    """
     host = host.rstrip(".").lower()
     try:
         return str(ipaddress.ip_address(host.strip("[]")))
     except ValueError:
-        parts = _SUFFIXES.extract_str(host, include_psl_private_domains=True)
-    if parts.suffix:
-        return f"{parts.domain}.{parts.suffix}" if parts.domain else host
-    # The list's default rule: an unlisted top-level domain is a suffix of one label.
-    return ".".join(host.split(".")[-2:])
+        labels = host.split(".")
+    suffix = _suffix_labels(labels)
+    return ".".join(labels[-suffix - 1 :])
+
+
+def _suffix_labels(labels: list[str]) -> int:
+    """How many of a host's last labels are its public suffix (publicsuffix.org/list: exception, longest, else one)."""
+    rules = _public_suffixes()
+    longest = 1
+    for start in range(len(labels)):
+        name = ".".join(labels[start:])
+        if f"!{name}" in rules:
+            return len(labels) - start - 1
+        if name in rules or ".".join(["*", *labels[start + 1 :]]) in rules:
+            longest = max(longest, len(labels) - start)
+    return longest
+
+
+@functools.cache
+def _public_suffixes() -> frozenset[str]:
+    """The rules of the public suffix list that tldextract packs, private ones too; names also in their ASCII form.
+
+    The file is read without importing the package, which would bring an HTTP client in to keep it fresh.
+    """
+    package = importlib.util.find_spec("tldextract")
+    if package is None or package.origin is None:
+        raise ConfigurationError("the package tldextract is not installed", remedy="It carries the public suffix list")
+    path = Path(package.origin).with_name(".tld_set_snapshot")
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise ConfigurationError(
+            f"the public suffix list cannot be read ({error.strerror})", where=str(path)
+        ) from error
+    rules = {line.split()[0].lower() for line in lines if line.strip() and not line.startswith("//")}
+    return frozenset(rules | {_ascii(rule) for rule in rules if not rule.isascii()})
+
+
+def _ascii(rule: str) -> str:
+    return ".".join(
+        label if label.isascii() else f"xn--{label.encode('punycode').decode()}" for label in rule.split(".")
+    )
 
 
 def same_site(a: str, b: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from policy.errors import InputError
-from policy.origins import origin_of, path_of, same_site, site_of
+from policy.origins import _public_suffixes, origin_of, path_of, same_site, site_of
 
 
 @pytest.mark.parametrize(
@@ -61,11 +61,24 @@ def test_a_path_is_resolved(url: str, path: str) -> None:
         ("localhost", "localhost"),
         ("127.0.0.1", "127.0.0.1"),
         ("A.Example.", "a.example"),
+        ("a.b.ck", "a.b.ck"),
+        ("x.www.ck", "www.ck"),
+        ("www.a.xn--p1ai", "a.xn--p1ai"),
+        ("", ""),
     ],
 )
 def test_a_site_is_a_registrable_domain(host: str, site: str) -> None:
     """By the public suffix list with its private part; addresses and single labels stand for themselves."""
     assert site_of(host) == site
+
+
+def test_sites_agree_with_tldextract() -> None:
+    """On a spread of the list's own rules our reading is that of the package that carries it."""
+    tldextract = pytest.importorskip("tldextract")
+    extract = tldextract.TLDExtract(suffix_list_urls=(), cache_dir=None, include_psl_private_domains=True)
+    for rule in sorted(r for r in _public_suffixes() if r.isascii())[::23]:
+        host = "x.y." + rule.lstrip("!").replace("*", "z")
+        assert site_of(host) == extract(f"http://{host}/").top_domain_under_public_suffix, host
 
 
 def test_no_host_is_no_common_site() -> None:
