@@ -82,6 +82,8 @@ SENTENCES: Mapping[str, str] = {
     # removals
     "tombstoned": "An approved removal covers it.",
     "not-tombstoned": "No removal covers it.",
+    "removal-held": "A removal request names it; it is held until that is decided.",
+    "removal-rejected": "A removal request that named it was rejected.",
 }
 
 

@@ -1,0 +1,639 @@
+"""The console script `custody`. Thin: each command opens the home, calls a stage, and prints.
+
+Heavy imports live inside the commands, so that `custody --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from flows.terminal import Bar, escape, print_json, print_table, say
+from policy.errors import CustodyError, InputError, StorageError
+
+if TYPE_CHECKING:
+    from flows.home import Home
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def _common(command: _Command) -> _Command:
+    """--home and --json, which every command takes."""
+    json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
+    home_option = click.option(
+        "--home",
+        "home_path",
+        type=click.Path(path_type=Path),
+        envvar="CUSTODY_HOME",
+        default=Path("."),
+        show_default=True,
+        help="The home to work in (or CUSTODY_HOME).",
+    )
+    return home_option(json_option(command))
+
+
+def _open(path: Path) -> Home:
+    from flows.home import Home
+
+    return Home.open(path)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="image-custody", prog_name="custody")
+def cli() -> None:
+    """The chain of custody of the images a text-to-image model is trained on."""
+
+
+# ── a home, and the whole job ──────────────────────────────────────────────────────────────────────────────────────
+
+
+@cli.command()
+@_common
+def init(home_path: Path, as_json: bool) -> None:
+    """Make a new home: custody.toml, policy.toml, keys, an empty ledger."""
+    from flows.home import Home
+
+    home = Home.create(home_path)
+    if as_json:
+        print_json({"home": str(home.path)})
+        return
+    say(f"A new home: {home.path}")
+    say("  custody.toml  how it works: fill in [crawl] contact before you crawl")
+    say("  policy.toml   what may be kept: read it once, it is commented")
+    say("  keys/         back them up apart from the rest: without them no removal can be matched")
+
+
+@cli.command()
+@_common
+@click.option("--fresh", is_flag=True, help="Start over: delete what an earlier demo left in this home.")
+@click.option("--pages", type=int, default=0, hidden=True)
+@click.option("--preset", default="demo", hidden=True)
+def demo(home_path: Path, as_json: bool, fresh: bool, pages: int, preset: str) -> None:
+    """The whole job on a museum on this machine: crawl, decide, caption, seal, train, sample, remove, audit."""
+    from flows.demo import run_demo
+
+    if home_path == Path("."):
+        home_path = Path("demo-home")
+    sys.exit(run_demo(home_path, fresh=fresh, as_json=as_json, pages=pages, preset=preset))
+
+
+# ── the stages by hand ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@cli.command()
+@_common
+@click.argument("seeds", nargs=-1)
+def crawl(home_path: Path, as_json: bool, seeds: tuple[str, ...]) -> None:
+    """Crawl SEEDS (page URLs, or files of them, one a line): pages, the images on them, and what was said of both.
+
+    An interrupted crawl of the same seeds is finished first. Without SEEDS those of custody.toml are taken.
+    """
+    from flows.stages import crawl as stage
+
+    home = _open(home_path)
+    summary = stage.crawl(home, stage.read_seeds(seeds or home.settings.crawl.seeds), _bar(as_json))
+    if as_json:
+        print_json(summary)
+        return
+    print_table(("kind", "outcome", "count"), [(k, o, n) for (k, o), n in sorted(summary.outcomes)], title="Fetched")
+    say(f"{summary.pairs} image-text pairs found on {summary.pages} pages. Next: custody decide")
+
+
+@cli.command()
+@_common
+def decide(home_path: Path, as_json: bool) -> None:
+    """Judge every pair from its stored evidence under policy.toml; append what changed."""
+    from flows.stages import decide as stage
+
+    summary = stage.decide(_open(home_path), _bar(as_json))
+    if as_json:
+        print_json(summary)
+        return
+    print_table(("verdict", "rule", "reason", "pairs"), summary.standing, title="Standing verdicts")
+    say(f"{summary.judged} judged, {summary.changed} changed, under ruleset {summary.ruleset_digest}")
+
+
+@cli.command()
+@_common
+@click.option("--dataset", default=None, help="Dataset to train the captioner's CLIP on; default: seal one now.")
+def caption(home_path: Path, as_json: bool, dataset: str | None) -> None:
+    """Caption with CLIP what has no alt text; train that CLIP first where custody.toml asks for a trained one."""
+    from flows.stages import caption as stage
+
+    home = _open(home_path)
+    bar = _bar(as_json)
+    if stage.needs_training(home):
+        result = stage.train_captioner(home, bar, dataset=dataset)
+        if not as_json:
+            say(
+                f"CLIP {result.run.run}: held-out image-to-text R@1 {result.r_at_1:.1%}, R@5 {result.r_at_5:.1%} "
+                f"over {result.n_heldout} pairs"
+            )
+    summary = stage.caption(home, bar)
+    if as_json:
+        print_json(summary)
+        return
+    say(f"{summary.asked} without alt text: {summary.kept} captioned, {summary.deferred} deferred")
+    print_table(("score", "caption", "picture"), summary.examples, title="Examples")
+
+
+@cli.command()
+@_common
+@click.option("--where", default="true", show_default=True, help="Selection: SQL over the view `trainable`.")
+@click.option("--name", default=None, help="Name of the dataset; default: from its content.")
+def seal(home_path: Path, as_json: bool, where: str, name: str | None) -> None:
+    """Seal what may be used into WebDataset shards: a dataset, fixed as an ordered list of slots."""
+    from flows.stages import seal as stage
+
+    sealed = stage.seal(_open(home_path), where=where, name=name, progress=_bar(as_json))
+    if as_json:
+        print_json(sealed)
+        return
+    say(f"Dataset {sealed.dataset}: {sealed.slots} slots in {len(sealed.shards)} shards, root {sealed.root}")
+
+
+@cli.command()
+@_common
+@click.option("--dataset", required=True, help="The dataset to learn from.")
+@click.option("--kind", type=click.Choice(["diffusion", "clip"]), default="diffusion", show_default=True)
+@click.option("--preset", default=None, help="A row of training.config.PRESETS; default: custody.toml's.")
+@click.option("--steps", type=click.IntRange(min=1), default=None, help="Steps instead of the preset's.")
+@click.option("--seed", type=int, default=None)
+def train(
+    home_path: Path,
+    as_json: bool,
+    dataset: str,
+    kind: str,
+    preset: str | None,
+    steps: int | None,
+    seed: int | None,
+) -> None:
+    """Train on a sealed dataset; an interrupted run of the same configuration goes on where it stopped."""
+    from flows.stages import train as stage
+
+    result = stage.train(
+        _open(home_path), dataset=dataset, kind=kind, preset=preset, steps=steps, seed=seed, progress=_bar(as_json)
+    )
+    if as_json:
+        print_json(result)
+        return
+    say(f"Run {result.run}: {result.steps} steps, {len(result.checkpoints)} checkpoints")
+    for checkpoint in result.checkpoints:
+        say(f"  step {checkpoint.step:>7}  {checkpoint.id}  {checkpoint.path}")
+
+
+@cli.command()
+@_common
+@click.argument("prompts", nargs=-1, required=True)
+@click.option("--run", default=None, help="The run to sample from; default: the newest diffusion run.")
+@click.option("--step", type=int, default=None, help="The checkpoint's step; default: the last one.")
+@click.option("--seed", type=int, default=1, show_default=True)
+@click.option("--per-prompt", type=click.IntRange(1, 16), default=4, show_default=True)
+@click.option("--guidance", type=float, default=None, help="Classifier-free guidance; default: the preset's.")
+@click.option("--strip", is_flag=True, help="Show noise becoming a picture, step by step.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=None, help="PNG to write; default: samples/ in the home."
+)
+def sample(
+    home_path: Path,
+    as_json: bool,
+    prompts: tuple[str, ...],
+    run: str | None,
+    step: int | None,
+    seed: int,
+    per_prompt: int,
+    guidance: float | None,
+    strip: bool,
+    out: Path | None,
+) -> None:
+    """Draw PROMPTS with a trained model: a grid (or a strip) as PNG."""
+    from flows.stages import sample as stage
+
+    drawn = stage.sample(
+        _open(home_path),
+        prompts,
+        run=run,
+        step=step,
+        seed=seed,
+        per_prompt=per_prompt,
+        guidance=guidance,
+        strip=strip,
+        out=out,
+    )
+    if as_json:
+        print_json(drawn)
+        return
+    say(f"{drawn.path}  ({drawn.checkpoint})")
+
+
+# ── questions ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@cli.command()
+@_common
+@click.argument("query")
+def why(home_path: Path, as_json: bool, query: str) -> None:
+    """Every decision on QUERY (a URL, key, sha256 or picture file), in words."""
+    from flows.stages import why as stage
+
+    story = stage.why(_open(home_path), query)
+    if as_json:
+        print_json(story)
+    else:
+        stage.tell(story)
+    sys.exit(0 if story.pairs else 1)
+
+
+@cli.command()
+@_common
+@click.argument("query")
+def trace(home_path: Path, as_json: bool, query: str) -> None:
+    """Every checkpoint that saw QUERY (a URL, key, sha256 or picture file), how often and at which steps."""
+    from flows.stages import trace as stage
+
+    found = stage.trace(_open(home_path), query)
+    if as_json:
+        print_json(found)
+    else:
+        stage.tell(found)
+    sys.exit(0 if found.samples else 1)
+
+
+@cli.command()
+@_common
+@click.argument("name", required=False)
+@click.argument("parameters", nargs=-1)
+def audit(home_path: Path, as_json: bool, name: str | None, parameters: tuple[str, ...]) -> None:
+    """Run the audit NAME with key=value PARAMETERS on the published snapshot; without a name, list them."""
+    from flows.stages import audits as stage
+
+    if name is None:
+        listed = stage.list_audits()
+        if as_json:
+            print_json([{"name": a.name, "question": a.question, "parameters": a.parameters} for a in listed])
+            return
+        print_table(
+            ("audit", "question", "parameters"),
+            [(a.name, a.question, " ".join(f"{p}=…" for p in a.parameters)) for a in listed],
+        )
+        return
+    columns, rows = stage.run(_open(home_path), name, stage.read_parameters(parameters))
+    _print_rows(columns, rows, as_json)
+
+
+@cli.command()
+@_common
+@click.argument("statement")
+def sql(home_path: Path, as_json: bool, statement: str) -> None:
+    """Ask the published snapshot anything: free SQL, read-only."""
+    from flows.stages import audits as stage
+
+    columns, rows = stage.sql(_open(home_path), statement)
+    _print_rows(columns, rows, as_json)
+
+
+@cli.command()
+@_common
+def verify(home_path: Path, as_json: bool) -> None:
+    """Recompute everything: ledger chain and commitments, manifests, shards, checkpoints, tombstones."""
+    from flows.stages import verify as stage
+
+    failures = stage.verify(_open(home_path), _bar(as_json))
+    if as_json:
+        print_json({"ok": not failures, "failures": [{"what": f.what, "where": f.where} for f in failures]})
+    else:
+        for failure in failures:
+            say(f"FAILED  {escape(failure.where)}: {escape(failure.what)}")
+        say("Everything verifies." if not failures else f"{len(failures)} checks failed.")
+    sys.exit(1 if failures else 0)
+
+
+@cli.command()
+@_common
+def compact(home_path: Path, as_json: bool) -> None:
+    """Rewrite the ledger's file without dead pages; the chain stays as it is."""
+    home = _open(home_path)
+    before = home.ledger_path.stat().st_size
+    with home.ledger() as ledger:
+        ledger.compact()
+    after = home.ledger_path.stat().st_size
+    if as_json:
+        print_json({"bytes_before": before, "bytes_after": after})
+        return
+    say(f"ledger.duckdb: {before:,} bytes before, {after:,} after")
+
+
+# ── removals ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@cli.group()
+def removal() -> None:
+    """Requests for removal, from arrival to being carried through."""
+
+
+@removal.command("add")
+@_common
+@click.option("--url", default=None, help="An image's or a page's URL.")
+@click.option("--domain", default=None, help="All that came from a host and its subdomains.")
+@click.option("--sha256", default=None, help="The digest of the picture's original bytes.")
+@click.option("--key", default=None, help="A sample key.")
+@click.option("--kind", type=click.Choice(["erasure", "objection"]), default="erasure", show_default=True)
+@click.option("--regime", type=click.Choice(["gdpr", "ccpa"]), default="gdpr", show_default=True)
+def removal_add(
+    home_path: Path,
+    as_json: bool,
+    url: str | None,
+    domain: str | None,
+    sha256: str | None,
+    key: str | None,
+    kind: str,
+    regime: str,
+) -> None:
+    """File a request. What matches is held (kept out of new use) until it is decided."""
+    from flows.stages import removal as stage
+
+    named = [(k, v) for k, v in (("url", url), ("domain", domain), ("sha256", sha256), ("sample", key)) if v]
+    if len(named) != 1:
+        raise InputError("name exactly one of --url, --domain, --sha256, --key", where="custody removal add")
+    _print_removal(stage.add(_open(home_path), *named[0], kind=kind, regime=regime), as_json)
+
+
+@removal.command("list")
+@_common
+def removal_list(home_path: Path, as_json: bool) -> None:
+    """All requests, with their state and the day they are due."""
+    from flows.stages import removal as stage
+
+    listed = stage.list_removals(_open(home_path))
+    if as_json:
+        print_json(listed)
+        return
+    print_table(
+        ("removal", "kind", "state", "received", "due", "matches"),
+        [(r.id, r.kind, r.state, r.received_at, r.due_at, len(r.matches)) for r in listed],
+    )
+
+
+@removal.command("show")
+@_common
+@click.argument("removal_id")
+def removal_show(home_path: Path, as_json: bool, removal_id: str) -> None:
+    """One request: what it matched and what was done."""
+    from flows.stages import removal as stage
+
+    _print_removal(stage.show(_open(home_path), removal_id), as_json)
+
+
+@removal.command("approve")
+@_common
+@click.argument("removal_id")
+@click.option("--by", required=True, help="Who approves.")
+@click.option("--reason", default="", help="Why, for the record.")
+def removal_approve(home_path: Path, as_json: bool, removal_id: str, by: str, reason: str) -> None:
+    """Approve: the tombstones are in force when this command returns."""
+    from flows.stages import removal as stage
+
+    _print_removal(stage.approve(_open(home_path), removal_id, by=by, reason=reason), as_json)
+
+
+@removal.command("reject")
+@_common
+@click.argument("removal_id")
+@click.option("--by", required=True, help="Who rejects.")
+@click.option("--reason", required=True, help="Why: a rejection carries a reason.")
+def removal_reject(home_path: Path, as_json: bool, removal_id: str, by: str, reason: str) -> None:
+    """Reject: the hold ends."""
+    from flows.stages import removal as stage
+
+    _print_removal(stage.reject(_open(home_path), removal_id, by=by, reason=reason), as_json)
+
+
+@removal.command("apply")
+@_common
+@click.argument("removal_id")
+def removal_apply(home_path: Path, as_json: bool, removal_id: str) -> None:
+    """Carry an approved request through: shards resealed without the samples, kept pixels deleted."""
+    from flows.stages import removal as stage
+
+    _print_removal(stage.apply(_open(home_path), removal_id, _bar(as_json)), as_json)
+
+
+# ── schedules ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@cli.command()
+@_common
+@click.option("--once", is_flag=True, help="Register the deployments and return, without serving them.")
+def schedule(home_path: Path, as_json: bool, once: bool) -> None:
+    """Serve the flows on the schedules of custody.toml, with Prefect; ends with Ctrl-C."""
+    from flows.deployments import serve
+
+    serve(_open(home_path), once=once)
+
+
+# ── one observer or judge alone ────────────────────────────────────────────────────────────────────────────────────
+
+
+@cli.group("policy")
+def policy_group() -> None:
+    """The ruleset."""
+
+
+@policy_group.command("check")
+@_common
+@click.argument("file", type=click.Path(path_type=Path), required=False)
+def policy_check(home_path: Path, as_json: bool, file: Path | None) -> None:
+    """Read a ruleset (default: the home's policy.toml) and say its digest, or what is wrong with it."""
+    from policy.ruleset import Ruleset
+
+    path = file or home_path / "policy.toml"
+    ruleset = Ruleset.load(path)
+    if as_json:
+        print_json({"path": str(path), "digest": ruleset.digest, "mechanisms": ruleset.mechanisms})
+        return
+    say(f"{path}: good. Digest {ruleset.digest}, mechanisms: {', '.join(ruleset.mechanisms)}")
+
+
+@cli.group()
+def inspect() -> None:
+    """One observer, or the policy, alone."""
+
+
+@inspect.command("judge")
+@_common
+@click.option(
+    "--policy", "policy_file", type=click.Path(path_type=Path), default=None, help="Default: the packaged one."
+)
+@click.argument("file", type=click.File("r"), default="-")
+def inspect_judge(home_path: Path, as_json: bool, policy_file: Path | None, file: Any) -> None:
+    """The policy alone, offline: JSON lines in, JSON lines out (docs/policy.md has examples)."""
+    from flows.stages import judge as stage
+
+    for answer in stage.judge_lines(file, policy_file):
+        sys.stdout.write(json.dumps(answer, ensure_ascii=False) + "\n")
+        sys.stdout.flush()
+
+
+@inspect.command("page")
+@_common
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--base", required=True, help="The URL the page was found under.")
+def inspect_page(home_path: Path, as_json: bool, file: Path, base: str) -> None:
+    """What is read out of an HTML page: pairs, licence claims, links."""
+    from flows.stages import inspection as stage
+
+    page = stage.page(file, base)
+    if as_json:
+        print_json(page)
+        return
+    print_table(
+        ("image", "text", "from"),
+        [(p["image_url"], p["alt"], p["text_origin"]) for p in page["pairs"]],
+        title=f"{len(page['pairs'])} pairs, {len(page['links'])} links",
+    )
+    for claim in page["licence_claims"]:
+        say(f"licence: {escape(str(claim['value']))} ({claim['source']}, {claim['scope']})")
+
+
+@inspect.command("fetch")
+@_common
+@click.argument("url")
+def inspect_fetch(home_path: Path, as_json: bool, url: str) -> None:
+    """Fetch one URL as the crawler would: outcome, every hop's status and headers."""
+    from flows.stages import inspection as stage
+
+    fetched = stage.fetch(_open(home_path), url)
+    if as_json:
+        print_json(fetched)
+    else:
+        say(f"{fetched['outcome']}  {fetched['bytes']} bytes  {fetched['sha256'] or ''}")
+        for hop in fetched["hops"]:
+            say(f"  {hop['status']}  {escape(hop['url'])}")
+            for name, value in hop["headers"]:
+                say(f"       {escape(name)}: {escape(value)}")
+    sys.exit(0 if fetched["outcome"] == "ok" else 1)
+
+
+@inspect.command("faces")
+@_common
+@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
+def inspect_faces(home_path: Path, as_json: bool, images: tuple[Path, ...]) -> None:
+    """Faces in IMAGES: boxes in pixels of the original, and scores."""
+    from flows.stages import inspection as stage
+
+    unreadable = False
+    for line in stage.faces(images):
+        unreadable |= "error" in line
+        if as_json:
+            print_json(line)
+        elif "error" in line:
+            say(f"{line['path']}: {line['error']}")
+        else:
+            boxes = "  ".join(f"{[round(v) for v in f['box']]} {f['score']:.2f}" for f in line["faces"])
+            say(f"{line['path']}: {len(line['faces'])} faces  {boxes}")
+    sys.exit(2 if unreadable else 0)
+
+
+@inspect.command("caption")
+@_common
+@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--top", type=click.IntRange(1, 20), default=3, show_default=True)
+def inspect_caption(home_path: Path, as_json: bool, images: tuple[Path, ...], top: int) -> None:
+    """What CLIP would caption IMAGES with, and whether the score suffices."""
+    from flows.stages import inspection as stage
+
+    for line in stage.captions(_open(home_path), images, top):
+        if as_json:
+            print_json(line)
+        elif "error" in line:
+            say(f"{line['path']}: {line['error']}")
+        else:
+            ranked = ", ".join(f"{escape(c['text'])} {c['score']:.2f}" for c in line["candidates"])
+            say(f"{line['path']}: {'kept' if line['kept'] else 'deferred'}  {ranked}")
+
+
+# ── the door ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _bar(as_json: bool) -> Callable[..., None]:
+    from flows.terminal import silent
+
+    return silent if as_json else Bars()
+
+
+class Bars:
+    """One bar after the other, named by the stage's note before the first colon."""
+
+    def __init__(self) -> None:
+        self._bars: dict[str, Bar] = {}
+
+    def __call__(self, done: int, total: int, note: str = "") -> None:
+        name, _, rest = note.partition(": ")
+        self._bars.setdefault(name, Bar(name))(done, total, rest)
+
+
+def _print_rows(columns: tuple[str, ...], rows: list[tuple[object, ...]], as_json: bool) -> None:
+    if as_json:
+        print_json([dict(zip(columns, row, strict=True)) for row in rows])
+        return
+    print_table(columns, rows)
+    say(f"{len(rows)} rows")
+
+
+def _print_removal(shown: Any, as_json: bool) -> None:
+    if as_json:
+        print_json(shown)
+        return
+    say(f"Removal {shown.id}: {shown.state}, due {shown.due_at:%Y-%m-%d}")
+    say(f"  matches: {len(shown.matches)} occurrences, {len(shown.slots)} slots in sealed datasets")
+    for line in shown.advice:
+        say(f"  {line}")
+
+
+def _explained(function: Callable[[], None]) -> Callable[[], None]:
+    """No traceback for bad input: what, where, what to do; exit 2, or 1 where a check failed."""
+
+    @functools.wraps(function)
+    def wrapper() -> None:
+        try:
+            function()
+        except CustodyError as error:
+            say(f"custody: {escape(str(error))}")
+            sys.exit(error.exit_code)
+        except BrokenPipeError:
+            # The reader (head, less) has left; that is no error, and the interpreter must not flush to it again.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(0)
+        except OSError as error:
+            if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}:
+                raise
+            full = StorageError(
+                error.strerror or "cannot write",
+                where=str(error.filename or "the home"),
+                remedy="Nothing that was complete is lost: make room or access, then run the same command again",
+            )
+            say(f"custody: {escape(str(full))}")
+            sys.exit(full.exit_code)
+        except KeyboardInterrupt:
+            say("\ncustody: interrupted. Run the same command again and it goes on where it stopped.")
+            sys.exit(130)
+
+    return wrapper
+
+
+@_explained
+def main() -> None:
+    """Entry point of the console script."""
+    cli(standalone_mode=True, prog_name="custody")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,239 @@
+"""custody.toml and the environment, read once into the packages' config dataclasses: the only reader of either.
+
+Every key has a default in the file that `custody init` writes; an unknown key, a missing one or a wrong type
+refuses to start, naming the file, the key and what was expected.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import tomllib
+import types
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+
+from policy.errors import ConfigurationError
+
+SETTINGS_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class CrawlSettings:
+    """[crawl]: how the network is asked. Times in seconds, sizes in bytes."""
+
+    product: str
+    contact: str
+    seeds: tuple[str, ...]
+    allow_addresses: tuple[str, ...]
+    max_pages: int
+    max_depth: int
+    same_site: bool
+    pages_per_unit: int
+    images_per_unit: int
+    concurrency: int
+    concurrency_per_origin: int
+    delay_per_origin_s: float
+    deadline_s: float
+    min_rate_bytes_s: int
+    max_redirects: int
+    max_page_bytes: int
+    max_image_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSettings:
+    """[images]: `size` is the largest shorter side kept, in pixels; pictures are never enlarged."""
+
+    size: int
+    quality: int
+    max_pixels: int
+    decode_workers: int
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionSettings:
+    """[captions]: which CLIP is asked, and the phrases it may answer with besides the ledger's allowed alt texts."""
+
+    architecture: str
+    pretrained: str
+    phrase_lists: tuple[str, ...]
+    threshold: float
+
+
+@dataclass(frozen=True, slots=True)
+class ClipSettings:
+    """[clip]: the model that training/clip.py trains on pairs that have alt text."""
+
+    held_out: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class SealSettings:
+    """[seal]: slots a shard."""
+
+    shard_slots: int
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSettings:
+    """[training]: a row of training.config.PRESETS, the run's seed, OpenMP threads, steps (0: the preset's)."""
+
+    preset: str
+    seed: int
+    threads: int
+    steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleSettings:
+    """[schedule]: cron lines in UTC; an empty one is not scheduled."""
+
+    crawl: str
+    recheck: str
+    removals: str
+    reports: str
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All of custody.toml."""
+
+    crawl: CrawlSettings
+    images: ImageSettings
+    captions: CaptionSettings
+    clip: ClipSettings
+    seal: SealSettings
+    training: TrainingSettings
+    schedule: ScheduleSettings
+
+
+DEFAULT_TEXT = f"""\
+# Custody's settings: how it works. What may be kept is policy.toml's business.
+version = {SETTINGS_VERSION}
+
+[crawl]
+product = "custody"           # sent as user agent; policy.toml names it as product token, for robots.txt
+contact = ""                  # a URL or mail address of yours; without it nothing but allow_addresses is contacted
+seeds = []                    # pages that scheduled crawls start from
+allow_addresses = []          # exact "ip:port" that may be contacted although not public (tests and the demo)
+max_pages = 10000
+max_depth = 3                 # links followed from a seed
+same_site = true              # stay on the seeds' registrable domains
+pages_per_unit = 20
+images_per_unit = 500
+concurrency = 64
+concurrency_per_origin = 6
+delay_per_origin_s = 0.0      # pause between two requests to one origin; Crawl-delay lengthens it
+deadline_s = 30.0             # for one URL, all in all
+min_rate_bytes_s = 200        # slower than this for ten seconds is given up
+max_redirects = 5
+max_page_bytes = 5000000
+max_image_bytes = 20000000
+
+[images]
+size = 256                    # largest shorter side kept, in pixels; never enlarged
+quality = 95                  # JPEG, 4:4:4, without metadata
+max_pixels = 50000000
+decode_workers = 2
+
+[captions]
+architecture = ""             # an open_clip architecture; empty with pretrained = "trained:…"
+pretrained = "trained:latest" # an open_clip tag, a local path, or "trained:<run>"
+phrase_lists = []             # text files, one phrase a line, that captions may be chosen from
+threshold = 0.0               # 0: the model's own calibrated threshold
+
+[clip]
+held_out = 250                # pairs never trained on, to measure and to calibrate
+seed = 1
+
+[seal]
+shard_slots = 1000
+
+[training]
+preset = "demo"
+seed = 1
+threads = 2
+steps = 0                     # 0: the preset's
+
+[schedule]                    # cron, UTC; "" = not scheduled
+crawl = "0 3 * * *"
+recheck = "0 4 * * 1"
+removals = "0 6 * * *"
+reports = "30 6 * * *"
+"""
+
+
+def parse(text: str, *, where: str = "custody.toml") -> Settings:
+    """Parse custody.toml.
+
+    Raises:
+        ConfigurationError: not TOML, unknown or missing key, wrong type, or a value out of range.
+    """
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(f"not valid TOML: {error}", where=where) from error
+    version = data.pop("version", None)
+    if version != SETTINGS_VERSION:
+        found = "is missing" if version is None else f"is {version!r}"
+        raise ConfigurationError(f"version {found}, expected {SETTINGS_VERSION}", where=where)
+    return _read_table(Settings, data, where, "")
+
+
+def load(path: Path) -> Settings:
+    """Read a home's custody.toml."""
+    try:
+        return parse(path.read_text("utf-8"), where=str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"cannot be read ({error})", where=str(path)) from error
+
+
+def default_home() -> Path:
+    """CUSTODY_HOME, else the current directory."""
+    return Path(os.environ.get("CUSTODY_HOME") or ".")
+
+
+def prefect_api_configured() -> bool:
+    """Whether the environment names a Prefect server to use instead of one of our own."""
+    return bool(os.environ.get("PREFECT_API_URL"))
+
+
+_Section = typing.TypeVar("_Section")
+
+
+def _read_table(kind: type[_Section], data: dict[str, object], where: str, prefix: str) -> _Section:
+    hints = typing.get_type_hints(kind)
+    names = [f.name for f in dataclasses.fields(kind)]  # type: ignore[arg-type]  # kind is always one of ours
+    for key in data:
+        if key not in names:
+            close = difflib.get_close_matches(key, names, n=1)
+            hint = f"Did you mean {prefix}{close[0]}?" if close else f"Known here: {', '.join(names)}"
+            raise ConfigurationError(f"unknown key {prefix}{key}", where=where, remedy=hint)
+    for name in names:
+        if name not in data:
+            raise ConfigurationError(
+                f"missing key {prefix}{name}", where=where, remedy="`custody init` in an empty folder shows every key"
+            )
+    return kind(**{name: _read_value(hints[name], data[name], where, prefix + name) for name in names})
+
+
+def _read_value(kind: typing.Any, value: object, where: str, key: str) -> object:
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        if not isinstance(value, dict):
+            raise ConfigurationError(f"{key} must be a table", where=where)
+        return _read_table(kind, value, where, key + ".")
+    if isinstance(kind, types.GenericAlias) or typing.get_origin(kind) is tuple:
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise ConfigurationError(f"{key} must be a list of strings", where=where)
+        return tuple(value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if type(value) is not kind:
+        raise ConfigurationError(f"{key} must be {kind.__name__}, is {value!r}", where=where)
+    if isinstance(value, int | float) and not isinstance(value, bool) and value < 0:
+        raise ConfigurationError(f"{key} must not be negative, is {value!r}", where=where)
+    return value

@@ -1,0 +1,313 @@
+"""Seal: a selection over what policy allows becomes a dataset, an ordered list of slots, in WebDataset shards."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from curation.images import PixelStore
+from curation.shards import SealedSample, write_dataset
+from flows.home import Home, utc_now
+from flows.terminal import Progress, silent
+from policy import audit
+from policy.errors import InputError
+from policy.evidence import Evidence
+from policy.ledger import Ledger
+from policy.licences import attribution
+from policy.provenance import DatasetManifest, Generation, dataset_root, utc_text
+from policy.snapshot import publish
+
+COLUMNS = (
+    "sample_key, pair_key, content_sha256, caption, caption_origin, caption_run, licence, page_url, image_url, "
+    "width, height"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SealedShard:
+    """One shard as `custody seal --json` says it."""
+
+    path: str
+    sha256: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """The contract of `custody seal --json`."""
+
+    dataset: str
+    root: str
+    slots: int
+    shards: tuple[SealedShard, ...]
+
+
+def seal(
+    home: Home, *, where: str = "true", name: str | None = None, purpose: str = "training", progress: Progress = silent
+) -> Sealed:
+    """Seal the samples of the view `trainable` for which `where` holds, ordered by sample key.
+
+    Slots and their commitments enter the ledger before the first byte of a shard is written, so that a sealing that
+    was killed goes on with the same dataset.
+
+    Raises:
+        InputError: the selection is no SQL, selects nothing, or its name is taken by another dataset.
+    """
+    selected = select(home, where)
+    if not selected:
+        raise InputError(
+            f"nothing to seal: no trainable sample matches {where!r}",
+            where="custody seal",
+            remedy="`custody sql 'SELECT verdict, rule, reason_code, count(*) FROM standing GROUP BY ALL'` shows why",
+        )
+    dataset = name or _name_of(selected)
+    _check_name(dataset)
+    with home.ledger() as ledger:
+        slots = _slots(ledger, home, dataset, selected, where, purpose)
+    return write(home, dataset, slots, progress)
+
+
+def select(home: Home, where: str) -> list[dict[str, Any]]:
+    """The rows of `trainable` that `where` selects, in slot order, less what a tombstone covers by now."""
+    with home.ledger() as ledger:
+        publish(ledger, home.snapshot_path, now=utc_now())
+    # Read-only on the snapshot, without access to files: the selection is the operator's SQL, but only a selection.
+    columns, rows = audit.sql(
+        home.snapshot_path,
+        f"SELECT {COLUMNS} FROM trainable WHERE ({where}) ORDER BY sample_key",  # noqa: S608  # see above
+    )
+    tombstones = home.tombstones()
+    named = (dict(zip(columns, row, strict=True)) for row in rows)
+    return [
+        r
+        for r in named
+        if not (
+            tombstones.covers_sample(r["sample_key"])
+            or tombstones.covers_content(r["content_sha256"])
+            or tombstones.covers_url(r["image_url"])
+        )
+    ]
+
+
+def write(home: Home, dataset: str, slots: Sequence[Mapping[str, Any]], progress: Progress = silent) -> Sealed:
+    """Write (or finish writing) the shards of a dataset whose slots stand in the ledger, and record them."""
+    with home.ledger(readonly=True) as ledger:
+        manifest, credits = _manifest(ledger, dataset), _credits(ledger, dataset)
+    generation = write_dataset(
+        home.datasets_path / dataset,
+        manifest,
+        [bytes.fromhex(s["commitment"]) for s in slots],
+        _samples(home, slots, credits, progress),
+        shard_slots=home.settings.seal.shard_slots,
+    )
+    with home.ledger() as ledger:
+        record_generation(ledger, generation)
+        publish(ledger, home.snapshot_path, now=utc_now())
+    directory = Path("datasets") / dataset / f"generation-{generation.number:04d}"
+    return Sealed(
+        dataset,
+        manifest.root,
+        manifest.slots,
+        tuple(SealedShard(str(directory / s.path), s.sha256, s.live) for s in generation.shards),
+    )
+
+
+def record_generation(ledger: Ledger, generation: Generation, removal: str | None = None) -> None:
+    """Record where a dataset's slots lie now."""
+    key = f"{generation.dataset}/generation-{generation.number}"
+    shards = [
+        {
+            "dataset": generation.dataset,
+            "generation": generation.number,
+            "shard": number,
+            "path": s.path,
+            "sha256": s.sha256,
+            "size_bytes": s.size_bytes,
+            "first_ordinal": s.first_ordinal,
+            "slots": s.slots,
+            "live": s.live,
+        }
+        for number, s in enumerate(generation.shards)
+    ]
+    row = {
+        "dataset": generation.dataset,
+        "generation": generation.number,
+        "root": generation.root,
+        "removal": removal,
+        "sealed_at": utc_now().replace(tzinfo=None),
+    }
+    ledger.append_many([("generation", [row], key), ("shard", shards, f"{key}/shards")])
+
+
+def slots_of(ledger: Ledger, dataset: str) -> list[dict[str, Any]]:
+    """A dataset's slots with their commitments, in order."""
+    names = (
+        "ordinal",
+        "sample_key",
+        "pair_key",
+        "content_sha256",
+        "caption",
+        "caption_origin",
+        "licence",
+        "commitment",
+    )
+    rows = ledger.query(
+        "SELECT ordinal, sample_key, pair_key, content_sha256, caption, caption_origin, licence, commitment "
+        "FROM slot WHERE dataset = ? ORDER BY ordinal",
+        [dataset],
+    )
+    return [dict(zip(names, row, strict=True)) for row in rows]
+
+
+def _slots(
+    ledger: Ledger, home: Home, dataset: str, selected: Sequence[Mapping[str, Any]], where: str, purpose: str
+) -> list[dict[str, Any]]:
+    known = slots_of(ledger, dataset)
+    keys = [r["sample_key"] for r in selected]
+    if known:
+        if [s["sample_key"] for s in known] != keys:
+            raise InputError(
+                f"the dataset {dataset!r} exists and has other samples",
+                where="custody seal",
+                remedy="A dataset never changes: give the new one another --name",
+            )
+        return known
+    rows = [
+        {
+            "dataset": dataset,
+            "ordinal": ordinal,
+            "sample_key": r["sample_key"],
+            "content_sha256": r["content_sha256"],
+            "pair_key": r["pair_key"],
+            "caption": r["caption"],
+            "caption_origin": r["caption_origin"],
+            "caption_run": r["caption_run"],
+            "licence": r["licence"],
+            "revocability": 0,
+        }
+        for ordinal, r in enumerate(selected)
+    ]
+    committed = ledger.commit_rows("slot", rows)
+    row = {
+        "dataset": dataset,
+        "root": dataset_root([bytes.fromhex(c) for c in committed.column("commitment").to_pylist()]),
+        "slots": len(rows),
+        "selection": where,
+        "purpose": purpose,
+        "ruleset_digest": home.ruleset.digest,
+        "image_size": home.settings.images.size,
+        "parent": None,
+        "sealed_at": utc_now().replace(tzinfo=None),
+    }
+    ledger.append_many(
+        [
+            ("dataset", [row], f"dataset/{dataset}"),
+            ("slot", committed, f"dataset/{dataset}/slots"),
+            ("attribution", _attributions(ledger, home, dataset, selected), f"dataset/{dataset}/attribution"),
+        ]
+    )
+    return slots_of(ledger, dataset)
+
+
+def _attributions(
+    ledger: Ledger, home: Home, dataset: str, selected: Sequence[Mapping[str, Any]]
+) -> list[dict[str, object]]:
+    """One attribution row a slot: title, creator, source, licence (CC BY and BY-SA ask for it; the rest deserve it)."""
+    evidence = newest_evidence(ledger, [r["pair_key"] for r in selected])
+    changes = f"shorter side at most {home.settings.images.size} px, encoded anew as JPEG without metadata"
+    rows = []
+    for ordinal, sample in enumerate(selected):
+        credit = attribution(evidence[sample["pair_key"]], sample["licence"], changes)
+        rows.append(
+            {
+                "dataset": dataset,
+                "ordinal": ordinal,
+                "title": credit.title,
+                "creator": credit.creator,
+                "source_url": credit.source_url,
+                "licence": credit.licence,
+                "licence_url": credit.licence_url,
+                "changes": credit.changes,
+            }
+        )
+    return rows
+
+
+def newest_evidence(ledger: Ledger, pairs: Sequence[str]) -> dict[str, Evidence]:
+    """The newest evidence of each pair, without document bodies."""
+    rows = ledger.query(
+        "SELECT pair_key, body_json FROM evidence WHERE pair_key IN (SELECT unnest(?::VARCHAR[])) "
+        "QUALIFY row_number() OVER (PARTITION BY pair_key ORDER BY batch_seq DESC, row_no DESC) = 1",
+        [list(pairs)],
+    )
+    return {pair: Evidence.from_json(body, {}) for pair, body in rows}
+
+
+def _samples(
+    home: Home, slots: Sequence[Mapping[str, Any]], credits: Mapping[int, Mapping[str, Any]], progress: Progress
+) -> Iterator[SealedSample]:
+    store, tombstones = PixelStore(home.pixels_path), home.tombstones()
+    missing = 0
+    for done, slot in enumerate(slots, 1):
+        if slot["sample_key"] is None or tombstones.covers_sample(slot["sample_key"]):
+            continue
+        if slot["content_sha256"] not in store:
+            missing += 1
+            continue
+        metadata = {
+            "key": slot["sample_key"],
+            "ordinal": slot["ordinal"],
+            "content_sha256": slot["content_sha256"],
+            "caption_origin": slot["caption_origin"],
+            **credits[slot["ordinal"]],
+        }
+        yield SealedSample(
+            slot["ordinal"],
+            slot["sample_key"],
+            store.get(slot["content_sha256"]),
+            "jpg",
+            slot["caption"],
+            json.dumps(metadata, ensure_ascii=False),
+        )
+        progress(done, len(slots), "seal: ")
+    if missing:
+        raise InputError(
+            f"the kept pixels of {missing} samples are gone",
+            where=str(home.pixels_path),
+            remedy="Crawl their pages again; nothing was sealed without them",
+        )
+
+
+def _credits(ledger: Ledger, dataset: str) -> dict[int, dict[str, Any]]:
+    names = ("title", "creator", "source_url", "licence", "licence_url", "changes")
+    rows = ledger.query(
+        "SELECT ordinal, title, creator, source_url, licence, licence_url, changes FROM attribution WHERE dataset = ?",
+        [dataset],
+    )
+    return {ordinal: dict(zip(names, values, strict=True)) for ordinal, *values in rows}
+
+
+def _manifest(ledger: Ledger, dataset: str) -> DatasetManifest:
+    ((root, slots, selection, purpose, digest, size, sealed_at),) = ledger.query(
+        "SELECT root, slots, selection, purpose, ruleset_digest, image_size, sealed_at FROM dataset WHERE dataset = ?",
+        [dataset],
+    )
+    selected = hashlib.sha256(selection.encode()).hexdigest()
+    return DatasetManifest(dataset, root, slots, size, purpose, digest, selected, None, utc_text(sealed_at))
+
+
+def _name_of(selected: Sequence[Mapping[str, Any]]) -> str:
+    keys = "\n".join(r["sample_key"] for r in selected)
+    return "ds-" + hashlib.blake2b(keys.encode(), digest_size=6).hexdigest()
+
+
+def _check_name(name: str) -> None:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,62}", name):
+        raise InputError(
+            f"{name!r} cannot name a dataset", where="--name", remedy="Use lower-case letters, digits, '.', '_' and '-'"
+        )

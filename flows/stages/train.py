@@ -1,0 +1,303 @@
+"""Train: a run on a sealed dataset, resumable, and its records in the ledger."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from curation.shards import DatasetReader
+from flows.home import Home, utc_now
+from flows.terminal import Progress, silent
+from policy.errors import InputError
+from policy.ledger import Ledger
+from policy.provenance import CheckpointRecord, TrainingRun, UpstreamModel, config_digest
+from policy.snapshot import publish
+
+if TYPE_CHECKING:
+    from training.clip import ClipResult
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedCheckpoint:
+    """A checkpoint as `custody train --json` says it."""
+
+    id: str
+    path: str
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """The contract of `custody train --json`."""
+
+    run: str
+    steps: int
+    checkpoints: tuple[TrainedCheckpoint, ...]
+    images_per_s: float
+
+
+def train(
+    home: Home,
+    *,
+    dataset: str,
+    kind: str = "diffusion",
+    preset: str | None = None,
+    steps: int | None = None,
+    seed: int | None = None,
+    progress: Progress = silent,
+) -> Trained:
+    """Train a diffusion model or a CLIP; a run of the same configuration that was interrupted goes on.
+
+    Raises:
+        InputError: no such dataset or preset.
+        IntegrityError: the dataset's files are not what was sealed.
+    """
+    if kind == "clip":
+        return _as_trained(home, train_clip(home, dataset, seed=seed, steps=steps, progress=progress))
+    return train_diffusion(home, dataset, preset=preset, steps=steps, seed=seed, progress=progress)
+
+
+def train_diffusion(
+    home: Home,
+    dataset: str,
+    *,
+    preset: str | None = None,
+    steps: int | None = None,
+    seed: int | None = None,
+    progress: Progress = silent,
+) -> Trained:
+    """Train the text-conditional diffusion model on a dataset."""
+    from curation.clip_model import PackagedTextEncoder
+    from training.config import preset as preset_named
+    from training.loop import train as train_loop
+
+    settings = home.settings.training
+    config = preset_named(
+        preset or settings.preset, seed=settings.seed if seed is None else seed, threads=settings.threads
+    )
+    if steps or settings.steps:
+        config = replace(config, steps=steps or settings.steps)
+    events: list[tuple[str, str, str]] = []
+    with open_dataset(home, dataset) as reader:
+        run_dir = home.runs_path / run_name("diffusion", dataset, config.digest)
+        try:
+            result = train_loop(
+                reader,
+                config,
+                run_dir,
+                upstream=caption_models(home, dataset),
+                text_encoder=PackagedTextEncoder(),
+                progress=lambda step, loss, speed: progress(
+                    step, config.steps, f"train: loss {loss:.3f}, {speed:.0f} images/s"
+                ),
+                now=utc_now,
+                tombstones_dir=home.tombstones_path,
+                on_event=lambda kind, subject, detail: events.append((kind, subject, detail)),
+                code_version=code_version(),
+            )
+        finally:
+            register_run(home, run_dir, events)
+    return replace(_trained(home, run_dir), images_per_s=result.images_per_s)
+
+
+def train_clip(
+    home: Home, dataset: str, *, seed: int | None = None, steps: int | None = None, progress: Progress = silent
+) -> ClipResult:
+    """Train a CLIP on a dataset of pairs that have alt text."""
+    from flows.stages.caption import phrases
+    from training.clip import ClipConfig
+    from training.clip import train_clip as train_loop
+
+    settings = home.settings.clip
+    config = ClipConfig(
+        seed=settings.seed if seed is None else seed,
+        held_out=settings.held_out,
+        threads=home.settings.training.threads,
+    )
+    if steps:
+        config = replace(config, steps=steps)
+    events: list[tuple[str, str, str]] = []
+    with open_dataset(home, dataset) as reader:
+        run_dir = home.runs_path / run_name("clip", dataset, config_digest(asdict(config)))
+        try:
+            result = train_loop(
+                reader,
+                config,
+                run_dir,
+                now=utc_now,
+                tombstones_dir=home.tombstones_path,
+                on_event=lambda kind, subject, detail: events.append((kind, subject, detail)),
+                bank=[text for text, _ in phrases(home)],
+                progress=lambda what, done, total: progress(done, total, f"clip {what}: "),
+                code_version=code_version(),
+            )
+        finally:
+            register_run(home, run_dir, events)
+    return result
+
+
+@functools.cache
+def code_version() -> str:
+    """The installed version and a digest of the code that runs, so that a record names exactly what made it."""
+    root = Path(__file__).resolve().parent.parent.parent
+    digest = hashlib.blake2b(digest_size=6)
+    for package in ("policy", "curation", "training", "flows"):
+        for path in sorted((root / package).rglob("*.py")):
+            digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
+    return f"{importlib.metadata.version('image-custody')}+{digest.hexdigest()}"
+
+
+def open_dataset(home: Home, dataset: str) -> DatasetReader:
+    """Open a sealed dataset through the strict reader.
+
+    Raises:
+        InputError: there is none of this name, or its sealing was not finished.
+    """
+    directory = home.datasets_path / dataset
+    if not (directory / "dataset.json").is_file():
+        there = sorted(p.parent.name for p in home.datasets_path.glob("*/dataset.json"))
+        raise InputError(
+            f"no dataset {dataset!r}",
+            where=str(home.datasets_path),
+            remedy=f"There are: {', '.join(there)}" if there else "Seal one: custody seal",
+        )
+    return DatasetReader.open(directory)
+
+
+def run_name(kind: str, dataset: str, digest: str) -> str:
+    """A run is known by what it was asked to do, so that asking again goes on with it."""
+    return f"{kind}-{dataset}-{digest[:8]}"
+
+
+def newest_run(home: Home, kind: str, run: str | None = None) -> Path:
+    """The directory of a run by name, or of the newest run of a kind that has a checkpoint.
+
+    Raises:
+        InputError: there is none.
+    """
+    candidates = [
+        p.parent
+        for p in home.runs_path.glob("*/run.json")
+        if run in (None, p.parent.name) and any(p.parent.glob("step-*"))
+    ]
+    named = [(d, TrainingRun.from_json((d / "run.json").read_text("utf-8"), where=str(d))) for d in candidates]
+    of_kind = [(r.started_at, d) for d, r in named if r.kind == kind]
+    if not of_kind:
+        wanted = f"run {run!r}" if run else f"{kind} run with a checkpoint"
+        raise InputError(f"no {wanted}", where=str(home.runs_path), remedy="Train one: custody train")
+    return max(of_kind)[1]
+
+
+def caption_models(home: Home, dataset: str) -> tuple[UpstreamModel, ...]:
+    """The models whose captions stand in a dataset: what they learnt from counts as seen, too."""
+    with home.ledger(readonly=True) as ledger:
+        rows = ledger.query(
+            "SELECT DISTINCT c.model_name, c.model_digest, c.model_run FROM slot s JOIN caption c USING (sample_key) "
+            "WHERE s.dataset = ? AND c.model_digest IS NOT NULL ORDER BY ALL",
+            [dataset],
+        )
+    return tuple(
+        UpstreamModel("captioner", name, digest, "see its run", f"run:{run}" if run else "not known")
+        for name, digest, run in rows
+    )
+
+
+# ── records ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def register_run(home: Home, run_dir: Path, events: Sequence[tuple[str, str, str]] = ()) -> None:
+    """Bring the ledger up to what a run's directory records; safe to call at any time, any number of times.
+
+    events: (kind, subject, detail) of what an operator should find later: a skipped checkpoint, a taint, …
+    """
+    if not (run_dir / "run.json").is_file():
+        return
+    run = TrainingRun.from_json((run_dir / "run.json").read_text("utf-8"), where=str(run_dir / "run.json"))
+    records = [
+        (p.parent, CheckpointRecord.from_json(p.read_text("utf-8"), where=str(p)))
+        for p in sorted(run_dir.glob("step-*/provenance.json"))
+    ]
+    with home.ledger() as ledger:
+        _record_run(ledger, run)
+        for kind, subject, detail in dict.fromkeys(events):
+            row = {"kind": kind, "subject": subject, "detail": detail, "happened_at": utc_now().replace(tzinfo=None)}
+            ledger.append("event", [row], key=f"event/{run.run}/{config_digest([kind, subject, detail])}")
+        for directory, record in records:
+            row = {
+                "checkpoint": record.checkpoint,
+                "run": record.run,
+                "segment": record.segment,
+                "step": record.step,
+                "positions": record.positions,
+                "dataset_root": record.dataset_root,
+                "schedule_json": json.dumps([asdict(e) for e in record.schedule]),
+                "tally_json": json.dumps(dict(record.tally)),
+                "files_json": json.dumps(dict(record.files)),
+                "parent": record.parent,
+                "upstream_json": json.dumps([asdict(u) for u in record.upstream]),
+                "state": record.state,
+                "path": str(directory.relative_to(home.path)),
+                "saved_at": _naive(record.saved_at),
+            }
+            ledger.append(
+                "checkpoint", [row], key=f"checkpoint/{record.checkpoint}/{config_digest(dict(record.files))}"
+            )
+        publish(ledger, home.snapshot_path, now=utc_now())
+
+
+def _record_run(ledger: Ledger, run: TrainingRun) -> None:
+    row = {
+        "run": run.run,
+        "kind": run.kind,
+        "config_digest": run.config_digest,
+        "config_json": run.config_json,
+        "code_version": run.code_version,
+        "dataset": run.dataset,
+        "dataset_root": run.dataset_root,
+        "seed": run.seed,
+        "upstream_json": json.dumps([asdict(u) for u in run.upstream]),
+        "record_json": run.to_json(),
+        "parent_checkpoint": run.parent_checkpoint,
+        "started_at": _naive(run.started_at),
+    }
+    ledger.append("run", [row], key=f"run/{run.run}/{len(run.segments)}")
+    for s in run.segments:
+        segment = {
+            "run": run.run,
+            "segment": s.segment,
+            "dataset": s.dataset,
+            "dataset_root": s.dataset_root,
+            "slots": s.slots,
+            "order_version": s.order_version,
+            "order_key": s.order_key,
+            "first_position": s.first_position,
+            "batch_size": s.batch_size,
+            "phases_json": json.dumps([asdict(p) for p in s.phases]),
+            "contract_json": json.dumps(asdict(s.contract)),
+        }
+        ledger.append("segment", [segment], key=f"run/{run.run}/segment-{s.segment}")
+
+
+def _trained(home: Home, run_dir: Path) -> Trained:
+    records = [
+        (p.parent, CheckpointRecord.from_json(p.read_text("utf-8"), where=str(p)))
+        for p in sorted(run_dir.glob("step-*/provenance.json"))
+    ]
+    checkpoints = tuple(TrainedCheckpoint(r.checkpoint, str(d.relative_to(home.path)), r.step) for d, r in records)
+    return Trained(run_dir.name, max((c.step for c in checkpoints), default=0), checkpoints, 0.0)
+
+
+def _as_trained(home: Home, result: ClipResult) -> Trained:
+    return _trained(home, home.runs_path / result.run.run)
+
+
+def _naive(text: str) -> object:
+    from datetime import datetime
+
+    return datetime.fromisoformat(text.replace("Z", "+00:00")).replace(tzinfo=None)

@@ -1,0 +1,74 @@
+"""Verify: the ledger's chain, the tombstones, every sealed dataset and every checkpoint, recomputed."""
+
+from __future__ import annotations
+
+from flows.home import Home
+from flows.terminal import Progress, silent
+from policy.errors import IntegrityError
+from policy.ledger import Ledger
+from policy.verification import Failure
+
+
+def verify(home: Home, progress: Progress = silent) -> list[Failure]:
+    """Everything that does not hold; empty when all is as it was recorded."""
+    from curation.shards import verify_dataset
+
+    failures: list[Failure] = []
+    datasets = sorted(p.parent for p in home.datasets_path.glob("*/dataset.json"))
+    checkpoints = sorted(home.runs_path.glob("*/step-*"))
+    total = 1 + len(datasets) + len(checkpoints)
+    with home.ledger(readonly=True) as ledger:
+        failures += ledger.verify(home.keys)
+        failures += _check_tombstones(home, ledger)
+        roots = dict(ledger.query("SELECT dataset, root FROM dataset"))
+        recorded = dict(ledger.query("SELECT checkpoint, files_json FROM checkpoint ORDER BY batch_seq, row_no"))
+    progress(1, total, "verify: ledger")
+    for done, directory in enumerate(datasets, 2):
+        failures += [Failure(what, str(directory.relative_to(home.path))) for what in verify_dataset(directory)]
+        failures += _check_root(home, directory.name, roots)
+        progress(done, total, "verify: datasets")
+    for done, directory in enumerate(checkpoints, 2 + len(datasets)):
+        failures += _check_checkpoint(home, directory, recorded)
+        progress(done, total, "verify: checkpoints")
+    return failures
+
+
+def _check_tombstones(home: Home, ledger: Ledger) -> list[Failure]:
+    try:
+        home.tombstones().check_against(ledger)
+    except IntegrityError as error:
+        return [Failure(error.what, "tombstones")]
+    return []
+
+
+def _check_root(home: Home, dataset: str, roots: dict[str, str]) -> list[Failure]:
+    from curation.shards import read_manifest
+
+    try:
+        root = read_manifest(home.datasets_path / dataset).root
+    except IntegrityError:
+        return []  # verify_dataset has named it
+    if dataset not in roots:
+        return [Failure("a dataset that the ledger does not know", f"datasets/{dataset}")]
+    if roots[dataset] != root:
+        return [Failure("its root is not the one in the ledger", f"datasets/{dataset}/dataset.json")]
+    return []
+
+
+def _check_checkpoint(home: Home, directory: object, recorded: dict[str, str]) -> list[Failure]:
+    import json
+    from pathlib import Path
+
+    from training.checkpoint import open_checkpoint
+
+    path = Path(str(directory))
+    where = str(path.relative_to(home.path))
+    try:
+        record = open_checkpoint(path).record
+    except IntegrityError as error:
+        return [Failure(error.what, where)]
+    if record.checkpoint not in recorded:
+        return [Failure("a checkpoint that the ledger does not know", where)]
+    if json.loads(recorded[record.checkpoint]) != dict(record.files):
+        return [Failure("its files are not those in the ledger", where)]
+    return []

@@ -1,0 +1,92 @@
+"""What a person reads at the prompt: escaped text, JSON for machines, progress."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """How a stage tells what it has done: at the prompt, in a Prefect artifact, or to nobody."""
+
+    def __call__(self, done: int, total: int, note: str = "") -> None: ...
+
+
+def silent(done: int, total: int, note: str = "") -> None:
+    """Progress told to nobody."""
+
+
+def escape(text: str) -> str:
+    """Text from the web, safe for a terminal: control, format and unassigned characters shown as \\u escapes."""
+    return "".join(
+        c if unicodedata.category(c) not in {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"} else f"\\u{ord(c):04x}"
+        for c in text
+    )
+
+
+def plain(value: object) -> object:
+    """Values as JSON has them: times as ISO 8601 in UTC, bytes as hex."""
+    if isinstance(value, datetime):
+        return value.isoformat() + ("Z" if value.tzinfo is None else "")
+    if isinstance(value, bytes):
+        return value.hex()
+    if dataclasses.is_dataclass(value):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        return [plain(v) for v in value]
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    return str(value)
+
+
+def print_json(value: object) -> None:
+    """One JSON document (or one line of JSON lines) on standard output."""
+    sys.stdout.write(json.dumps(plain(value), ensure_ascii=False) + "\n")
+    sys.stdout.flush()
+
+
+def say(text: str) -> None:
+    """A message for the person: standard error."""
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str = "") -> None:
+    """A table on standard output, every cell escaped."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title or None, title_justify="left", header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(escape("" if v is None else str(plain(v)))) for v in row))
+    Console(soft_wrap=False).print(table)
+
+
+class Bar:
+    """A progress bar on standard error; a line now and then where that is no terminal."""
+
+    def __init__(self, title: str) -> None:
+        self._title, self._last = title, -1
+
+    def __call__(self, done: int, total: int, note: str = "") -> None:
+        if sys.stderr.isatty():
+            filled = int(28 * done / max(total, 1))
+            bar = "━" * filled + "╌" * (28 - filled)
+            end = "\n" if done >= total else ""
+            sys.stderr.write(f"\r\x1b[K  {self._title:<22} {bar} {done}/{total}  {note}{end}")
+            sys.stderr.flush()
+            return
+        tenth = 10 * done // max(total, 1)
+        if tenth != self._last:
+            self._last = tenth
+            say(f"  {self._title}: {done}/{total} {note}")
