@@ -118,6 +118,12 @@ def host_of(url: str) -> str:
     return host
 
 
+def port_of(url: str) -> int:
+    """The port a URL is asked at."""
+    parsed = _parse(url)
+    return int(parsed.port) if parsed.port else {"http:": 80, "https:": 443}.get(parsed.protocol, 0)
+
+
 def url_key(canonical: str) -> str:
     """blake2b-16 of a canonical URL, in hex."""
     return _blake2b_16(canonical)
