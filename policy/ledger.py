@@ -22,12 +22,13 @@ import tempfile
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, TypeAlias, TypeVar
 
 import duckdb
-import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow as pa
 
 from policy.commitments import BOOKKEEPING, GENESIS, ROWS_DIGEST_SQL, SALT_BYTES, Column, TableShape, chain_sql
 from policy.errors import (
@@ -43,7 +44,7 @@ from policy.errors import (
 from policy.keys import PURPOSES, KeyRing
 from policy.lock import FileLock
 from policy.migrate import is_current, migrate, packaged_migrations, packaged_views
-from policy.verification import Failure, verify_ledger
+from policy.verification import Failure, definitions, verify_ledger
 
 Rows: TypeAlias = "pa.Table | Sequence[Mapping[str, object]]"
 Result = TypeVar("Result")
@@ -54,9 +55,9 @@ _CONFIGURATION: Final = {
     "autoload_known_extensions": "false",
     "allow_community_extensions": "false",
     "enable_external_access": "false",
+    "python_enable_replacements": "false",
 }
 _READING: Final = frozenset({duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN})
-_UNCHAINED: Final = frozenset({"schema_migration", "batch"})
 _ARROW_TYPES: Final[Mapping[str, pa.DataType]] = {
     "VARCHAR": pa.string(),
     "INTEGER": pa.int32(),
@@ -81,16 +82,16 @@ def utc_naive(moment: datetime) -> datetime:
 def connect(path: Path, *, readonly: bool) -> duckdb.DuckDBPyConnection:
     """A connection that reaches no other file, no network, no Python variable, and whose settings are locked."""
     connection = duckdb.connect(str(path), read_only=readonly, config=dict(_CONFIGURATION))
-    wanted = {"TimeZone": "UTC", "python_enable_replacements": False, "lock_configuration": True}
-    # Connections of one process to one file share an instance, so another may have locked it already: then what
-    # counts is that the settings are the ones we want.
+    # Connections of one process to one file share an instance and its global settings, so another may have locked
+    # them already: then what counts is that they are the ones we want.
     with contextlib.suppress(duckdb.InvalidInputException):
         connection.execute("SET GLOBAL TimeZone = 'UTC'")
-        connection.execute("SET python_enable_replacements = false")
-        connection.execute("SET lock_configuration = true")
-    settings = ", ".join(f"current_setting('{name}')" for name in wanted)
-    [found] = connection.execute(f"SELECT {settings}").fetchall()
-    if found != tuple(wanted.values()):
+        connection.execute("SET GLOBAL lock_configuration = true")
+    [found] = connection.execute(
+        "SELECT current_setting('TimeZone'), current_setting('lock_configuration'),"
+        " current_setting('python_enable_replacements'), current_setting('enable_external_access')"
+    ).fetchall()
+    if found != ("UTC", True, False, False):
         connection.close()
         raise InputError(f"the file is open in this process with other settings: {found}", where=str(path))
     return connection
@@ -296,12 +297,8 @@ class Ledger:
         """
         self._connected()
         checks = {} if keys is None else {purpose: keys.check_value(purpose) for purpose in PURPOSES}
-        with (
-            tempfile.TemporaryDirectory() as directory,
-            _pristine(Path(directory), self._clock()) as pristine,
-            self._read_only() as connection,
-        ):
-            return verify_ledger(connection, pristine, tuple(self._shapes.values()), checks, anchors)
+        with self._read_only() as connection:
+            return verify_ledger(connection, _expected_definitions(), tuple(self._shapes.values()), checks, anchors)
 
     # ── erasing and upkeep ─────────────────────────────────────────────────────────────────────────────────────
 
@@ -588,14 +585,21 @@ def _open_existing(path: Path, *, readonly: bool) -> duckdb.DuckDBPyConnection:
     return connection
 
 
-@contextlib.contextmanager
-def _pristine(directory: Path, now: datetime) -> Iterator[duckdb.DuckDBPyConnection]:
-    """An empty database of this version, read back from a file: DuckDB prints a stored view in its own way."""
-    path = directory / "pristine.duckdb"
-    with connect(path, readonly=False) as connection:
-        migrate(connection, packaged_migrations(), packaged_views(), now=now, where=str(path))
-    with connect(path, readonly=True) as connection:
-        yield connection
+@cache
+def _expected_definitions() -> Mapping[str, str]:
+    """What this version defines, read back from a file: DuckDB prints a stored view in its own way."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "pristine.duckdb"
+        with connect(path, readonly=False) as connection:
+            migrate(
+                connection,
+                packaged_migrations(),
+                packaged_views(),
+                now=datetime(1970, 1, 1, tzinfo=UTC),
+                where=str(path),
+            )
+        with connect(path, readonly=True) as connection:
+            return definitions(connection)
 
 
 def _copy_sorted(source: Path, destination: Path) -> None:
@@ -667,7 +671,7 @@ def _read_shapes(connection: duckdb.DuckDBPyConnection) -> dict[str, TableShape]
     return {
         table: TableShape(table, tuple(column for column in found if column.name not in BOOKKEEPING))
         for table, found in columns.items()
-        if table not in _UNCHAINED
+        if set(BOOKKEEPING) <= {column.name for column in found}
     }
 
 

@@ -26,37 +26,36 @@ class FileLock:
         self.path = path
         self._exclusive = exclusive
         try:
-            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+            # A file object, so that a lock that is dropped without `release` goes too, with a ResourceWarning.
+            self._file = open(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b", buffering=0)  # noqa: SIM115
         except OSError as error:
             raise StorageError(f"cannot open the lock file ({error.strerror})", where=str(path)) from error
         try:
             self._take(wait_s)
         except BaseException:
-            os.close(self._descriptor)
+            self.forget()
             raise
 
     def release(self) -> None:
         """Unlock and close; a second call does nothing."""
-        if self._descriptor < 0:
+        if self._file.closed:
             return
         if self._exclusive:
             with contextlib.suppress(OSError):  # a full disk must not keep the lock held
-                os.ftruncate(self._descriptor, 0)
-        fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+                self._file.truncate(0)
+        fcntl.flock(self._file, fcntl.LOCK_UN)
         self.forget()
 
     def forget(self) -> None:
         """Close without unlocking: for a forked child."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        self._file.close()
 
     def _take(self, wait_s: float) -> None:
         kind = fcntl.LOCK_EX if self._exclusive else fcntl.LOCK_SH
         deadline = time.monotonic() + wait_s
         while True:
             try:
-                fcntl.flock(self._descriptor, kind | fcntl.LOCK_NB)
+                fcntl.flock(self._file, kind | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
                 if time.monotonic() >= deadline:
@@ -66,12 +65,12 @@ class FileLock:
                 time.sleep(_RETRY_S)
         if self._exclusive:
             with contextlib.suppress(OSError):  # the name is a courtesy, the lock is what counts
-                os.ftruncate(self._descriptor, 0)
-                os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
+                self._file.truncate(0)
+                os.pwrite(self._file.fileno(), f"{os.getpid()}\n".encode(), 0)
 
     def _holder(self) -> str:
         """The writer named in the file; without one, readers hold it."""
-        pid = os.pread(self._descriptor, 32, 0).decode("ascii", "replace").strip()
+        pid = os.pread(self._file.fileno(), 32, 0).decode("ascii", "replace").strip()
         if pid and Path(f"/proc/{pid}").exists():
             return f"the writing process {pid}"
         return "one or more reading processes"
