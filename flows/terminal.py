@@ -64,12 +64,20 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, tit
     from rich.table import Table
     from rich.text import Text
 
+    console = Console(soft_wrap=False)
+    if 12 * len(columns) > console.width:
+        # Too many columns for this terminal: one block a row, as psql's expanded display has it.
+        for number, row in enumerate(rows, 1):
+            console.rule(f"row {number}", align="left", style="dim")
+            for column, value in zip(columns, row, strict=True):
+                console.print(Text(f"{column:<20} {escape('' if value is None else str(plain(value)))}"), soft_wrap=True)
+        return
     table = Table(title=title or None, title_justify="left", header_style="bold")
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*(Text(escape("" if v is None else str(plain(v)))) for v in row))
-    Console(soft_wrap=False).print(table)
+    console.print(table)
 
 
 class Bar:

@@ -49,7 +49,7 @@ def test_heavy_dependencies_stay_in_their_package(path: Path) -> None:
 
 
 def test_only_settings_reads_the_environment() -> None:
-    """Configuration enters through flows/settings.py; other modules set variables for children, but read none."""
+    """Configuration enters through flows/settings.py; the others named here only hand the environment to a child."""
     readers = []
     for path in _modules():
         tree = ast.parse(path.read_text("utf-8"))
@@ -62,7 +62,12 @@ def test_only_settings_reads_the_environment() -> None:
             )
             if is_get or is_item:
                 readers.append(str(path.relative_to(ROOT)))
-    assert set(readers) <= {"flows/settings.py", "flows/prefect_server.py"}
+    assert set(readers) <= {
+        "flows/settings.py",
+        "flows/prefect_server.py",  # starts a server
+        "flows/deployments.py",  # starts flow runs
+        "curation/images.py",  # starts decode workers
+    }
 
 
 def _modules_after(statement: str) -> set[str]:

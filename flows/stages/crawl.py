@@ -517,7 +517,7 @@ def _fetch_row(fetched: Fetched) -> dict[str, object]:
         "final_url": fetched.final_url,
         "refused_url": fetched.refused_url,
         "hops_json": json.dumps([asdict(h) for h in fetched.hops], ensure_ascii=False),
-        "started_at": fetched.started_at,
+        "started_at": fetched.started_at or utc_now(),  # refused before it was asked
         "elapsed_ms": fetched.elapsed_s * 1000,
     }
 

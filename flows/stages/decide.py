@@ -29,8 +29,9 @@ FROM decision WHERE pair_key IS NOT NULL
 QUALIFY row_number() OVER (PARTITION BY pair_key, rule ORDER BY batch_seq DESC, row_no DESC) = 1
 """
 _STANDING = """
-SELECT verdict, coalesce(rule, '') AS rule, coalesce(reason_code, '') AS reason, count(*) AS pairs
-FROM standing GROUP BY ALL ORDER BY verdict, pairs DESC
+SELECT verdict, CASE verdict WHEN 'allow' THEN '' ELSE rule END AS decided_by,
+       CASE verdict WHEN 'allow' THEN '' ELSE reason_code END AS reason, count(*) AS pairs
+FROM standing GROUP BY ALL ORDER BY verdict, pairs DESC, decided_by, reason
 """
 
 

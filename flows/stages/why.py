@@ -124,7 +124,7 @@ def tell(story: Story) -> None:
     from rich.console import Console
     from rich.markup import escape as literal
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
 
     def shown(text: str | None) -> str:
         return literal(escape(text or ""))
@@ -142,10 +142,10 @@ def tell(story: Story) -> None:
         console.print(f"  stands {_MARK[pair.verdict].strip()} since {since}, ruleset {pair.ruleset_digest}")
         for ruling in pair.rulings:
             if ruling.standing:
-                detail = f": {shown(ruling.detail)}" if ruling.detail else ""
+                detail = f": {shown(ruling.detail)}" if ruling.detail else "."
                 where = f"  [dim]({shown(ruling.where)})[/]" if ruling.where else ""
                 deciding = " [bold]← decides[/]" if ruling.rule == pair.rule and pair.verdict != "allow" else ""
-                console.print(f"    {_MARK[ruling.verdict]}  {ruling.rule:<10} {ruling.words}{detail}{where}{deciding}")
+                console.print(f"    {_MARK[ruling.verdict]}  {ruling.rule:<13} {ruling.words.rstrip('.')}{detail}{where}{deciding}")
         for ruling in pair.rulings:
             if not ruling.standing:
                 console.print(
