@@ -715,8 +715,8 @@ class Calibration:
     heldout_pairs: int
 
 
-def read_calibration(run_dir: Path, model_digest: str) -> Calibration:
-    """The calibration that training left in a run's directory.
+def read_calibration(run_dir: Path) -> Calibration:
+    """The calibration that training left in a run's directory, which must be of the run's newest checkpoint.
 
     Raises:
         ConfigurationError: there is none. IntegrityError: it is damaged, or belongs to another model.
@@ -728,10 +728,9 @@ def read_calibration(run_dir: Path, model_digest: str) -> Calibration:
         calibration = Calibration(**json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
         raise IntegrityError(f"not a calibration ({error})", where=str(path)) from error
-    if calibration.model_digest != model_digest:
-        raise IntegrityError(
-            f"the calibration is of model {calibration.model_digest[:16]}, not {model_digest[:16]}", where=str(path)
-        )
+    digest = clip_digest(_record_of(newest_checkpoint(run_dir)))
+    if calibration.model_digest != digest:
+        raise IntegrityError(f"it is of model {calibration.model_digest[:16]}, not {digest[:16]}", where=str(path))
     return calibration
 
 
@@ -749,7 +748,7 @@ def _load_trained(given: Path, device: str) -> ClipModel:
     from safetensors.torch import load
 
     folder = newest_checkpoint(given)
-    record = CheckpointRecord.from_json(_text(folder / "provenance.json"), where=str(folder / "provenance.json"))
+    record = _record_of(folder)
     files = {name: _recorded_bytes(folder, name, dict(record.files)) for name in (WEIGHTS_FILE, CONFIG_FILE)}
     config = json.loads(files[CONFIG_FILE])
     for tower, installed in (("text", TEXT_FILES), ("image", IMAGE_FILES)):
@@ -774,7 +773,10 @@ def _load_trained(given: Path, device: str) -> ClipModel:
 
 def clip_digest(record: CheckpointRecord) -> str:
     """A trained CLIP's identity: its weights and its configuration, which names the frozen towers' digests."""
-    return files_digest([(name, dict(record.files)[name]) for name in (WEIGHTS_FILE, CONFIG_FILE)])
+    files = dict(record.files)
+    if not {WEIGHTS_FILE, CONFIG_FILE} <= files.keys():
+        raise IntegrityError("not a checkpoint of a CLIP", where=record.checkpoint)
+    return files_digest([(name, files[name]) for name in (WEIGHTS_FILE, CONFIG_FILE)])
 
 
 def _recorded_bytes(folder: Path, name: str, recorded: Mapping[str, str]) -> bytes:
@@ -787,9 +789,10 @@ def _recorded_bytes(folder: Path, name: str, recorded: Mapping[str, str]) -> byt
     return data
 
 
-def _text(path: Path) -> str:
+def _record_of(folder: Path) -> CheckpointRecord:
+    path = folder / "provenance.json"
     try:
-        return path.read_text(encoding="utf-8")
+        return CheckpointRecord.from_json(path.read_text(encoding="utf-8"), where=str(path))
     except (OSError, UnicodeDecodeError) as error:
         raise IntegrityError(f"unreadable ({error})", where=str(path)) from error
 

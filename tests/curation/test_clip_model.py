@@ -12,7 +12,7 @@ import torch
 
 from curation import clip_model
 from curation.clip_model import ClipSpec, PackagedTextEncoder
-from policy.errors import ConfigurationError, InputError, IntegrityError
+from policy.errors import ConfigurationError, InputError
 
 
 def run_python(code: str) -> str:
@@ -160,14 +160,3 @@ def test_a_file_of_weights_by_path_loads_strictly(tmp_path: Path) -> None:
     torch.save({"state_dict": Path}, hostile)
     with pytest.raises(ConfigurationError, match="cannot be loaded"):
         clip_model.load_clip(ClipSpec("ViT-S-32-alt", str(hostile)))
-
-
-def test_a_calibration_of_another_model_is_refused(tmp_path: Path) -> None:
-    """A threshold is used only with the model it was measured on."""
-    with pytest.raises(ConfigurationError):
-        clip_model.read_calibration(tmp_path, "a" * 64)
-    fields = {name: 0.5 for name in clip_model.Calibration.__slots__} | {"model_digest": "a" * 64}
-    (tmp_path / clip_model.CALIBRATION_FILE).write_text(__import__("json").dumps(fields))
-    assert clip_model.read_calibration(tmp_path, "a" * 64).threshold == 0.5
-    with pytest.raises(IntegrityError):
-        clip_model.read_calibration(tmp_path, "b" * 64)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
 from curation import clip_model
+from curation.captions import BankEntry, CaptionBank, RetrievalCaptioner
 from curation.clip_model import ClipModel, ClipSpec
 from curation.images import encode_jpeg
 from curation.shards import DatasetReader, SealedSample, reseal, write_dataset
@@ -97,7 +98,7 @@ def test_a_finished_run_reports_what_it_is_worth(finished: ClipResult) -> None:
     assert finished.r_at_5 > 5 / 12
     assert 0 <= finished.coverage <= 1
     assert finished.calibration.bank_size == len(COLOURS) * len(SHAPES) * len(SIZES) + 2
-    stored = clip_model.read_calibration(finished.checkpoints[-1].parent, finished.model_digest)
+    stored = clip_model.read_calibration(finished.checkpoints[-1].parent)
     assert stored == finished.calibration
 
 
@@ -140,6 +141,17 @@ def test_a_picture_has_the_same_bits_in_any_company(loaded: ClipModel) -> None:
     pictures = [draw(colour, shape, 20) for colour in COLOURS for shape in SHAPES]
     many = loaded.encode_images(pictures)
     assert np.array_equal(loaded.encode_images(pictures[17:18])[0], many[17])
+
+
+def test_the_trained_clip_captions_pictures(loaded: ClipModel) -> None:
+    """A captioner over the trained CLIP names the colour of large drawings, which it has learnt from a dozen steps."""
+    bank = CaptionBank.build(
+        [BankEntry(f"large {colour} square", f"list:{colour}", "list", ()) for colour in COLOURS], min_origins=1
+    )
+    captioner = RetrievalCaptioner(loaded, bank, threshold=0.0)
+    results = captioner.caption_images([draw(colour, "square", 28) for colour in COLOURS])
+    assert sum(colour in result.text for colour, result in zip(COLOURS, results, strict=True)) >= len(COLOURS) / 2
+    assert {result.model_digest for result in results} == {loaded.digest}
 
 
 def test_held_out_pairs_were_never_fed(finished: ClipResult, dataset: Path) -> None:
@@ -222,6 +234,20 @@ def test_too_small_a_dataset_is_refused(dataset: Path, tmp_path: Path) -> None:
     """A dataset that cannot spare the held-out pairs is refused, not measured on what it was trained on."""
     with pytest.raises(InputError, match="hold out"):
         run(dataset, tmp_path / "run", ClipConfig(**{**_fields(CONFIG), "held_out": 60}))
+
+
+def test_a_threshold_is_used_only_with_its_own_model(finished: ClipResult, dataset: Path, tmp_path: Path) -> None:
+    """A run that is not calibrated, or holds another model's calibration, gives no threshold."""
+    run(dataset, tmp_path / "run", stop_after=1)
+    with pytest.raises(ConfigurationError, match="calibrated"):
+        clip_model.read_calibration(tmp_path / "run")
+    other = finished.checkpoints[-1].parent / clip_model.CALIBRATION_FILE
+    (tmp_path / "run" / other.name).write_bytes(other.read_bytes())
+    with pytest.raises(IntegrityError, match="model"):
+        clip_model.read_calibration(tmp_path / "run")
+    (tmp_path / "run" / other.name).write_text("{}")
+    with pytest.raises(IntegrityError, match="not a calibration"):
+        clip_model.read_calibration(tmp_path / "run")
 
 
 def test_damaged_weights_are_not_loaded(dataset: Path, tmp_path: Path) -> None:
