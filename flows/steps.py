@@ -134,8 +134,8 @@ class ProgressReport:
             self._artifacts[name] = made
 
     def within(self, done_units: int, units: int, name: str) -> Callable[[int, int], None]:
-        """The progress of one unit among several equally long ones."""
-        return lambda done, total: self(done_units * total + done, units * total, f"{name}: ")
+        """The progress of one unit among several, in hundredths of them all."""
+        return lambda done, total: self(int(100 * (done_units + done / max(total, 1)) / units), 100, f"{name}: ")
 
 
 @contextmanager

@@ -18,8 +18,17 @@ from pathlib import Path
 
 import pytest
 
-from flows.deployments import Plan, deployment, deployment_name
+pytest.importorskip("emoji", reason="the museum needs the extra `demo`")
+
+from flows.crawl_pages import crawl_pages
+from flows.demo import policy_text, settings_text
+from flows.deployments import Plan, deployment, deployment_name, plans
+from flows.home import Home
+from flows.museum import Museum
 from flows.prefect_server import Endpoint, prefect_server
+from flows.publish_reports import publish_reports
+from flows.steps import run, sole_writer
+from policy.errors import BusyError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -160,8 +169,6 @@ def test_a_flow_reports_progress_and_counts_as_artifacts(server: Endpoint, folde
     """Units leave a progress artifact, the flow a table of counts, and the flow's result comes back."""
     from prefect.client.orchestration import get_client
 
-    from flows.steps import run
-
     home = folder / "by-hand"
     home.mkdir()
     assert run(importlib.import_module("scheduled_for_a_test").tiny, str(home)) == {"ran": 1}
@@ -176,8 +183,6 @@ def test_no_error_message_reaches_prefect(server: Endpoint, folder: Path, capfd:
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import FlowFilter, FlowFilterName
 
-    from flows.steps import run
-
     module = importlib.import_module("scheduled_for_a_test")
     with pytest.raises(ValueError, match=module.SECRET):
         run(module.failing, "nowhere")
@@ -190,6 +195,62 @@ def test_no_error_message_reaches_prefect(server: Endpoint, folder: Path, capfd:
     assert "ValueError at" in failed.state.message
     stored = b"".join(p.read_bytes() for p in (folder / "prefect").glob("prefect.db*"))
     assert b"private.example" not in stored
+
+
+@pytest.fixture(scope="module")
+def crawled(server: Endpoint, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Home, Museum]]:
+    """A home whose crawl of a small museum ran as a Prefect flow."""
+    path = tmp_path_factory.mktemp("crawled") / "home"
+    with Museum(port_base=0, limit=24) as museum:
+        home = Home.create(path, settings_text=settings_text(museum), policy_text=policy_text())
+        counts = run(crawl_pages, str(path))
+        assert counts["page ok"] > 20
+        assert counts["picture ok"] > 60
+        yield home, museum
+
+
+def test_the_crawl_flow_never_contacts_what_is_disallowed(crawled: tuple[Home, Museum]) -> None:
+    """What robots.txt disallows was not asked for even once, though pages link to it; the rest was."""
+    _, museum = crawled
+    asked = museum.requests
+    assert not [url for url in asked if url.startswith(museum.url("reserved", "/private/"))]
+    assert asked[museum.url("reserved", "/robots.txt")] == 1
+    assert asked[museum.url("reserved", "/private.html")] == 1
+
+
+def test_prefect_knows_no_url_of_what_was_crawled(crawled: tuple[Home, Museum], folder: Path) -> None:
+    """Neither the URLs asked nor the names of pictures stand in Prefect's database: only ids, codes and counts."""
+    _, museum = crawled
+    stored = b"".join(p.read_bytes() for p in (folder / "prefect").glob("prefect.db*"))
+    assert b"licence-unknown" in stored  # the standing verdicts' table is there
+    assert not [url for url in museum.requests if url.encode() in stored]
+    assert not [name for name in museum.truth.values() if len(name) > 12 and name.encode() in stored]
+
+
+def test_the_audits_flow_finds_nothing_that_must_not_be(crawled: tuple[Home, Museum]) -> None:
+    """The snapshot is published, no decision lacks evidence, and nothing that is not allowed lies in a shard."""
+    home, _ = crawled
+    assert run(publish_reports, str(home.path)) == {"decisions_without_evidence": 0, "denied_or_deferred_in_shard": 0}
+    assert home.snapshot_path.is_file()
+
+
+def test_every_scheduled_flow_can_be_imported_by_its_name(crawled: tuple[Home, Museum]) -> None:
+    """What `custody schedule` registers are module paths that lead back to the flows, with the home's cron lines."""
+    home, _ = crawled
+    for plan in plans(home):
+        module, _, name = str(deployment(plan, home.path).entrypoint).rpartition(".")
+        assert getattr(importlib.import_module(module), name) is plan.flow
+    assert {plan.cron for plan in plans(home)} >= {home.settings.schedule.crawl, home.settings.schedule.removals}
+
+
+def test_writing_flows_take_turns(crawled: tuple[Home, Museum]) -> None:
+    """While one flow writes, another waits, and says so when it has waited long enough."""
+    home, _ = crawled
+    busy = pytest.raises(BusyError, match="another flow is writing")
+    with sole_writer(home), busy, sole_writer(home, wait_s=0.0):
+        pass
+    with sole_writer(home, wait_s=0.0):
+        pass
 
 
 def test_deployments_of_two_homes_do_not_collide(folder: Path) -> None:
