@@ -177,7 +177,8 @@ def test_the_step_logs_layout_is_as_the_page_says() -> None:
 
     sizes = {"u8": 8, "u4": 4, "f8": 8, "32 bytes": 32}
     layout = [(int(c[0]), c[1].strip("`"), sizes[c[2]]) for c in rows(TRAINING) if c[0].isdigit()]
-    assert layout == [(ROW.fields[name][1], name, ROW[name].itemsize) for name in ROW.names]
+    assert ROW.fields is not None
+    assert layout == [(place[1], name, place[0].itemsize) for name, place in ROW.fields.items()]
     assert sum(size for _, _, size in layout) == ROW.itemsize == 80
 
 
