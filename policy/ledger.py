@@ -244,7 +244,7 @@ class Ledger:
         with self._registered(incoming):
             return self._in_transaction(
                 lambda: tuple(
-                    self._append(shape, f"incoming_{i}", key)
+                    self._append(shape, f"incoming_{i}", key, given="given_commitment" in incoming[i].column_names)
                     for i, (shape, key) in enumerate(zip(shapes, keys, strict=True))
                 ),
                 landed=lambda: all(self._known(shape.name, key) for shape, key in zip(shapes, keys, strict=True)),
@@ -471,20 +471,20 @@ class Ledger:
         )
         return bool(found.fetchall())
 
-    def _append(self, shape: TableShape, incoming: str, key: str) -> bool:
-        """Within a transaction: the rows, then the batch that chains them."""
+    def _append(self, shape: TableShape, incoming: str, key: str, *, given: bool = False) -> bool:
+        """Within a transaction: the rows, then the batch that chains them. `given`: the rows bring commitments."""
         if self._known(shape.name, key):
             return False
         connection = self._connected()
         previous_seq, previous = _head(connection)
         seq = previous_seq + 1
         commitment = shape.commitment_sql()
-        [(contradicted,)] = connection.execute(
-            f"SELECT count(*) FROM {incoming} WHERE given_commitment IS DISTINCT FROM {commitment}"
-            " AND given_commitment IS NOT NULL"
-        ).fetchall()
-        if contradicted:
-            raise InputError(f"{contradicted} commitments do not fit the rows they came with", where=shape.name)
+        if given:
+            [(contradicted,)] = connection.execute(
+                f"SELECT count(*) FROM {incoming} WHERE given_commitment <> {commitment}"
+            ).fetchall()
+            if contradicted:
+                raise InputError(f"{contradicted} commitments do not fit the rows they came with", where=shape.name)
         names = "".join(f'"{column.name}", ' for column in shape.columns)
         [(row_count,)] = connection.execute(
             f'INSERT INTO "{shape.name}" BY NAME SELECT {names} CAST(? AS BIGINT) AS batch_seq, row_no, salt,'
@@ -629,7 +629,7 @@ def _copy_sorted(source: Path, destination: Path) -> None:
 
 
 def _conform(shape: TableShape, rows: Rows) -> pa.Table:
-    """The table's columns in their types, `row_no`, `salt` (random where none came) and `given_commitment`."""
+    """The columns in their types, `row_no`, `salt` (random where none came), `given_commitment` where one came."""
     offered = set(rows.column_names) if isinstance(rows, pa.Table) else {name for row in rows for name in row}
     known = {column.name for column in shape.columns}
     if unknown := sorted(offered - known - {"salt", "commitment"}):
@@ -646,7 +646,8 @@ def _conform(shape: TableShape, rows: Rows) -> pa.Table:
     else:
         salts = pa.py_buffer(os.urandom(SALT_BYTES * count))
         columns["salt"] = pa.FixedSizeBinaryArray.from_buffers(pa.binary(SALT_BYTES), count, [None, salts])
-    columns["given_commitment"] = _values(shape.name, Column("commitment", "VARCHAR"), rows)
+    if "commitment" in offered:
+        columns["given_commitment"] = _values(shape.name, Column("commitment", "VARCHAR"), rows)
     return pa.table(columns)
 
 
@@ -701,13 +702,16 @@ def _check_keys(connection: duckdb.DuckDBPyConnection, keys: KeyRing, *, where: 
 def _explained(error: duckdb.Error, path: Path) -> CustodyError:
     """DuckDB's error as one of ours."""
     text, where = str(error).splitlines()[0], str(path)
+    full = StorageError(text, where=where, remedy="Make room; what was complete stays complete")
     match error:
         case duckdb.IOException() if "Could not set lock" in text:
             return BusyError(text, where=where, remedy="Close the other program; auditors read audit.duckdb")
         case duckdb.IOException() if "not a valid DuckDB" in text or "orrupt" in text:
             return IntegrityError(text, where=where, remedy="Restore the ledger from its backup")
         case duckdb.IOException() | duckdb.OutOfMemoryException() | duckdb.FatalException():
-            return StorageError(text, where=where, remedy="Make room; what was complete stays complete")
+            return full
+        case duckdb.Error() if "No space left" in text or "Could not write" in text or "Failed to commit" in text:
+            return full  # a COMMIT's IO error comes as a TransactionException
         case duckdb.InternalException() | duckdb.SerializationException():
             return IntegrityError(text, where=where)
         case _:

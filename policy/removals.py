@@ -259,8 +259,8 @@ _NAMED: Final[Mapping[str, str]] = {
         WHERE $value IN (place, host) OR ends_with(place, '.' || $value) OR ends_with(host, '.' || $value)""",
     "content": "SELECT NULL, NULL, $value",
     "sample_key": """
-        SELECT pair_key, NULL, content_sha256 FROM caption WHERE sample_key = $value
-        UNION SELECT pair_key, NULL, content_sha256 FROM slot WHERE sample_key = $value""",
+        SELECT pair_key, NULL, if(pair_key IS NULL, content_sha256, NULL) FROM caption WHERE sample_key = $value
+        UNION SELECT pair_key, NULL, if(pair_key IS NULL, content_sha256, NULL) FROM slot WHERE sample_key = $value""",
 }
 
 _MATCH: Final = """
