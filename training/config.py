@@ -39,7 +39,7 @@ class TrainingConfig:
     caption_dropout: float = 0.1
     flip: bool = True
     crop: float = 1.0
-    timestep_mean: float = 0.0
+    timestep_mean: float = 0.5
     timestep_std: float = 1.0
     smallest_divisor: float = 0.3
     ema_length: float = 0.1
@@ -102,7 +102,7 @@ def preset(name: str, **changes: object) -> TrainingConfig:
 # fmt: off
 PRESETS = {
     "tiny":     TrainingConfig(DenoiserConfig(16, 4, 32, 1, 2, text_tokens=8), batch_size=4, steps=12, warmup_steps=2, threads=1, checkpoint_every=4),  # noqa: E501  one line a preset
-    "demo":     TrainingConfig(DenoiserConfig(32, 4, 192, 6, 3), batch_size=32, steps=1100, checkpoint_every=275),
+    "demo":     TrainingConfig(DenoiserConfig(32, 4, 192, 6, 3), batch_size=32, steps=1500, checkpoint_every=375),
     "small-64": TrainingConfig(DenoiserConfig(64, 4, 384, 10, 6), batch_size=256, steps=20_000, device="cuda", checkpoint_every=1000),  # noqa: E501
 }
 # fmt: on

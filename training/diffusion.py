@@ -44,15 +44,11 @@ def draw_kept_captions(seed: int, epochs: Ints, ordinals: Ints, dropout: float) 
     return torch.from_numpy(uniforms(sample_keys(seed, epochs, ordinals, "caption"), 1)[:, 0] >= dropout)
 
 
-def velocity(denoiser: Denoiser, x_t: Tensor, t: Tensor, text: Tensor, mask: Tensor, config: TrainingConfig) -> Tensor:
-    """The velocity e - x_0, [B, 3, S, S] float32, from the picture that the network predicts.
-
-    x_t = (1 - t) x_0 + t e gives v = (x_t - x_0) / t. The division stops at `config.smallest_divisor`, below which
-    the network's error would be blown up and nothing but fine grain is left to decide.
-    """
-    with torch.autocast(x_t.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+def expected_picture(denoiser: Denoiser, x_t: Tensor, t: Tensor, text: Tensor, mask: Tensor, precision: str) -> Tensor:
+    """The picture that the network expects behind x_t, [B, 3, S, S] float32."""
+    with torch.autocast(x_t.device.type, torch.bfloat16, enabled=precision == "bf16"):
         picture: Tensor = denoiser(x_t, t, text, mask)
-    return (x_t - picture.float()) / t.clamp(min=config.smallest_divisor)[:, None, None, None]
+    return picture.float()
 
 
 def flow_loss(
@@ -75,8 +71,8 @@ def flow_loss(
     t = torch.where(real, t, 1.0)
     at = t[:, None, None, None]
     x_t = (1 - at) * pixels + at * noise
-    predicted = velocity(denoiser, x_t, t, text, mask & real[:, None], config)
-    # The target in the same form, so that below the smallest divisor, too, the picture is what is asked for.
-    target = (x_t - pixels) / at.clamp(min=config.smallest_divisor)
-    error = (predicted - target).square().mean(dim=(1, 2, 3))
+    picture = expected_picture(denoiser, x_t, t, text, mask & real[:, None], config.precision)
+    # v = (x_t - x_0) / t, so the velocity's error is the picture's, divided by t. The division stops at
+    # `smallest_divisor`: below it only fine grain is left to decide, and it would take the loss for itself.
+    error = ((picture - pixels) / at.clamp(min=config.smallest_divisor)).square().mean(dim=(1, 2, 3))
     return (error * weight).sum() / len(pixels)

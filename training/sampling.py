@@ -21,7 +21,7 @@ from training.checkpoint import open_checkpoint, write_durably
 from training.conditioning import CaptionTokens, TextEncoder
 from training.config import TrainingConfig
 from training.denoiser import Denoiser
-from training.diffusion import velocity
+from training.diffusion import expected_picture
 from training.randomness import normals, sample_keys
 
 CONFIG = "config.json"
@@ -107,8 +107,9 @@ def integrate(
     x = torch.from_numpy(normals(keys, 3 * size**2)).reshape(count, 3, size, size).to(device)
 
     def guided(x_t: Tensor, t: Tensor) -> Tensor:
-        v = velocity(model, x_t.repeat(2, 1, 1, 1), t.expand(2 * count), text, mask, config)
-        captioned, plain = v.chunk(2)
+        both = x_t.repeat(2, 1, 1, 1)
+        pictures = expected_picture(model, both, t.expand(2 * count), text, mask, config.precision)
+        captioned, plain = ((both - pictures) / t).chunk(2)
         return plain + guidance * (captioned - plain)
 
     times = torch.linspace(1, 0, steps + 1, device=device)
