@@ -93,7 +93,6 @@ def train(
     contract = observe_contract(config.device, config.precision)
 
     # The run's record: made once, then only compared with.
-    run_dir.mkdir(parents=True, exist_ok=True)
     sweep(run_dir)
     components = (text_encoder.component, *upstream)
     run = load_run(run_dir)

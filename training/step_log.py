@@ -124,10 +124,7 @@ def read_steps(path: Path) -> npt.NDArray[np.void]:
 
     A torn last row is left out: it stands for a step that never counted.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise IntegrityError(f"the step log is unreadable ({error.strerror})", where=str(path)) from error
+    data = _bytes_of(path)
     if data[: len(HEADER)] != HEADER:
         raise IntegrityError("not a step log of this version", where=str(path))
     count = (len(data) - len(HEADER)) // ROW.itemsize
@@ -160,7 +157,7 @@ def steps_of(rows: npt.NDArray[np.void]) -> Iterator[StepRow]:
 
 def check_prefix(path: Path, rows: int, sha256: str) -> None:
     """The first `rows` rows are those a checkpoint recorded; IntegrityError otherwise."""
-    data = path.read_bytes()[: len(HEADER) + rows * ROW.itemsize]
+    data = _bytes_of(path)[: len(HEADER) + rows * ROW.itemsize]
     if hashlib.sha256(data).hexdigest() != sha256:
         raise IntegrityError(f"the first {rows} rows are not those the checkpoint has recorded", where=str(path))
 
@@ -174,3 +171,10 @@ def effective_rows(rows: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
     lowest_later = np.minimum.accumulate(steps[::-1])[::-1]
     later = np.append(lowest_later[1:], np.iinfo(np.int64).max)
     return rows[steps < later]
+
+
+def _bytes_of(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise IntegrityError(f"the step log is unreadable ({error.strerror})", where=str(path)) from error

@@ -76,6 +76,8 @@ def test_a_checkpoint_can_tell_its_part_of_the_log(tmp_path):
     write(other, a_row(0), a_row(1, loss=0.4), a_row(2))
     with pytest.raises(IntegrityError, match="first 2 rows"):
         check_prefix(other, rows, sha256)
+    with pytest.raises(IntegrityError, match="unreadable"):
+        check_prefix(tmp_path / "gone.log", rows, sha256)
 
 
 def test_the_digest_names_ordinal_and_commitment():
