@@ -84,8 +84,8 @@ class OriginDocuments:
         return evidence.get(name) if evidence is not None else None
 
     def _is_due(self, known: Document | None, now: datetime) -> bool:
-        if known is None:
-            return True
+        if known is None or known.error == "forbidden-address":
+            return True  # our own settings' refusal, which may have been changed meanwhile; the origin was not bothered
         return now - known.fetched_at >= (RETRY_UNREACHABLE_AFTER if _unanswered(known) else REFRESH_AFTER)
 
     def _keep(self, origin: str, name: str, document: Document) -> None:

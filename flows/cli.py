@@ -6,17 +6,16 @@ Heavy imports live inside the commands, so that `custody --help` answers at once
 from __future__ import annotations
 
 import errno
-import functools
-import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
-from flows.terminal import Bar, escape, print_json, print_table, say
+from flows.terminal import Bar, answer, counted, escape, print_json, print_table, say
 from policy.errors import CustodyError, InputError, StorageError
 
 if TYPE_CHECKING:
@@ -46,7 +45,64 @@ def _open(path: Path) -> Home:
     return Home.open(path)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+class _Group(click.Group):
+    """Commands in the order of the work, each with its whole first sentence."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, _first_sentence(command)) for name, command in self.commands.items()])
+
+
+class _Door(_Group):
+    """The outermost group: no traceback for bad input, but what, where and what to do."""
+
+    group_class = _Group
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _explained():
+            return super().invoke(ctx)
+
+
+def _first_sentence(command: click.Command) -> str:
+    return " ".join((command.help or "").partition("\n\n")[0].split()).partition(". ")[0].rstrip(".")
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Every failure that has a reason of its own ends in one message and its exit code (policy/errors.py)."""
+    try:
+        yield
+    except CustodyError as error:
+        _fail(error)
+    except BrokenPipeError:
+        # The reader (head, less) has left; that is no error, and the interpreter must not flush to it again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except OSError as error:
+        if error.filename is None and error.errno not in _NO_ROOM:
+            raise
+        remedy = "Make room or give access, then run the same command again: nothing that was complete is lost"
+        what, where = error.strerror or "cannot be read or written", str(error.filename or "the home")
+        _fail(StorageError(what, where=where, remedy=remedy))
+    except KeyboardInterrupt:
+        say("\ncustody: interrupted. Run the same command again and it goes on where it stopped.")
+        sys.exit(130)
+
+
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG})
+
+
+def _fail(error: CustodyError) -> NoReturn:
+    # One line, whatever it quotes: an error from SQL comes with a picture of the place, text from the web with tricks.
+    lines = (line.strip() for line in str(error).splitlines())
+    say(f"custody: {escape(' '.join(line for line in lines if line.strip('^ ')))}")
+    sys.exit(error.exit_code)
+
+
+@click.group(cls=_Door, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="image-custody", prog_name="custody")
 def cli() -> None:
     """The chain of custody of the images a text-to-image model is trained on."""
@@ -66,9 +122,10 @@ def init(home_path: Path, as_json: bool) -> None:
         print_json({"home": str(home.path)})
         return
     say(f"A new home: {home.path}")
-    say("  custody.toml  how it works: fill in [crawl] contact before you crawl")
+    say("  custody.toml  how it works: fill in [crawl] contact, a URL or mail address of yours, before you crawl")
     say("  policy.toml   what may be kept: read it once, it is commented")
     say("  keys/         back them up apart from the rest: without them no removal can be matched")
+    say("Next, in it: custody crawl https://…")
 
 
 @cli.command()
@@ -104,7 +161,8 @@ def crawl(home_path: Path, as_json: bool, seeds: tuple[str, ...]) -> None:
         print_json(summary)
         return
     print_table(("kind", "outcome", "count"), [(k, o, n) for (k, o), n in sorted(summary.outcomes)], title="Fetched")
-    say(f"{summary.pairs} image-text pairs found on {summary.pages} pages. Next: custody decide")
+    pairs, pages = counted(summary.pairs, "image-text pair"), counted(summary.pages, "page")
+    say(f"{pairs} found on {pages}. Next: custody decide")
 
 
 @cli.command()
@@ -118,7 +176,12 @@ def decide(home_path: Path, as_json: bool) -> None:
         print_json(summary)
         return
     print_table(("verdict", "rule", "reason", "pairs"), summary.standing, title="Standing verdicts")
-    say(f"{summary.judged} judged, {summary.changed} changed, under ruleset {summary.ruleset_digest}")
+    say(f"{counted(summary.judged, 'pair')} judged, {summary.changed} changed, under ruleset {summary.ruleset_digest}")
+    reasons = {reason for _, rule, reason, _ in summary.standing if rule == "text"}
+    if "caption-missing" in reasons:
+        say("Next: custody caption, for the pictures without a text; or custody seal, with those that have one")
+    elif any(verdict == "allow" for verdict, *_ in summary.standing):
+        say("Next: custody seal")
 
 
 @cli.command()
@@ -133,7 +196,7 @@ def caption(home_path: Path, as_json: bool, dataset: str | None) -> None:
     if stage.needs_training(home):
         result = stage.train_captioner(home, bar, dataset=dataset)
         if not as_json:
-            say(
+            answer(
                 f"CLIP {result.run.run}: held-out image-to-text R@1 {result.r_at_1:.1%}, R@5 {result.r_at_5:.1%} "
                 f"over {result.n_heldout} pairs"
             )
@@ -141,8 +204,9 @@ def caption(home_path: Path, as_json: bool, dataset: str | None) -> None:
     if as_json:
         print_json(summary)
         return
-    say(f"{summary.asked} without alt text: {summary.kept} captioned, {summary.deferred} deferred")
-    print_table(("score", "caption", "picture"), summary.examples, title="Examples")
+    answer(f"{summary.asked} without alt text: {summary.kept} captioned, {summary.deferred} deferred")
+    if summary.examples:
+        print_table(("score", "caption", "sample key"), summary.examples, title="Examples")
 
 
 @cli.command()
@@ -157,16 +221,20 @@ def seal(home_path: Path, as_json: bool, where: str, name: str | None) -> None:
     if as_json:
         print_json(sealed)
         return
-    say(f"Dataset {sealed.dataset}: {sealed.slots} slots in {len(sealed.shards)} shards, root {sealed.root}")
+    slots, shards = counted(sealed.slots, "slot"), counted(len(sealed.shards), "shard")
+    answer(f"Dataset {sealed.dataset}: {slots} in {shards}, root {sealed.root}")
+    say(f"Next: custody train --dataset {sealed.dataset}")
 
 
 @cli.command()
 @_common
 @click.option("--dataset", required=True, help="The dataset to learn from.")
-@click.option("--kind", type=click.Choice(["diffusion", "clip"]), default="diffusion", show_default=True)
-@click.option("--preset", default=None, help="A row of training.config.PRESETS; default: custody.toml's.")
+@click.option(
+    "--kind", type=click.Choice(["diffusion", "clip"]), default="diffusion", show_default=True, help="Which model."
+)
+@click.option("--preset", default=None, help="tiny, demo, small-64; default: custody.toml's.")
 @click.option("--steps", type=click.IntRange(min=1), default=None, help="Steps instead of the preset's.")
-@click.option("--seed", type=int, default=None)
+@click.option("--seed", type=int, default=None, help="Seed of order and noise; default: custody.toml's.")
 def train(
     home_path: Path,
     as_json: bool,
@@ -185,9 +253,11 @@ def train(
     if as_json:
         print_json(result)
         return
-    say(f"Run {result.run}: {result.steps} steps, {len(result.checkpoints)} checkpoints")
+    answer(f"Run {result.run}: {counted(result.steps, 'step')}, {counted(len(result.checkpoints), 'checkpoint')}")
     for checkpoint in result.checkpoints:
-        say(f"  step {checkpoint.step:>7}  {checkpoint.id}  {checkpoint.path}")
+        answer(f"  step {checkpoint.step:>7}  {checkpoint.id}  {checkpoint.path}")
+    if kind == "diffusion":
+        say('Next: custody sample "a prompt"')
 
 
 @cli.command()
@@ -195,8 +265,8 @@ def train(
 @click.argument("prompts", nargs=-1, required=True)
 @click.option("--run", default=None, help="The run to sample from; default: the newest diffusion run.")
 @click.option("--step", type=int, default=None, help="The checkpoint's step; default: the last one.")
-@click.option("--seed", type=int, default=1, show_default=True)
-@click.option("--per-prompt", type=click.IntRange(1, 16), default=4, show_default=True)
+@click.option("--seed", type=int, default=1, show_default=True, help="Another seed, another picture.")
+@click.option("--per-prompt", type=click.IntRange(1, 16), default=4, show_default=True, help="Pictures a prompt.")
 @click.option("--guidance", type=float, default=None, help="Classifier-free guidance; default: the preset's.")
 @click.option("--strip", is_flag=True, help="Show noise becoming a picture, step by step.")
 @click.option(
@@ -231,7 +301,7 @@ def sample(
     if as_json:
         print_json(drawn)
         return
-    say(f"{drawn.path}  ({drawn.checkpoint})")
+    answer(f"{drawn.path}  ({drawn.checkpoint})")
 
 
 # ── questions ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -272,7 +342,7 @@ def trace(home_path: Path, as_json: bool, query: str) -> None:
 @click.argument("name", required=False)
 @click.argument("parameters", nargs=-1)
 def audit(home_path: Path, as_json: bool, name: str | None, parameters: tuple[str, ...]) -> None:
-    """Run the audit NAME with key=value PARAMETERS on the published snapshot; without a name, list them."""
+    """Answer the audit NAME with key=value PARAMETERS from the published snapshot; without a name, list the audits."""
     from flows.stages import audits as stage
 
     if name is None:
@@ -293,7 +363,11 @@ def audit(home_path: Path, as_json: bool, name: str | None, parameters: tuple[st
 @_common
 @click.argument("statement")
 def sql(home_path: Path, as_json: bool, statement: str) -> None:
-    """Ask the published snapshot anything: free SQL, read-only."""
+    """Ask the published snapshot anything: one SELECT, read-only.
+
+    `custody sql "SHOW TABLES"` lists what there is; begin with the views standing and trainable. A table that is
+    named like a word of SQL wants quotes: SELECT * FROM "fetch".
+    """
     from flows.stages import audits as stage
 
     columns, rows = stage.sql(_open(home_path), statement)
@@ -311,8 +385,8 @@ def verify(home_path: Path, as_json: bool) -> None:
         print_json({"ok": not failures, "failures": [{"what": f.what, "where": f.where} for f in failures]})
     else:
         for failure in failures:
-            say(f"FAILED  {escape(failure.where)}: {escape(failure.what)}")
-        say("Everything verifies." if not failures else f"{len(failures)} checks failed.")
+            answer(f"FAILED  {escape(failure.where)}: {escape(failure.what)}")
+        answer("Everything verifies." if not failures else f"{counted(len(failures), 'check')} failed.")
     sys.exit(1 if failures else 0)
 
 
@@ -328,7 +402,7 @@ def compact(home_path: Path, as_json: bool) -> None:
     if as_json:
         print_json({"bytes_before": before, "bytes_after": after})
         return
-    say(f"ledger.duckdb: {before:,} bytes before, {after:,} after")
+    answer(f"ledger.duckdb: {before:,} bytes before, {after:,} after")
 
 
 # ── removals ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -345,8 +419,12 @@ def removal() -> None:
 @click.option("--domain", default=None, help="All that came from a host and its subdomains.")
 @click.option("--sha256", default=None, help="The digest of the picture's original bytes.")
 @click.option("--key", default=None, help="A sample key.")
-@click.option("--kind", type=click.Choice(["erasure", "objection"]), default="erasure", show_default=True)
-@click.option("--regime", type=click.Choice(["gdpr", "ccpa"]), default="gdpr", show_default=True)
+@click.option(
+    "--kind", type=click.Choice(["erasure", "objection"]), default="erasure", show_default=True, help="Its ground."
+)
+@click.option(
+    "--regime", type=click.Choice(["gdpr", "ccpa"]), default="gdpr", show_default=True, help="Sets the day it is due."
+)
 def removal_add(
     home_path: Path,
     as_json: bool,
@@ -357,13 +435,23 @@ def removal_add(
     kind: str,
     regime: str,
 ) -> None:
-    """File a request. What matches is held (kept out of new use) until it is decided."""
+    """File a request; what it matches is held (kept out of new use) until it is decided.
+
+    Name exactly one of --url, --domain, --sha256 and --key.
+    """
     from flows.stages import removal as stage
 
-    named = [(k, v) for k, v in (("url", url), ("domain", domain), ("sha256", sha256), ("sample", key)) if v]
+    named = [(k, v) for k, v in (("url", url), ("domain", domain), ("sha256", sha256), ("key", key)) if v]
     if len(named) != 1:
-        raise InputError("name exactly one of --url, --domain, --sha256, --key", where="custody removal add")
-    _print_removal(stage.add(_open(home_path), *named[0], kind=kind, regime=regime), as_json)
+        raise InputError(
+            "it takes exactly one of --url, --domain, --sha256, --key",
+            where="custody removal add",
+            remedy=f"You gave {' and '.join('--' + k for k, _ in named) or 'none'}; file one request for each",
+        )
+    [(name, value)] = named
+    _print_removal(
+        stage.add(_open(home_path), "sample" if name == "key" else name, value, kind=kind, regime=regime), as_json
+    )
 
 
 @removal.command("list")
@@ -378,7 +466,7 @@ def removal_list(home_path: Path, as_json: bool) -> None:
         return
     print_table(
         ("removal", "kind", "state", "received", "due", "matches"),
-        [(r.id, r.kind, r.state, r.received_at, r.due_at, len(r.matches)) for r in listed],
+        [(r.id, r.kind, r.state, r.received_at.date(), r.due_at.date(), len(r.matches)) for r in listed],
     )
 
 
@@ -444,7 +532,7 @@ def schedule(home_path: Path, as_json: bool, once: bool) -> None:
 
 @cli.group("policy")
 def policy_group() -> None:
-    """The ruleset."""
+    """The ruleset, policy.toml."""
 
 
 @policy_group.command("check")
@@ -459,7 +547,7 @@ def policy_check(home_path: Path, as_json: bool, file: Path | None) -> None:
     if as_json:
         print_json({"path": str(path), "digest": ruleset.digest, "mechanisms": ruleset.mechanisms})
         return
-    say(f"{path}: good. Digest {ruleset.digest}, mechanisms: {', '.join(ruleset.mechanisms)}")
+    answer(f"{path}: good. Digest {ruleset.digest}, mechanisms: {', '.join(ruleset.mechanisms)}")
 
 
 @cli.group()
@@ -472,14 +560,13 @@ def inspect() -> None:
 @click.option(
     "--policy", "policy_file", type=click.Path(path_type=Path), default=None, help="Default: the packaged one."
 )
-@click.argument("file", type=click.File("r"), default="-")
+@click.argument("file", type=click.File("r", encoding="utf-8", errors="replace"), default="-")
 def inspect_judge(home_path: Path, as_json: bool, policy_file: Path | None, file: Any) -> None:
     """The policy alone, offline: JSON lines in, JSON lines out (docs/policy.md has examples)."""
     from flows.stages import judge as stage
 
-    for answer in stage.judge_lines(file, policy_file):
-        sys.stdout.write(json.dumps(answer, ensure_ascii=False) + "\n")
-        sys.stdout.flush()
+    for line in stage.judge_lines(file, policy_file):
+        print_json(line)
 
 
 @inspect.command("page")
@@ -497,10 +584,10 @@ def inspect_page(home_path: Path, as_json: bool, file: Path, base: str) -> None:
     print_table(
         ("image", "text", "from"),
         [(p["image_url"], p["alt"], p["text_origin"]) for p in page["pairs"]],
-        title=f"{len(page['pairs'])} pairs, {len(page['links'])} links",
+        title=f"{counted(len(page['pairs']), 'pair')}, {counted(len(page['links']), 'link')}",
     )
     for claim in page["licence_claims"]:
-        say(f"licence: {escape(str(claim['value']))} ({claim['source']}, {claim['scope']})")
+        answer(f"licence: {escape(str(claim['value']))} ({claim['source']}, {claim['scope']})")
 
 
 @inspect.command("fetch")
@@ -514,11 +601,12 @@ def inspect_fetch(home_path: Path, as_json: bool, url: str) -> None:
     if as_json:
         print_json(fetched)
     else:
-        say(f"{fetched['outcome']}  {fetched['bytes']} bytes  {fetched['sha256'] or ''}")
+        why = f" ({escape(fetched['detail'])})" if fetched["detail"] else ""
+        answer(f"{fetched['outcome']}{why}  {counted(fetched['bytes'], 'byte')}  {fetched['sha256'] or ''}".rstrip())
         for hop in fetched["hops"]:
-            say(f"  {hop['status']}  {escape(hop['url'])}")
+            answer(f"  {hop['status']}  {escape(hop['url'])}")
             for name, value in hop["headers"]:
-                say(f"       {escape(name)}: {escape(value)}")
+                answer(f"       {escape(name)}: {escape(value)}")
     sys.exit(0 if fetched["outcome"] == "ok" else 1)
 
 
@@ -535,29 +623,32 @@ def inspect_faces(home_path: Path, as_json: bool, images: tuple[Path, ...]) -> N
         if as_json:
             print_json(line)
         elif "error" in line:
-            say(f"{line['path']}: {line['error']}")
+            say(f"{escape(line['path'])}: {escape(line['error'])}")
         else:
             boxes = "  ".join(f"{[round(v) for v in f['box']]} {f['score']:.2f}" for f in line["faces"])
-            say(f"{line['path']}: {len(line['faces'])} faces  {boxes}")
+            answer(f"{escape(line['path'])}: {counted(len(line['faces']), 'face')}  {boxes}".rstrip())
     sys.exit(2 if unreadable else 0)
 
 
 @inspect.command("caption")
 @_common
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--top", type=click.IntRange(1, 20), default=3, show_default=True)
+@click.option("--top", type=click.IntRange(1, 20), default=3, show_default=True, help="Candidates shown.")
 def inspect_caption(home_path: Path, as_json: bool, images: tuple[Path, ...], top: int) -> None:
     """What CLIP would caption IMAGES with, and whether the score suffices."""
     from flows.stages import inspection as stage
 
+    unreadable = False
     for line in stage.captions(_open(home_path), images, top):
+        unreadable |= "error" in line
         if as_json:
             print_json(line)
         elif "error" in line:
-            say(f"{line['path']}: {line['error']}")
+            say(f"{escape(line['path'])}: {escape(line['error'])}")
         else:
             ranked = ", ".join(f"{escape(c['text'])} {c['score']:.2f}" for c in line["candidates"])
-            say(f"{line['path']}: {'kept' if line['kept'] else 'deferred'}  {ranked}")
+            answer(f"{escape(line['path'])}: {'kept' if line['kept'] else 'deferred'}  {ranked}")
+    sys.exit(2 if unreadable else 0)
 
 
 # ── the door ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -582,57 +673,27 @@ class Bars:
 
 def _print_rows(columns: tuple[str, ...], rows: list[tuple[object, ...]], as_json: bool) -> None:
     if as_json:
-        print_json([dict(zip(columns, row, strict=True)) for row in rows])
+        names = [f"{c}_{columns[:i].count(c)}" if c in columns[:i] else c for i, c in enumerate(columns)]
+        print_json([dict(zip(names, row, strict=True)) for row in rows])
         return
     print_table(columns, rows)
-    say(f"{len(rows)} rows")
+    say(counted(len(rows), "row"))
 
 
 def _print_removal(shown: Any, as_json: bool) -> None:
     if as_json:
         print_json(shown)
         return
-    say(f"Removal {shown.id}: {shown.state}, due {shown.due_at:%Y-%m-%d}")
-    say(f"  matches: {len(shown.matches)} occurrences, {len(shown.slots)} slots in sealed datasets")
+    matches, slots = counted(len(shown.matches), "match"), counted(len(shown.slots), "slot")
+    answer(f"Removal {shown.id}: {shown.state}, due {shown.due_at:%Y-%m-%d}")
+    answer(f"  {matches}, {slots} in sealed datasets")
     for line in shown.advice:
         say(f"  {line}")
 
 
-def _explained(function: Callable[[], None]) -> Callable[[], None]:
-    """No traceback for bad input: what, where, what to do; exit 2, or 1 where a check failed."""
-
-    @functools.wraps(function)
-    def wrapper() -> None:
-        try:
-            function()
-        except CustodyError as error:
-            say(f"custody: {escape(str(error))}")
-            sys.exit(error.exit_code)
-        except BrokenPipeError:
-            # The reader (head, less) has left; that is no error, and the interpreter must not flush to it again.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(0)
-        except OSError as error:
-            if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}:
-                raise
-            full = StorageError(
-                error.strerror or "cannot write",
-                where=str(error.filename or "the home"),
-                remedy="Nothing that was complete is lost: make room or access, then run the same command again",
-            )
-            say(f"custody: {escape(str(full))}")
-            sys.exit(full.exit_code)
-        except KeyboardInterrupt:
-            say("\ncustody: interrupted. Run the same command again and it goes on where it stopped.")
-            sys.exit(130)
-
-    return wrapper
-
-
-@_explained
 def main() -> None:
     """Entry point of the console script."""
-    cli(standalone_mode=True, prog_name="custody")
+    cli(prog_name="custody")
 
 
 if __name__ == "__main__":

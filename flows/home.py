@@ -12,11 +12,16 @@ from pathlib import Path
 
 from flows import settings as settings_module
 from flows.settings import Settings
-from policy.errors import HomeError, InputError
+from flows.terminal import say
+from policy.errors import BusyError, ConfigurationError, HomeError, InputError
 from policy.keys import KeyRing
 from policy.ledger import Ledger
 from policy.removals import Tombstones
 from policy.ruleset import Ruleset
+
+# How long a command waits for another one that holds the ledger; it says so after the first seconds.
+LEDGER_WAIT_S = 60.0
+QUIET_WAIT_S = 2.0
 
 
 def utc_now() -> datetime:
@@ -44,6 +49,9 @@ def write_atomic(path: Path, data: bytes) -> None:
         os.close(descriptor)
 
 
+_LOST = "Restore it from its backup; an empty folder and `custody init` make a new home"
+
+
 @dataclass(frozen=True)
 class Home:
     """An opened home. Settings, ruleset and keys are read once, on first use."""
@@ -59,12 +67,17 @@ class Home:
         """
         home = cls(path)
         if path.exists() and not path.is_dir():
-            raise InputError("is a file, not a directory", where=str(path))
+            raise InputError("is a file, not a directory", where=str(path), remedy="Name a directory for the new home")
         if home.ledger_path.exists():
-            raise InputError("is a home already", where=str(path), remedy="Nothing was changed")
+            raise InputError(
+                "is a home already", where=str(path), remedy="Nothing was changed; name another with --home DIR"
+            )
         text, policy = settings_text or settings_module.DEFAULT_TEXT, policy_text or Ruleset.default_text()
         settings_module.parse(text)
-        path.mkdir(parents=True, exist_ok=True)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"the directory cannot be made ({error.strerror})", where=str(path)) from error
         for file, body in ((home.settings_path, text), (home.policy_path, policy)):
             if not file.exists():
                 write_atomic(file, body.encode())
@@ -80,10 +93,13 @@ class Home:
             HomeError: there is none at this path.
         """
         home = cls(path)
-        if not home.ledger_path.is_file() or not home.settings_path.is_file():
+        missing = [file.name for file in (home.settings_path, home.ledger_path) if not file.is_file()]
+        if len(missing) == 1:
+            raise HomeError("is no whole home: this file is missing", where=str(path / missing[0]), remedy=_LOST)
+        if missing:
             raise HomeError(
                 "is not a home (no custody.toml and ledger.duckdb in it)",
-                where=str(path),
+                where=str(path.absolute()) if path == Path() else str(path),
                 remedy="Make one with `custody init --home DIR`, or name yours with --home or CUSTODY_HOME",
             )
         return home
@@ -148,12 +164,54 @@ class Home:
     def keys(self) -> KeyRing:
         return KeyRing.load(self.keys_path)
 
+    @property
+    def product(self) -> str:
+        """The name the crawler goes by: in its User-Agent, and where origins speak to it.
+
+        Raises:
+            ConfigurationError: policy.toml reads the origins' answers for other names than the one that asks.
+        """
+        product = self.settings.crawl.product
+        if product.lower() not in (token.lower() for token in self.ruleset.robots.product_tokens):
+            raise ConfigurationError(
+                f"crawl.product is {product!r}, which is not among the product_tokens of policy.toml",
+                where=str(self.settings_path),
+                remedy="Use the same name in both, or what sites say to your crawler is not heard",
+            )
+        return product
+
     @contextmanager
-    def ledger(self, *, readonly: bool = False, wait_s: float = 60.0) -> Iterator[Ledger]:
-        """The ledger, held for as long as the block runs: keep it short."""
-        with Ledger.open(self.ledger_path, keys=self.keys, readonly=readonly, wait_s=wait_s) as ledger:
+    def ledger(self, *, readonly: bool = False, wait_s: float | None = None) -> Iterator[Ledger]:
+        """The ledger, held for as long as the block runs: keep it short.
+
+        Raises:
+            BusyError: another process still holds it after `wait_s` seconds (default: LEDGER_WAIT_S).
+        """
+        with self._open_ledger(readonly, LEDGER_WAIT_S if wait_s is None else wait_s) as ledger:
             yield ledger
 
-    def tombstones(self) -> Tombstones:
-        """The tombstones in force now, read anew from their file each time."""
-        return Tombstones.load(self.tombstones_path, keys=self.keys)
+    def tombstones(self, ledger: Ledger | None = None) -> Tombstones:
+        """The tombstones in force now, read anew from their file each time and held against the ledger.
+
+        `ledger`: the one that the caller has open, if any.
+
+        Raises:
+            IntegrityError: the file is lost, damaged or an old copy: nothing may be let in by it.
+        """
+        if ledger is None:
+            # Read under the lock: an approval puts its file in force before the ledger follows.
+            with self.ledger(readonly=True) as opened:
+                return self.tombstones(opened)
+        tombstones = Tombstones.load(self.tombstones_path, keys=self.keys)
+        tombstones.check_against(ledger)
+        return tombstones
+
+    def _open_ledger(self, readonly: bool, wait_s: float) -> Ledger:
+        quiet_s = min(wait_s, QUIET_WAIT_S)
+        try:
+            return Ledger.open(self.ledger_path, keys=self.keys, readonly=readonly, wait_s=quiet_s)
+        except BusyError as error:
+            if wait_s <= quiet_s:
+                raise
+            say(f"waiting for the ledger: {error.what}")
+        return Ledger.open(self.ledger_path, keys=self.keys, readonly=readonly, wait_s=wait_s - quiet_s)

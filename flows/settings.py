@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import os
 import tomllib
 import types
@@ -127,7 +128,7 @@ pages_per_unit = 20
 images_per_unit = 500
 concurrency = 64
 concurrency_per_origin = 6
-delay_per_origin_s = 0.0      # pause between two requests to one origin; Crawl-delay lengthens it
+delay_per_origin_s = 0.0      # pause between two requests to one origin
 deadline_s = 30.0             # for one URL, all in all
 min_rate_bytes_s = 200        # slower than this for ten seconds is given up
 max_redirects = 5
@@ -165,6 +166,27 @@ recheck = "0 4 * * 1"
 removals = "0 6 * * *"
 reports = "30 6 * * *"
 """
+
+
+# What none or too much of would stop a stage, or keep it from ever ending. All else: not negative.
+_RANGES = {
+    "crawl.max_pages": (1, math.inf),
+    "crawl.pages_per_unit": (1, math.inf),
+    "crawl.images_per_unit": (1, math.inf),
+    "crawl.concurrency": (1, 1000),
+    "crawl.concurrency_per_origin": (1, 100),
+    "crawl.deadline_s": (0.1, 3600),
+    "crawl.max_page_bytes": (1, math.inf),
+    "crawl.max_image_bytes": (1, math.inf),
+    "images.size": (8, 4096),
+    "images.quality": (1, 100),
+    "images.max_pixels": (1, math.inf),
+    "images.decode_workers": (1, 256),
+    "captions.threshold": (0, 1),
+    "clip.held_out": (1, math.inf),
+    "seal.shard_slots": (1, 1_000_000),
+    "training.threads": (1, 1024),
+}
 
 
 def parse(text: str, *, where: str = "custody.toml") -> Settings:
@@ -234,6 +256,11 @@ def _read_value(kind: typing.Any, value: object, where: str, key: str) -> object
         value = float(value)
     if type(value) is not kind:
         raise ConfigurationError(f"{key} must be {kind.__name__}, is {value!r}", where=where)
-    if isinstance(value, int | float) and not isinstance(value, bool) and value < 0:
-        raise ConfigurationError(f"{key} must not be negative, is {value!r}", where=where)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        lowest, highest = _RANGES.get(key, (0, math.inf))
+        if not math.isfinite(value) or value < 0:
+            raise ConfigurationError(f"{key} must not be negative, is {value!r}", where=where)
+        if not lowest <= value <= highest:
+            allowed = f"at least {lowest}" if highest == math.inf else f"from {lowest} to {highest}"
+            raise ConfigurationError(f"{key} must be {allowed}, is {value!r}", where=where)
     return value

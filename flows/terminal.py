@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import sys
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 class Progress(Protocol):
@@ -41,43 +45,77 @@ def plain(value: object) -> object:
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, Iterable) and not isinstance(value, str):
         return [plain(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None  # JSON has no word for it
     if value is None or isinstance(value, str | int | float | bool):
         return value
     return str(value)
 
 
+def counted(number: int, noun: str) -> str:
+    """A number and its noun: "1 row", "2 rows"."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def print_json(value: object) -> None:
     """One JSON document (or one line of JSON lines) on standard output."""
-    sys.stdout.write(json.dumps(plain(value), ensure_ascii=False) + "\n")
+    text = json.dumps(plain(value), ensure_ascii=False)
+    if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
+        text = json.dumps(plain(value))  # half a surrogate pair is no UTF-8; as an escape it passes
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def answer(text: str) -> None:
+    """What was asked for, to be read by a person: standard output."""
+    sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
 
 def say(text: str) -> None:
-    """A message for the person: standard error."""
+    """A message to the person, progress and hints: standard error."""
     sys.stderr.write(text + "\n")
     sys.stderr.flush()
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str = "") -> None:
-    """A table on standard output, every cell escaped."""
-    from rich.console import Console
+    """A table on standard output, every cell escaped; times to the second."""
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(soft_wrap=False)
+    console = stdout_console()
     if 12 * len(columns) > console.width:
         # Too many columns for this terminal: one block a row, as psql's expanded display has it.
         for number, row in enumerate(rows, 1):
             console.rule(f"row {number}", align="left", style="dim")
             for column, value in zip(columns, row, strict=True):
-                console.print(Text(f"{column:<20} {escape('' if value is None else str(plain(value)))}"), soft_wrap=True)
+                console.print(Text(f"{escape(column):<20} {_cell(value)}"), soft_wrap=True)
         return
     table = Table(title=title or None, title_justify="left", header_style="bold")
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(Text(escape(column)), overflow="fold")
     for row in rows:
-        table.add_row(*(Text(escape("" if v is None else str(plain(v)))) for v in row))
+        table.add_row(*(Text(_cell(value)) for value in row))
     console.print(table)
+
+
+def stdout_console(*, soft_wrap: bool = False) -> Console:
+    """Rich's console on standard output; a reader that has left is told to the caller, as everywhere else."""
+    from rich.console import Console
+
+    class _Console(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError
+
+    return _Console(highlight=False, soft_wrap=soft_wrap)
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M:%S}"
+    if isinstance(value, float):
+        return str(value)
+    return "" if value is None else escape(str(plain(value)))
 
 
 class Bar:
@@ -97,4 +135,4 @@ class Bar:
         tenth = 10 * done // max(total, 1)
         if tenth != self._last:
             self._last = tenth
-            say(f"  {self._title}: {done}/{total} {note}")
+            say(f"  {self._title}: {done}/{total} {note}".rstrip())

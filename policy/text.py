@@ -71,7 +71,8 @@ def judge_text(evidence: Evidence, rules: TextRules) -> Judgement:
         return _judge_caption(evidence.caption, evidence.caption_score, rules)
     where = evidence.text_origin or ""
     if not is_description(evidence.alt, rules):
-        return judgement(TEXT, Verdict.DEFER, "caption-missing", f"alt text {evidence.alt!r}", where)
+        said = "no alt text" if evidence.alt is None else f"alt text {evidence.alt!r}"
+        return judgement(TEXT, Verdict.DEFER, "caption-missing", said, where)
     if evidence.alt is not None and len(evidence.alt) > rules.max_chars:
         return judgement(TEXT, Verdict.DEFER, "text-too-long", f"{len(evidence.alt)} characters", where)
     return judgement(TEXT, Verdict.ALLOW, "alt-text", evidence.alt or "", where)

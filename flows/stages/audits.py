@@ -26,7 +26,9 @@ def read_parameters(arguments: Sequence[str]) -> dict[str, str]:
     for argument in arguments:
         key, equals, value = argument.partition("=")
         if not equals:
-            raise InputError(f"{argument!r} is not key=value", where="custody audit")
+            raise InputError(
+                f"{argument!r} is not key=value", where="custody audit", remedy="`custody audit` lists what each takes"
+            )
         parameters[key] = value
     return parameters
 

@@ -11,7 +11,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -34,11 +34,18 @@ from policy.ledger import Ledger
 from policy.origins import host_of, site_of
 from policy.removals import Tombstones
 from policy.ruleset import Ruleset
+from policy.snapshot import publish
 from policy.signals import robots
 from policy.text import is_description
 from policy.verdict import Verdict
 
 OBSERVER = "custody-crawl/1"
+# What a captioner has said of these bytes stays said, whenever and wherever they are seen again.
+_CAPTIONED = """
+SELECT content_sha256, CASE WHEN state = 'kept' THEN caption END, score
+FROM caption WHERE model_digest IS NOT NULL AND content_sha256 IS NOT NULL
+QUALIFY row_number() OVER (PARTITION BY content_sha256 ORDER BY batch_seq DESC, row_no DESC) = 1
+"""
 # A redirect to an origin whose documents nobody has asked for stops before it is contacted; the documents are
 # fetched and the URL is asked again, at most this often.
 REDIRECT_ROUNDS = 4
@@ -330,7 +337,7 @@ def observer_at(home: Home) -> Observer:
     settings = home.settings.crawl
     fetcher = Fetcher(
         FetchConfig(
-            product=settings.product,
+            product=home.product,
             contact=settings.contact or None,
             allow_addresses=settings.allow_addresses,
             concurrency=settings.concurrency,
@@ -341,10 +348,11 @@ def observer_at(home: Home) -> Observer:
             max_redirects=settings.max_redirects,
             max_page_bytes=settings.max_page_bytes,
             max_image_bytes=settings.max_image_bytes,
+            max_document_bytes=home.ruleset.robots.max_bytes,
         )
     )
     origins = OriginDocuments(fetcher, home.ruleset.origin_documents, OriginFiles(home.origins_path))
-    return Observer(fetcher, origins, home.ruleset, home.tombstones(), settings.product)
+    return Observer(fetcher, origins, home.ruleset, home.tombstones(), home.product)
 
 
 # ── the ledger takes over ──────────────────────────────────────────────────────────────────────────────────────────
@@ -356,24 +364,40 @@ def append_crawl(home: Home, crawl: str, progress: Progress = silent) -> CrawlSu
     pictures: dict[str, dict[str, Any]] = {str(row["url"]): row for row in _pictures(home, crawl)}
     tombstones, ruleset = home.tombstones(), home.ruleset
     page_parts = sorted((_directory(home, crawl) / "parts" / "pages").glob("*.parquet"))
-    outcomes: Counter[tuple[str, str]] = Counter(("picture", str(r["outcome"])) for r in pictures.values())
+    outcomes: Counter[tuple[str, str]] = Counter(("picture", _outcome(r)) for r in pictures.values())
     pairs = 0
     with home.ledger() as ledger:
         append_origins(ledger, crawl, origins)
-        _append_pictures(ledger, crawl, home)
+        _append_pictures(ledger, crawl, home, tombstones)
         for done, part in enumerate(page_parts, 1):
             rows = read_part(part)
-            outcomes.update(("page", str(r["outcome"])) for r in rows)
+            outcomes.update(("page", _outcome(r)) for r in rows)
             pairs += _append_pages(ledger, crawl, part.stem, rows, pictures, origins, tombstones, ruleset)
             progress(done, len(page_parts), "ledger: ")
+        publish(ledger, home.snapshot_path, now=utc_now())
     _finish(home, crawl)
     summary = CrawlSummary(
         crawl, outcomes.total() - len(pictures), pairs, len(pictures), tuple(sorted(outcomes.items()))
     )
     if not pairs:
         said = ", ".join(f"{k} {o}: {n}" for (k, o), n in summary.outcomes) or "nothing was asked"
-        raise InputError(f"no image-text pair was found ({said})", where="custody crawl", remedy="Look at the seeds")
+        raise InputError(f"no image-text pair was found ({said})", where="custody crawl", remedy=_remedy(summary))
     return summary
+
+
+def _outcome(row: Mapping[str, Any]) -> str:
+    """The outcome; of what was not asked, also why."""
+    outcome = str(row["outcome"])
+    return f"{outcome} ({row['detail']})" if outcome == "refused-by-policy" and row["detail"] else outcome
+
+
+def _remedy(summary: CrawlSummary) -> str:
+    said = {outcome for (kind, outcome), _ in summary.outcomes if kind == "page"}
+    if said == {"ok"}:
+        return "The pages were read and hold no pictures: name others"
+    if "refused-by-policy (robots-unreachable)" in said:
+        return "The site does not answer for its robots.txt: try a page in a browser; it is asked again after an hour"
+    return "Try a seed with `custody inspect fetch URL`"
 
 
 def append_origins(ledger: Ledger, crawl: str, origins: Mapping[str, OriginEvidence]) -> None:
@@ -384,7 +408,7 @@ def append_origins(ledger: Ledger, crawl: str, origins: Mapping[str, OriginEvide
             "url_key": url_key(canonical_url(d.url)),
             "kind": f"origin-{name}",
             "status": d.status,
-            "outcome": d.error or ("ok" if d.status is not None else "unreachable"),
+            "outcome": d.error or ("ok" if d.status in (200, 203) else f"http-{d.status}"),
             "final_url": d.url,
             "hops_json": json.dumps([{"url": d.url, "status": d.status, "headers": d.headers}]),
             "body_sha256": d.body_sha256,
@@ -412,10 +436,18 @@ def _append_documents(ledger: Ledger, key: str, bodies: Mapping[str | None, byte
         ledger.append("document", rows, key=f"{key}/document")
 
 
-def _append_pictures(ledger: Ledger, crawl: str, home: Home) -> None:
+def _append_pictures(ledger: Ledger, crawl: str, home: Home, tombstones: Tombstones) -> None:
     for part in sorted((_directory(home, crawl) / "parts" / "pictures").glob("*.parquet")):
-        rows = read_part(part)
-        ledger.append("fetch", [_ledger_fetch(r, "image", part.stem) for r in rows], key=f"{crawl}/{part.stem}/fetch")
+        # What a tombstone covers leaves no row: its URL or digest would be personal data that had just been erased.
+        rows = [
+            r
+            for r in read_part(part)
+            if not tombstones.covers_url(str(r["url"]))
+            and not (r["content_sha256"] and tombstones.covers_content(str(r["content_sha256"])))
+        ]
+        if rows:
+            fetches = [_ledger_fetch(r, "image", part.stem) for r in rows]
+            ledger.append("fetch", fetches, key=f"{crawl}/{part.stem}/fetch")
         content = [
             {
                 "content_sha256": r["content_sha256"],
@@ -451,6 +483,7 @@ def _append_pages(
 ) -> int:
     occurrences, evidences, captions = [], [], []
     bodies: dict[str | None, bytes | None] = {}
+    captioned = {sha: (caption, score) for sha, caption, score in ledger.query(_CAPTIONED)}
     for row in rows:
         if row["body"] is not None:
             bodies[Document.digest(row["body"])] = row["body"]
@@ -463,10 +496,14 @@ def _append_pages(
                 continue
             observed_at: datetime = (picture or row)["started_at"]
             evidence = _evidence(pair, row, page["meta"], picture, origins, observed_at)
+            text, sha = evidence.alt, evidence.content_sha256
+            described = text is not None and is_description(text, ruleset.text)
+            if not described and sha in captioned:
+                caption, score = captioned[sha]
+                evidence = replace(evidence, caption=caption, caption_score=score)
             occurrences.append(_occurrence_row(pair, unit, row))
             evidences.append(evidence_row(pair.key, evidence, unit))
-            text, sha = evidence.alt, evidence.content_sha256
-            if text is not None and sha is not None and is_description(text, ruleset.text):
+            if described and text is not None and sha is not None:
                 captions.append(_alt_row(pair.key, sha, text, evidence.text_origin or "alt", observed_at))
     _append_documents(ledger, f"{crawl}/{unit}", bodies)
     ledger.append("fetch", [_ledger_fetch(r, "page", unit) for r in rows], key=f"{crawl}/{unit}/fetch")

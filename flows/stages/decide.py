@@ -13,6 +13,7 @@ from policy.evidence import Evidence
 from policy.ledger import Ledger
 from policy.removals import Tombstones
 from policy.ruleset import Ruleset
+from policy.snapshot import publish
 from policy.verdict import Judgement
 
 CHUNK = 2000
@@ -53,6 +54,7 @@ def decide(home: Home, progress: Progress = silent) -> DecideSummary:
     with home.ledger() as ledger:
         changed, judged, decide_id = judge_pairs(ledger, ruleset, home, progress)
         standing = tuple((v, r, c, n) for v, r, c, n in ledger.query(_STANDING))
+        publish(ledger, home.snapshot_path, now=utc_now())
         denied = [s for (s,) in ledger.query("SELECT content_sha256 FROM standing_content WHERE denied")]
     store = PixelStore(home.pixels_path)
     deleted = sum(store.delete(sha) for sha in denied)
@@ -61,7 +63,7 @@ def decide(home: Home, progress: Progress = silent) -> DecideSummary:
 
 def judge_pairs(ledger: Ledger, ruleset: Ruleset, home: Home, progress: Progress = silent) -> tuple[int, int, str]:
     """Judge all pairs that have evidence. Returns (pairs changed, pairs judged, decide id)."""
-    rows, tombstones = ledger.query(_NEWEST_EVIDENCE), home.tombstones()
+    rows, tombstones = ledger.query(_NEWEST_EVIDENCE), home.tombstones(ledger)
     standing = _by_pair(ledger.query(_NEWEST_DECISIONS))
     head, _ = ledger.head()
     decide_id = unit_id("decide", ruleset.digest, str(len(ledger.query("SELECT decide_id FROM confirmation"))))

@@ -37,7 +37,6 @@ def fetch(home: Home, url: str) -> dict[str, Any]:
     from curation.pair import canonical_url
     from flows.stages.crawl import observer_at
 
-    settings = home.settings.crawl
     (fetched,) = observer_at(home).fetch([canonical_url(url)], "image")
     return {
         "url": fetched.url,
@@ -49,7 +48,7 @@ def fetch(home: Home, url: str) -> dict[str, Any]:
         "hops": [asdict(h) for h in fetched.hops],
         "bytes": len(fetched.body),
         "sha256": hashlib.sha256(fetched.body).hexdigest() if fetched.outcome == "ok" else None,
-        "user_agent_product": settings.product,
+        "user_agent_product": home.product,
     }
 
 
@@ -90,7 +89,7 @@ def captions(home: Home, files: Sequence[Path], top: int) -> Iterator[dict[str, 
             "model": clip.name,
             "model_digest": clip.digest,
             "run": run,
-            "candidates": [{"text": c.text, "score": c.score, "sources": list(c.sources)} for c in ranked],
+            "candidates": [{"text": t.text, "score": score, "sources": list(t.sources)} for t, score in ranked],
         }
 
 

@@ -25,7 +25,8 @@ from policy.ledger import Ledger
 from policy.removals import Match, RemovalRequest, State
 from policy.snapshot import publish
 
-HOLD_RULE = "removal"
+# Each request has a rule of its own, so that the end of one lifts no other.
+HOLD_RULE = "removal/{removal}"
 SOON = timedelta(days=7)
 
 _SLOTS_OF = """
@@ -85,6 +86,7 @@ def add(home: Home, named: str, value: str, *, kind: str = "erasure", regime: st
     """
     now = utc_now()
     with home.ledger() as ledger:
+        home.tombstones(ledger)  # lost ones are no place to begin
         named_kind, named_value = _named(ledger, named, value)
         request = RemovalRequest.receive(named_kind, named_value, now=now, kind=kind, regime=regime)
         removals.record(ledger, request)
@@ -107,7 +109,7 @@ def approve(home: Home, removal: str, *, by: str, reason: str = "") -> Removal:
         request = removals.find(ledger, removal)
         if request.state is State.REJECTED:
             raise RefusedError("it was rejected, and a decision is final", where=removal, remedy="File a new request")
-        tombstones = home.tombstones()
+        tombstones = home.tombstones(ledger)
         if removal not in tombstones.removals:
             rows = ledger.query("SELECT content_sha256, sample_key FROM removal_match WHERE removal = ?", [removal])
             urls = {url for (url,) in ledger.query(_URLS_OF, {"removal": removal})}
@@ -236,7 +238,7 @@ def _shown(ledger: Ledger, home: Home, removal: str) -> Removal:
     )
     emptied = [
         Slot(dataset, ordinal)
-        for dataset, known in sorted(home.tombstones().slot_removals.items())
+        for dataset, known in sorted(home.tombstones(ledger).slot_removals.items())
         for ordinal, by in sorted(known.items())
         if by == removal
     ]
@@ -319,7 +321,7 @@ def _decide(ledger: Ledger, home: Home, removal: str, verdict: str, code: str) -
         {
             "pair_key": pair,
             "evidence_id": evidence,
-            "rule": HOLD_RULE,
+            "rule": HOLD_RULE.format(removal=removal),
             "rule_version": 1,
             "verdict": verdict,
             "reason_code": code,

@@ -9,9 +9,12 @@ from typing import Any
 
 from flows.home import Home
 from flows.stages.lookup import covering, pairs_of, read_query
-from flows.terminal import escape, say
+from flows.terminal import answer, counted, escape
 from policy.ledger import Ledger
 from policy.provenance import ScheduleEntry, TrainingRun
+
+# Of a page or a site there may be thousands.
+SHOWN = 20
 
 _SLOTS = """
 SELECT DISTINCT dataset, ordinal, sample_key FROM slot
@@ -27,7 +30,7 @@ ORDER BY run, step
 """
 _CAPTIONED_FROM = """
 SELECT DISTINCT s.dataset, s.ordinal, s.sample_key FROM slot s JOIN caption c USING (sample_key)
-WHERE c.source IN (SELECT 'pair:' || unnest($pairs::VARCHAR[]))
+WHERE list_has_any(string_split(c.source, ','), list_transform($pairs::VARCHAR[], pair -> 'pair:' || pair))
 ORDER BY s.dataset, s.ordinal
 """
 
@@ -72,8 +75,8 @@ def trace(home: Home, query: str) -> Traced:
         InputError: the query is neither URL, key, sha256 nor file.
     """
     named = read_query(query)
-    tombstones = home.tombstones()
     with home.ledger(readonly=True) as ledger:
+        tombstones = home.tombstones(ledger)
         pairs = pairs_of(ledger, named)
         slots = ledger.query(_SLOTS, {"pairs": pairs, "key": named.value if named.kind == "key" else ""})
         lent = ledger.query(_CAPTIONED_FROM, {"pairs": pairs})
@@ -181,15 +184,19 @@ def _upstream_runs(record: TrainingRun, runs: Mapping[str, TrainingRun]) -> set[
 def tell(found: Traced) -> None:
     """Print a trace for a person."""
     if not found.samples:
-        say(f"No sealed dataset holds {escape(found.query)}.")
+        answer(f"No sealed dataset holds {escape(found.query)}.")
         return
-    for sample in found.samples:
-        say(f"{sample.dataset}, slot {sample.ordinal}: {sample.state}  (sample {sample.key or 'erased'})")
+    for sample in found.samples[:SHOWN]:
+        answer(f"{sample.dataset}, slot {sample.ordinal}: {sample.state}  (sample {sample.key or 'erased'})")
+    if len(found.samples) > SHOWN:
+        answer(f"… and {counted(len(found.samples) - SHOWN, 'slot')} more (--json lists all)")
     if not found.checkpoints:
-        say("No checkpoint on record saw it.")
+        answer("No checkpoint on record saw it.")
     for c in found.checkpoints:
         if c.tier == "direct":
-            shown = ", ".join(str(s) for s in c.steps[:8]) + (", …" if len(c.steps) > 8 else "")
-            say(f"  {c.id}  step {c.step:>6}  saw it {c.count} times: steps {shown}")
+            steps = tuple(dict.fromkeys(c.steps))  # several slots may have been seen in one step
+            shown = ", ".join(str(s) for s in steps[:8]) + (", …" if len(steps) > 8 else "")
+            word = "step" if len(steps) == 1 else "steps"
+            answer(f"  {c.id}  step {c.step:>6}  saw it {counted(c.count, 'time')}: {word} {shown}")
         else:
-            say(f"  {c.id}  step {c.step:>6}  indirectly, through {c.through}")
+            answer(f"  {c.id}  step {c.step:>6}  indirectly, through {c.through}")

@@ -84,6 +84,7 @@ def train_diffusion(
     if steps or settings.steps:
         config = replace(config, steps=steps or settings.steps)
     events: list[tuple[str, str, str]] = []
+    home.tombstones()  # training reads the file alone: it must be the one that the ledger knows
     with open_dataset(home, dataset) as reader:
         run_dir = home.runs_path / run_name("diffusion", dataset, config.digest)
         try:
@@ -123,6 +124,7 @@ def train_clip(
     if steps:
         config = replace(config, steps=steps)
     events: list[tuple[str, str, str]] = []
+    home.tombstones()
     with open_dataset(home, dataset) as reader:
         run_dir = home.runs_path / run_name("clip", dataset, config_digest(asdict(config)))
         try:
@@ -189,8 +191,10 @@ def newest_run(home: Home, kind: str, run: str | None = None) -> Path:
     named = [(d, TrainingRun.from_json((d / "run.json").read_text("utf-8"), where=str(d))) for d in candidates]
     of_kind = [(r.started_at, d) for d, r in named if r.kind == kind]
     if not of_kind:
-        wanted = f"run {run!r}" if run else f"{kind} run with a checkpoint"
-        raise InputError(f"no {wanted}", where=str(home.runs_path), remedy="Train one: custody train")
+        wanted = f"{kind} run {run!r}" if run else f"{kind} run with a checkpoint"
+        there = sorted(p.parent.name for p in home.runs_path.glob(f"{kind}-*/run.json"))
+        remedy = f"There are: {', '.join(there)}" if there else "Train one: custody train"
+        raise InputError(f"no {wanted}", where=str(home.runs_path), remedy=remedy)
     return max(of_kind)[1]
 
 

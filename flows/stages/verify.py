@@ -35,7 +35,7 @@ def verify(home: Home, progress: Progress = silent) -> list[Failure]:
 
 def _check_tombstones(home: Home, ledger: Ledger) -> list[Failure]:
     try:
-        home.tombstones().check_against(ledger)
+        home.tombstones(ledger)
     except IntegrityError as error:
         return [Failure(error.what, "tombstones")]
     return []

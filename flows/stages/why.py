@@ -7,7 +7,7 @@ from datetime import datetime
 
 from flows.home import Home
 from flows.stages.lookup import covering, pairs_of, read_query
-from flows.terminal import escape
+from flows.terminal import escape, stdout_console
 from policy.judgements import sentence
 from policy.ledger import Ledger
 
@@ -79,8 +79,8 @@ def why(home: Home, query: str) -> Story:
         InputError: the query is neither URL, key, sha256 nor file.
     """
     named = read_query(query)
-    tombstones = home.tombstones()
     with home.ledger(readonly=True) as ledger:
+        tombstones = home.tombstones(ledger)
         pairs = pairs_of(ledger, named)
         stories = _stories(ledger, pairs)
     removal = covering(tombstones, named)
@@ -121,10 +121,9 @@ _MARK = {"allow": "[green]allow[/]", "deny": "[red]deny [/]", "defer": "[yellow]
 
 def tell(story: Story) -> None:
     """Print a story for a person."""
-    from rich.console import Console
     from rich.markup import escape as literal
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = stdout_console(soft_wrap=True)
 
     def shown(text: str | None) -> str:
         return literal(escape(text or ""))
@@ -145,7 +144,8 @@ def tell(story: Story) -> None:
                 detail = f": {shown(ruling.detail)}" if ruling.detail else "."
                 where = f"  [dim]({shown(ruling.where)})[/]" if ruling.where else ""
                 deciding = " [bold]← decides[/]" if ruling.rule == pair.rule and pair.verdict != "allow" else ""
-                console.print(f"    {_MARK[ruling.verdict]}  {ruling.rule:<13} {ruling.words.rstrip('.')}{detail}{where}{deciding}")
+                words = ruling.words.rstrip(".")
+                console.print(f"    {_MARK[ruling.verdict]}  {ruling.rule:<13} {words}{detail}{where}{deciding}")
         for ruling in pair.rulings:
             if not ruling.standing:
                 console.print(
