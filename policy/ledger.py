@@ -25,12 +25,11 @@ from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, TypeVar
 
 import duckdb
-import pyarrow as pa
 
-from policy.commitments import BOOKKEEPING, GENESIS, ROWS_DIGEST_SQL, SALT_BYTES, Column, TableShape, chain_sql
+from policy.commitments import BOOKKEEPING, GENESIS, ROWS_DIGEST_SQL, Column, TableShape, chain_sql
 from policy.errors import (
     BusyError,
     CustodyError,
@@ -46,6 +45,9 @@ from policy.lock import FileLock
 from policy.migrate import is_current, migrate, packaged_migrations, packaged_views
 from policy.verification import Failure, definitions, verify_ledger
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 Rows: TypeAlias = "pa.Table | Sequence[Mapping[str, object]]"
 Result = TypeVar("Result")
 
@@ -58,15 +60,6 @@ _CONFIGURATION: Final = {
     "python_enable_replacements": "false",
 }
 _READING: Final = frozenset({duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN})
-_ARROW_TYPES: Final[Mapping[str, pa.DataType]] = {
-    "VARCHAR": pa.string(),
-    "INTEGER": pa.int32(),
-    "BIGINT": pa.int64(),
-    "BOOLEAN": pa.bool_(),
-    "TIMESTAMP": pa.timestamp("us"),
-    "DOUBLE": pa.float64(),
-    "BLOB": pa.binary(),
-}
 
 
 def utc_now() -> datetime:
@@ -629,37 +622,9 @@ def _copy_sorted(source: Path, destination: Path) -> None:
 
 
 def _conform(shape: TableShape, rows: Rows) -> pa.Table:
-    """The columns in their types, `row_no`, `salt` (random where none came), `given_commitment` where one came."""
-    offered = set(rows.column_names) if isinstance(rows, pa.Table) else {name for row in rows for name in row}
-    known = {column.name for column in shape.columns}
-    if unknown := sorted(offered - known - {"salt", "commitment"}):
-        raise InputError(f"no such column: {', '.join(unknown)}", where=shape.name)
-    count = len(rows)
-    columns: dict[str, pa.Array | pa.ChunkedArray] = {
-        column.name: _values(shape.name, column, rows) for column in shape.columns
-    }
-    columns["row_no"] = pa.array(range(count), pa.int32())
-    if "salt" in offered:
-        columns["salt"] = _values(shape.name, Column("salt", "BLOB"), rows)
-        if columns["salt"].null_count:
-            raise InputError("a row came without its salt", where=shape.name)
-    else:
-        salts = pa.py_buffer(os.urandom(SALT_BYTES * count))
-        columns["salt"] = pa.FixedSizeBinaryArray.from_buffers(pa.binary(SALT_BYTES), count, [None, salts])
-    if "commitment" in offered:
-        columns["given_commitment"] = _values(shape.name, Column("commitment", "VARCHAR"), rows)
-    return pa.table(columns)
+    from policy.incoming import conform  # pyarrow takes as long to import as all else here, and readers need none
 
-
-def _values(table: str, column: Column, rows: Rows) -> pa.Array | pa.ChunkedArray:
-    kind = _ARROW_TYPES[column.type]
-    try:
-        if isinstance(rows, pa.Table):
-            present = column.name in rows.column_names
-            return rows.column(column.name).cast(kind) if present else pa.nulls(len(rows), kind)
-        return pa.array([row.get(column.name) for row in rows], kind)
-    except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
-        raise InputError(f"not a {column.type} ({error})", where=f"{table}.{column.name}") from error
+    return conform(shape, rows)
 
 
 def _read_shapes(connection: duckdb.DuckDBPyConnection) -> dict[str, TableShape]:

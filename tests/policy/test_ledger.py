@@ -466,10 +466,10 @@ ledger = Ledger.open(Path(sys.argv[1])); ledger.append("event", [{"kind": "a"}],
 
 
 def test_policy_imports_fast() -> None:
-    """Opening the ledger imports neither torch nor prefect nor cryptography."""
+    """Opening the ledger imports neither torch nor prefect, cryptography or pyarrow."""
     code = "import sys, policy.ledger, policy.removals, policy.snapshot, policy.audit; print(*sys.modules)"
     modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert not {"torch", "prefect", "cryptography", "pandas"} & set(modules)
+    assert not {"torch", "prefect", "cryptography", "pandas", "pyarrow"} & set(modules)
 
 
 def test_commit_that_raised_is_looked_up(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
