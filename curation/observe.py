@@ -56,6 +56,7 @@ def observe(
         alt=pair.alt,
         text_origin=pair.text_origin,
         tombstoned=tombstoned,
+        refused_url=image.refused_url if image is not None else None,
         fetch_error=_fetch_error(image, facts),
     )
 

@@ -122,6 +122,9 @@ class Evidence:
     caption_score: float | None = None
     nsfw: float | None = None
     tombstoned: str | None = None  # the removal id whose tombstone matches; "" = asked, none matches
+    refused_url: str | None = (
+        None  # where the way to the image ended because it may not be contacted: a redirect's target
+    )
     fetch_error: str | None = None  # why the image could not be had: a code of curation.fetch
 
     def origin(self, origin: str) -> OriginEvidence | None:
@@ -186,8 +189,7 @@ def _document_from_plain(d: dict[str, Any], bodies: Mapping[str, bytes]) -> Docu
 def _evidence_from_plain(d: dict[str, Any], bodies: Mapping[str, bytes]) -> Evidence:
     simple = {
         k: d[k]
-        for k in d.keys()
-        - {"observed_at", "origins", "page_headers", "page_meta", "hops", "licence_claims", "faces"}
+        for k in d.keys() - {"observed_at", "origins", "page_headers", "page_meta", "hops", "licence_claims", "faces"}
     }
     return Evidence(
         page_url=simple.pop("page_url", None),

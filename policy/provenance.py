@@ -210,7 +210,7 @@ class ScheduleEntry:
 class CheckpointRecord:
     """What a checkpoint is and saw. `positions`: slots consumed; `state`: exact | tainted.
 
-    `tally`: (licence, origin host or caption origin, exposures) of exactly what was seen.
+    `tally`: (licence, exposures) of exactly what was seen.
     `files`: (name, sha256) of every file beside the record.
     """
 

@@ -12,7 +12,7 @@ from flows.home import Home, utc_now
 from flows.stages.decide import decide
 from flows.stages.parts import unit_id
 from flows.stages.seal import newest_evidence, seal
-from flows.stages.train import newest_run, train_clip
+from flows.stages.train import newest_run, register_run, train_clip
 from flows.terminal import Progress, silent
 from policy.errors import ConfigurationError
 from policy.evidence import Evidence
@@ -21,7 +21,6 @@ from policy.origins import host_of, site_of
 
 if TYPE_CHECKING:
     from curation.captions import CaptionBank, CaptionResult, RetrievalCaptioner
-
     from curation.clip_model import ClipModel
     from training.clip import ClipResult
 
@@ -97,6 +96,8 @@ def caption(home: Home, progress: Progress = silent) -> CaptionSummary:
         ConfigurationError: the model of custody.toml cannot be had, or a phrase list cannot be read.
     """
     clip, run, threshold = load_captioner_model(home)
+    if run is not None:
+        register_run(home, home.runs_path / run)  # its training may have been killed after its last file
     with home.ledger(readonly=True) as ledger:
         waiting = ledger.query(_LACKING_TEXT, {"model": clip.digest})
     captioner, bank = build_captioner(home, clip, threshold)
@@ -114,8 +115,7 @@ def caption(home: Home, progress: Progress = silent) -> CaptionSummary:
 
 def load_captioner_model(home: Home) -> tuple[ClipModel, str | None, float | None]:
     """The CLIP of custody.toml, the run it came from if it is ours, and its calibrated threshold if it has one."""
-    from curation.clip_model import ClipSpec, load_clip
-    from training.clip import read_calibration
+    from curation.clip_model import ClipSpec, load_clip, read_calibration
 
     settings = home.settings.captions
     if not settings.pretrained.startswith("trained:"):

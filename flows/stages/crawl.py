@@ -34,8 +34,8 @@ from policy.ledger import Ledger
 from policy.origins import host_of, site_of
 from policy.removals import Tombstones
 from policy.ruleset import Ruleset
-from policy.snapshot import publish
 from policy.signals import robots
+from policy.snapshot import publish
 from policy.text import is_description
 from policy.verdict import Verdict
 

@@ -111,6 +111,9 @@ def approve(home: Home, removal: str, *, by: str, reason: str = "") -> Removal:
             raise RefusedError("it was rejected, and a decision is final", where=removal, remedy="File a new request")
         tombstones = home.tombstones(ledger)
         if removal not in tombstones.removals:
+            if request.named_value is not None:  # what was crawled since the request came belongs to it, too
+                matches = removals.match(ledger, request.named_kind, request.named_value)
+                removals.record_matches(ledger, removal, matches, now=now)
             rows = ledger.query("SELECT content_sha256, sample_key FROM removal_match WHERE removal = ?", [removal])
             urls = {url for (url,) in ledger.query(_URLS_OF, {"removal": removal})}
             named_url = request.named_kind in ("image_url", "page_url") and request.named_value

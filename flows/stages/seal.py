@@ -13,6 +13,7 @@ from typing import Any
 from curation.images import PixelStore
 from curation.shards import SealedSample, write_dataset
 from flows.home import Home, utc_now
+from flows.stages.decide import decide
 from flows.terminal import Progress, silent
 from policy import audit
 from policy.errors import InputError
@@ -22,6 +23,7 @@ from policy.licences import attribution
 from policy.provenance import DatasetManifest, Generation, dataset_root, utc_text
 from policy.snapshot import publish
 
+NO_LICENCE = "NOASSERTION"  # SPDX's word, for a ruleset that does not judge licences
 COLUMNS = (
     "sample_key, pair_key, content_sha256, caption, caption_origin, caption_run, licence, page_url, image_url, "
     "width, height"
@@ -58,6 +60,8 @@ def seal(
     Raises:
         InputError: the selection is no SQL, selects nothing, or its name is taken by another dataset.
     """
+    # Judged now, not when it was crawled: evidence grows old, and a removal may have come.
+    decide(home, progress)
     selected = select(home, where)
     if not selected:
         raise InputError(
@@ -90,6 +94,7 @@ def select(home: Home, where: str) -> list[dict[str, Any]]:
             tombstones.covers_sample(r["sample_key"])
             or tombstones.covers_content(r["content_sha256"])
             or tombstones.covers_url(r["image_url"])
+            or (r["page_url"] and tombstones.covers_url(r["page_url"]))
         )
     ]
 
@@ -222,7 +227,7 @@ def _attributions(
     changes = f"shorter side at most {home.settings.images.size} px, encoded anew as JPEG without metadata"
     rows = []
     for ordinal, sample in enumerate(selected):
-        credit = attribution(evidence[sample["pair_key"]], sample["licence"], changes)
+        credit = attribution(evidence[sample["pair_key"]], sample["licence"] or NO_LICENCE, changes)
         rows.append(
             {
                 "dataset": dataset,

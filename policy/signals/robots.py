@@ -524,6 +524,8 @@ def judge_robots(evidence: Evidence, rules: RobotsRules, now: datetime) -> Judge
     """robots.txt of the image's origin, the page's, and every redirect's: each must let each of our tokens pass."""
     urls = [evidence.image_url, *([evidence.page_url] if evidence.page_url else [])]
     urls += [hop.url for hop in evidence.hops or ()]
+    if evidence.refused_url is not None and evidence.origin(origin_of(evidence.refused_url)) is not None:
+        urls.append(evidence.refused_url)
     judged: list[Judgement] = []
     for url in dict.fromkeys(urls):
         origin = evidence.origin(origin_of(url))
