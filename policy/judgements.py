@@ -31,6 +31,7 @@ _DOCUMENT_SENTENCES: Mapping[str, str] = {
 # code -> a sentence for a person. A code is counted and queried, so it never changes its meaning.
 SENTENCES: Mapping[str, str] = {
     # any rule
+    "not-asked": "The ruleset no longer asks this rule.",
     "not-observed": "What this rule needs was not observed; that is never read as permission.",
     "evidence-stale": "The observation is older than the ruleset allows; it must be made again.",
     "evidence-incomplete": "The stored document that was observed cannot be found any more.",

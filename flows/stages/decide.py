@@ -10,9 +10,10 @@ from flows.home import Home, utc_now
 from flows.stages.parts import unit_id
 from flows.terminal import Progress, silent
 from policy.evidence import Evidence
+from policy.judgements import judgement
 from policy.ledger import Ledger
 from policy.removals import Tombstones
-from policy.ruleset import Ruleset
+from policy.ruleset import KNOWN, Ruleset
 from policy.snapshot import publish
 from policy.verdict import Judgement
 
@@ -77,11 +78,12 @@ def judge_pairs(ledger: Ledger, ruleset: Ruleset, home: Home, progress: Progress
         decisions: list[dict[str, object]] = []
         signals: list[dict[str, object]] = []
         for pair, evidence_id, body in rows[start : start + CHUNK]:
-            evidence = _under(Evidence.from_json(body, bodies), tombstones)
+            evidence, stood = _under(Evidence.from_json(body, bodies), tombstones), standing.get(pair, {})
+            judged = (*ruleset.decide(evidence, utc_now()), *_dropped(stood, ruleset))
             new = [
                 (j, row)
-                for j, row in _rows(pair, evidence_id, ruleset, evidence, decide_id)
-                if _differs(row, standing.get(pair, {}).get(j.mechanism))
+                for j, row in _rows(pair, evidence_id, ruleset, judged, decide_id)
+                if _differs(row, stood.get(j.mechanism))
             ]
             decisions += (row for _, row in new)
             signals += (s for j, _ in new for s in _signal_rows(pair, evidence_id, j, decide_id))
@@ -112,21 +114,27 @@ def _under(evidence: Evidence, tombstones: Tombstones) -> Evidence:
     return replace(evidence, tombstoned=removal or "")
 
 
+def _dropped(stood: Mapping[str, Mapping[str, object]], ruleset: Ruleset) -> Iterator[Judgement]:
+    """An end to what stands of mechanisms that the ruleset names no more; a removal's hold is none of those."""
+    for rule in stood.keys() & KNOWN - set(ruleset.mechanisms):
+        yield judgement(rule, None, "not-asked")
+
+
 def _rows(
-    pair: str, evidence_id: str, ruleset: Ruleset, evidence: Evidence, decide_id: str
+    pair: str, evidence_id: str, ruleset: Ruleset, judged: Iterable[Judgement], decide_id: str
 ) -> Iterator[tuple[Judgement, dict[str, object]]]:
-    for judgement in ruleset.decide(evidence, utc_now()):
+    for said in judged:
         yield (
-            judgement,
+            said,
             {
                 "pair_key": pair,
                 "evidence_id": evidence_id,
-                "rule": judgement.mechanism,
-                "rule_version": ruleset.rule_version(judgement.mechanism),
-                "verdict": judgement.verdict.value if judgement.verdict else "unset",
-                "reason_code": judgement.reason.code,
-                "reason_detail": judgement.reason.detail,
-                "where_found": judgement.where,
+                "rule": said.mechanism,
+                "rule_version": ruleset.rule_version(said.mechanism),
+                "verdict": said.verdict.value if said.verdict else "unset",
+                "reason_code": said.reason.code,
+                "reason_detail": said.reason.detail,
+                "where_found": said.where,
                 "ruleset_digest": ruleset.digest,
                 "decide_id": decide_id,
                 "decided_at": _now(),
@@ -134,8 +142,8 @@ def _rows(
         )
 
 
-def _signal_rows(pair: str, evidence_id: str, judgement: Judgement, decide_id: str) -> Iterable[dict[str, object]]:
-    for signal in judgement.signals:
+def _signal_rows(pair: str, evidence_id: str, said: Judgement, decide_id: str) -> Iterable[dict[str, object]]:
+    for signal in said.signals:
         yield {
             "pair_key": pair,
             "evidence_id": evidence_id,
