@@ -1,0 +1,246 @@
+"""The stages by hand, on the journey's home: decided again, asked by others, and a picture taken out."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from flows.home import Home
+from flows.museum import Museum
+from flows.stages.crawl import evidence_row
+from flows.stages.seal import newest_evidence
+from tests.builders import (
+    DATASET,
+    Custody,
+    Journey,
+    Removed,
+    ask,
+    differences,
+    ledger_content,
+    members,
+    replaced,
+    stages,
+)
+
+pytestmark = pytest.mark.timeout(900)  # the first test to ask for the journey waits for it
+
+_COUNTS = "SELECT (SELECT count(*) FROM decision), (SELECT count(*) FROM confirmation)"
+
+
+# ── decided again ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_deciding_twice_appends_one_confirmation_and_no_decision(
+    journey: Journey, custody: Custody, copy_of: Callable[[Home], Home]
+) -> None:
+    """What was judged before and is judged the same is confirmed by one row a run."""
+    home = copy_of(journey.home)
+    [(decisions, confirmations)] = ask(home, _COUNTS)
+    said = custody(home, "decide")
+    assert ask(home, _COUNTS) == [(decisions, confirmations + 1)]
+    assert said["changed"] == 0
+    assert said["judged"] > 150
+
+
+def test_an_edited_ruleset_appends_only_what_it_changed(
+    journey: Journey, custody: Custody, copy_of: Callable[[Home], Home]
+) -> None:
+    """`unknown` from deny to defer: the pairs without a licence are decided anew, by the licence rule, nothing else."""
+    home = copy_of(journey.home)
+    [(last,)] = ask(home, "SELECT max(batch_seq) FROM decision")
+    [(unlicensed,)] = ask(home, "SELECT count(*) FROM standing WHERE reason_code = 'licence-unknown'")
+    home.policy_path.write_text(replaced(home.policy_path.read_text(), {'unknown = "deny"': 'unknown = "defer"'}))
+    said = custody(home, "decide")
+    new = ask(
+        home,
+        "SELECT DISTINCT rule, verdict, reason_code, ruleset_digest, count(*) OVER () FROM decision "
+        "WHERE batch_seq > ?",
+        last,
+    )
+    assert said["ruleset_digest"] != journey.said["decide"]["ruleset_digest"]
+    assert said["changed"] >= unlicensed > 0
+    assert new == [("licence", "defer", "licence-unknown", said["ruleset_digest"], said["changed"])]
+    assert custody(home, "audit", "decisions_without_evidence") == []
+
+
+def test_equal_bytes_share_a_denial(
+    journey: Journey, removed: Removed, museum: Museum, custody: Custody, copy_of: Callable[[Home], Home]
+) -> None:
+    """A picture that is denied where it hangs a second time is sealed from neither place."""
+    home = copy_of(journey.home)
+    assert removed.key in _sealed(home, DATASET)
+    [(pair,)] = ask(home, "SELECT DISTINCT pair_key FROM occurrence WHERE image_url = ?", removed.urls[1])
+    with home.ledger() as ledger:
+        # It was looked at once more, and there it said no.
+        seen = newest_evidence(ledger, [pair])[pair]
+        [hop] = seen.hops or ()
+        quiet = replace(seen, hops=(replace(hop, headers=(*hop.headers, ("X-Robots-Tag", "noai"))),))
+        ledger.append("evidence", [evidence_row(pair, quiet, "again")], key="again")
+    custody(home, "decide")
+    custody(home, "seal", "--name", "without", "--where", stages(museum)["seal"][-1])
+    assert _sealed(home, "without") == [key for key in _sealed(home, DATASET) if key != removed.key]
+
+
+# ── asked by others ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_plain_duckdb_opens_the_snapshot_while_a_writer_holds_the_ledger(
+    journey: Journey, copy_of: Callable[[Home], Home]
+) -> None:
+    """Any DuckDB client in another process reads audit.duckdb while a flow is writing to the ledger."""
+    home = copy_of(journey.home)
+    client = (
+        "import duckdb, sys\n"
+        "connection = duckdb.connect(sys.argv[1], read_only=True)\n"
+        "print(connection.execute('SELECT count(*) FROM slot').fetchall()[0][0])\n"
+    )
+    with home.ledger() as ledger:
+        ledger.append("event", [{"kind": "a writer at work"}], key="writing")
+        read = subprocess.run(
+            [sys.executable, "-c", client, str(home.snapshot_path)], capture_output=True, text=True, check=True
+        )
+        assert [(int(read.stdout),)] == ledger.query("SELECT count(*) FROM slot")
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DELETE FROM decision",
+        "COPY (SELECT 1) TO 'stolen.csv'",
+        "SELECT * FROM read_text('/etc/hostname')",
+        "SET enable_external_access = true",
+        "SELECT 1; SELECT 2",
+    ],
+)
+def test_free_sql_only_reads_the_snapshot(journey: Journey, custody: Custody, statement: str) -> None:
+    """`custody sql` can neither write nor look at another file: exit 2 and a message."""
+    done = custody.run(journey.home, "sql", statement)
+    assert done.status == 2
+    assert done.out == ""
+    assert done.err.startswith("custody: ")
+    assert "Traceback" not in done.err
+
+
+def test_an_address_that_is_not_allowed_gets_no_connection(journey: Journey, custody: Custody) -> None:
+    """`inspect fetch` of a loopback port that custody.toml does not name connects to nothing, and says so."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/picture.png"
+        done = custody.run(journey.home, "inspect", "fetch", url)
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+    assert done.status == 1
+    assert done.json["outcome"] != "ok"
+
+
+def test_why_tells_who_said_no(journey: Journey, museum: Museum, custody: Custody) -> None:
+    """`why` of a reserved picture names the rule that decides, what it found and where."""
+    url = next(u for u in sorted(museum.truth) if u.startswith(museum.url("reserved", "/quiet/")))
+    (pair,) = custody(journey.home, "why", url)["pairs"]
+    assert (pair["verdict"], pair["rule"], pair["code"]) == ("deny", "x_robots", "x-robots-noai")
+    (ruling,) = [r for r in pair["rulings"] if r["rule"] == "x_robots" and r["standing"]]
+    assert "noai" in (ruling["detail"] + ruling["where"] + ruling["words"]).lower()
+
+
+def test_what_the_kill_proof_compares_tells_ledgers_apart(journey: Journey, copy_of: Callable[[Home], Home]) -> None:
+    """A ledger that says one thing more, and nothing but that, is found to differ."""
+    home = copy_of(journey.home)
+    assert differences(ledger_content(journey.home), ledger_content(home)) == []
+    with home.ledger() as ledger:
+        ledger.append("event", [{"kind": "odd"}], key="one more")
+    (told,) = differences(ledger_content(journey.home), ledger_content(home))
+    assert told.startswith("event: ")
+
+
+# ── taken out ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_request_matches_the_picture_wherever_it_hangs(removed: Removed) -> None:
+    """Named by one URL, it is matched under both, and its slots in every dataset are listed."""
+    matched = {m["url_key"] for m in removed.said["add"]["matches"]} - {None}
+    assert len(matched) == 2
+    assert removed.said["add"]["state"] == "held"
+    assert {"dataset": DATASET, "ordinal": removed.ordinal} in removed.said["add"]["slots"]
+
+
+def test_an_approved_removal_is_in_force_at_once(removed: Removed, journey: Journey) -> None:
+    """Before anything is carried through, sealing leaves the picture out and a crawl does not ask for it."""
+    assert removed.said["approve"]["state"] == "approved"
+    assert removed.key in _sealed(journey.home, DATASET)
+    assert removed.key not in _sealed(removed.home, "approved")
+    assert removed.said["seal when approved"]["slots"] == len(_sealed(journey.home, DATASET)) - 1
+    asked = removed.requests["crawl when approved"]
+    assert sum(asked.values()) > 10
+    assert [url for url in removed.urls if asked[url]] == []
+
+
+def test_an_applied_removal_leaves_no_byte_of_the_picture(removed: Removed, journey: Journey) -> None:
+    """Its pixels are in no shard and no kept picture, its keys in no file of the home; the other samples are there."""
+    assert removed.said["apply"]["state"] == "applied"
+    digests = (removed.key.encode(), bytes.fromhex(removed.key), removed.sha256.encode())
+    for file in (f for f in removed.home.path.rglob("*") if f.is_file()):
+        body = file.read_bytes()
+        assert removed.jpeg not in body, file
+        assert [d for d in digests if d in body] == [], file
+    left = {name for shard in _shards(removed.home, DATASET) for name, _ in members(shard)}
+    assert len(left) == 3 * (len(_sealed(journey.home, DATASET)) - 1)
+
+
+def test_an_applied_removal_is_still_traced(removed: Removed, journey: Journey) -> None:
+    """Asked by URL, `trace` names the emptied slot and the checkpoints that saw what was in it, with their tier."""
+    traced = removed.said["trace"]
+    assert {"key": None, "dataset": DATASET, "ordinal": removed.ordinal, "state": "removed"} in traced["samples"]
+    last = journey.said["train"]["checkpoints"][-1]["id"]
+    assert [(c["tier"], c["count"] > 0) for c in traced["checkpoints"] if c["id"] == last] == [("direct", True)]
+
+
+def test_a_crawl_does_not_bring_it_back(removed: Removed, journey: Journey) -> None:
+    """After the erasure the pages still show it; it is not asked for, gets no row, and is in no new dataset."""
+    asked = removed.requests["crawl when applied"]
+    assert sum(asked.values()) > 10
+    assert [url for url in removed.urls if asked[url]] == []
+    for url in removed.urls:
+        assert ask(removed.home, "SELECT 1 FROM occurrence WHERE image_url = ?", url) == []
+        assert ask(removed.home, "SELECT 1 FROM \"fetch\" WHERE url = ? AND outcome = 'ok'", url) == []
+    # What was captioned before the crawl is so after it: the same bytes need not be asked again.
+    assert removed.said["audit when applied"] == []
+    assert removed.said["seal when applied"]["slots"] == len(_sealed(journey.home, DATASET)) - 1
+
+
+def test_after_an_erasure_everything_still_verifies(removed: Removed, custody: Custody) -> None:
+    """The chain, commitments, shards and checkpoints hold; no audit finds the emptied slot in use."""
+    assert removed.said["verify"] == {"ok": True, "failures": []}
+    assert custody(removed.home, "audit", "denied_or_deferred_in_shard") == []
+    assert custody(removed.home, "audit", "decisions_without_evidence") == []
+
+
+def test_damaged_shards_and_strange_datasets_fail_verification(
+    journey: Journey, custody: Custody, copy_of: Callable[[Home], Home]
+) -> None:
+    """A shard with one byte changed and a dataset the ledger does not know are named; exit 1."""
+    home = copy_of(journey.home)
+    shard = next((home.datasets_path / DATASET).rglob("*.tar"))
+    body = bytearray(shard.read_bytes())
+    body[600] ^= 1
+    shard.write_bytes(body)
+    shutil.copytree(home.datasets_path / "book", home.datasets_path / "stranger")
+    done = custody.run(home, "verify")
+    assert done.status == 1
+    places = {failure["where"] for failure in done.json["failures"]}
+    assert {f"datasets/{DATASET}", "datasets/stranger"} <= places
+
+
+def _sealed(home: Home, dataset: str) -> list[str]:
+    rows = ask(home, "SELECT sample_key FROM slot WHERE dataset = ? ORDER BY sample_key", dataset)
+    return [str(key) for (key,) in rows if key is not None]
+
+
+def _shards(home: Home, dataset: str) -> list[Path]:
+    return sorted((home.datasets_path / dataset).rglob("*.tar"))

@@ -1,0 +1,1 @@
+"""Long proofs: `make prove PROOF=name`. Resumable; each appends its result to docs/proofs.md."""

@@ -1,0 +1,106 @@
+"""A process that has imported everything once and forks a child for every command: what `custody …` would do, sooner.
+
+Torch, open_clip and the rest take seconds to import, a stage on a few pictures less. Each command still is a process
+of its own, runs the console script's `main`, and can be killed with -9 from outside or at an exact moment within.
+
+Read from standard input, a line each: {"argv", "out", "err", "moment"}; written: the child's pid, then its status.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import re
+import signal
+import sys
+from typing import Any
+
+PRELOADED = (
+    "curation.captions",
+    "curation.clip_model",
+    "curation.shards",
+    "flows.cli",
+    "flows.stages.audits",
+    "flows.stages.caption",
+    "flows.stages.crawl",
+    "flows.stages.inspection",
+    "flows.stages.removal",
+    "flows.stages.sample",
+    "flows.stages.train",
+    "flows.stages.trace",
+    "flows.stages.verify",
+    "flows.stages.why",
+    "onnxruntime",
+    "training.clip",
+    "training.loop",
+    "training.sampling",
+    "transformers",
+)
+
+
+def serve() -> None:
+    """Fork a child a line, until standard input ends."""
+    from curation.clip_model import cure_torchvision
+
+    cure_torchvision()
+    for name in (*PRELOADED, "open_clip"):
+        importlib.import_module(name)
+    from flows.stages.train import code_version
+
+    code_version()  # read once: what others write meanwhile is not what runs here
+    print("ready", flush=True)
+    for line in sys.stdin:
+        order = json.loads(line)
+        pid = os.fork()
+        if pid == 0:
+            _be_the_command(order)
+        print(pid, flush=True)
+        _, status = os.waitpid(pid, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)
+
+
+def _be_the_command(order: dict[str, Any]) -> None:
+    from flows.cli import main
+
+    for descriptor, path, flags in (
+        (0, os.devnull, os.O_RDONLY),
+        (1, order["out"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC),
+        (2, order["err"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC),
+    ):
+        os.dup2(os.open(path, flags, 0o600), descriptor)
+    sys.argv = ["custody", *order["argv"]]
+    if order["moment"]:
+        _die_after(*order["moment"])
+    code = 70
+    try:
+        main()
+        code = 0
+    except SystemExit as left:
+        code = left.code if isinstance(left.code, int) else int(left.code is not None)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _die_after(pattern: str, count: int) -> None:
+    """kill -9 to this process once `count` renames to a path that matches are done, before it does anything else."""
+    left = count
+
+    def watch(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal left
+        if left == 0:
+            left = -1  # the kill is an event as well
+            os.kill(os.getpid(), signal.SIGKILL)
+        # Raised before the rename itself: the next event, whatever it is, finds it done.
+        if event == "os.rename" and re.search(pattern, os.fspath(arguments[1])):
+            left -= 1
+
+    sys.addaudithook(watch)
+
+
+if __name__ == "__main__":
+    serve()
