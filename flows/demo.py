@@ -9,16 +9,18 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows import settings
-from flows.home import Home, write_atomic
+from flows.home import Home
 from flows.museum import PICTURES_PER_PAGE, PORT_BASE, Museum, cldr_names
 from flows.terminal import escape, print_json, say
+from policy.durable import write_durably
 from policy.errors import HomeError, InputError
 from policy.ruleset import Ruleset
 
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 # The demo's museum stays where it was for as long as its home exists; these are tried for a new one.
 PORT_BASES = (PORT_BASE, 8831, 9731, 18731, 28731)
 # A model this small, trained for minutes on a CPU, learns a theme: these rooms hold what the prompts ask for.
-THEMES = ("food", "animals", "shapes", "faces")
+THEMES = ("food", "shapes", "faces")
 SELECTION = " OR ".join(f"page_url LIKE '%/{theme}/%'" for theme in THEMES)
 DATASET = "picture-book"
 PROMPTS = ("red apple", "green apple", "banana", "green banana", "watermelon", "smiling face")
@@ -45,7 +47,7 @@ class Notes:
     facts: dict[str, Any] = field(default_factory=dict)
 
     def store(self, home: Path) -> None:
-        write_atomic(home / "demo.json", json.dumps(asdict(self), indent=1).encode())
+        write_durably(home / "demo.json", json.dumps(asdict(self), indent=1).encode())
 
     @classmethod
     def load(cls, home: Path) -> Notes | None:
@@ -242,7 +244,7 @@ def _open_home(path: Path, museum: Museum, notes: Notes) -> Home:
     if not (path / "ledger.duckdb").exists():
         path.mkdir(parents=True, exist_ok=True)
         notes.store(path)
-        write_atomic(path / PHRASES, "".join(f"{name}\n" for name in cldr_names()).encode())
+        write_durably(path / PHRASES, "".join(f"{name}\n" for name in cldr_names()).encode())
         Home.create(path, settings_text=settings_text(museum), policy_text=policy_text())
     return Home.open(path)
 
@@ -274,7 +276,7 @@ def _replaced(text: str, replacements: dict[str, str], name: str) -> str:
 
 # ── what came of it ────────────────────────────────────────────────────────────────────────────────────────────────
 
-_FETCHED = "SELECT kind, outcome, count(*) FROM fetch WHERE kind IN ('page', 'image') GROUP BY ALL ORDER BY ALL"
+_FETCHED = "SELECT kind, outcome, count(*) FROM \"fetch\" WHERE kind IN ('page', 'image') GROUP BY ALL ORDER BY ALL"
 _STANDING = """
 SELECT verdict, coalesce(rule, '') AS rule, coalesce(reason_code, '') AS reason, count(*) AS pairs
 FROM standing GROUP BY ALL ORDER BY verdict, pairs DESC, rule
@@ -307,11 +309,12 @@ def _story(home: Home, museum: Museum, notes: Notes) -> dict[str, Any]:
         "found": {
             "pages": sum(n for kind, outcome, n in fetched if kind == "page" and outcome == "ok"),
             "pictures": sum(n for kind, outcome, n in fetched if kind == "image" and outcome == "ok"),
-            "not_taken": {f"{kind} {outcome}": n for kind, outcome, n in fetched if outcome != "ok"},
+            "not_taken": _added((outcome, n) for _, outcome, n in fetched if outcome != "ok"),
         },
         "standing": [list(row) for row in _ask(home, _STANDING)],
         "faces": {
             "pictures": len(faces),
+            "photographs": sum(url.startswith(museum.url("photos")) for url in faces),
             "of_the_prompts": sorted({museum.truth[u] for u in faces if museum.truth.get(u) in PROMPTS}),
         },
         "captions": {
@@ -320,7 +323,8 @@ def _story(home: Home, museum: Museum, notes: Notes) -> dict[str, Any]:
             "deferred": len(captions) - len(kept),
             "right": len(right),
             "examples": [
-                {"picture": url, "caption": text, "score": round(score, 3), "right": museum.is_right(url, text)}
+                {"picture": url, "caption": text, "score": round(score, 3), "truth": museum.truth.get(url, "")}
+                | {"right": museum.is_right(url, text)}
                 for url, text, score in kept[:: max(1, len(kept) // 5)][:5]
             ],
         },
@@ -337,12 +341,20 @@ def _story(home: Home, museum: Museum, notes: Notes) -> dict[str, Any]:
     }
 
 
+def _added(counted: Iterable[tuple[str, int]]) -> dict[str, int]:
+    total = Counter[str]()
+    for name, count in counted:
+        total[name] += count
+    return dict(total)
+
+
 def _clip_scores(home: Home) -> dict[str, Any]:
     """What the captioner's CLIP reached on pairs it had not learnt from."""
+    from curation.clip_model import CALIBRATION_FILE
     from flows.stages.train import newest_run
 
-    measured = json.loads((newest_run(home, "clip") / "evaluation.json").read_text("utf-8"))
-    return {name: measured[name] for name in ("r_at_1", "r_at_5", "n_heldout", "threshold", "precision_at_threshold")}
+    measured = json.loads((newest_run(home, "clip") / CALIBRATION_FILE).read_text("utf-8"))
+    return {name: measured[name] for name in ("r_at_1", "r_at_5", "heldout_pairs", "threshold", "precision")}
 
 
 def _training_figures(home: Home, notes: Notes) -> dict[str, Any]:
@@ -385,6 +397,21 @@ def _ask(home: Home, sql: str) -> list[tuple[Any, ...]]:
     return rows
 
 
+# What the reason codes of the museum's pictures mean.
+_IN_WORDS = {
+    "licence-unknown": "no licence that anyone can recognise",
+    "face-found": "a face, and nobody's consent",
+    "robots-disallow": "robots.txt disallows it, so it was never asked for",
+    "x-robots-noai": "its X-Robots-Tag says noai",
+    "x-robots-noimageai": "its page's robots meta says noimageai",
+    "too-small": "too small to learn from",
+    "caption-missing": "no text of its own, and CLIP is not sure enough",
+    "fetch-failed": "not to be had, or no readable picture",
+    "mechanism-not-built": "a reservation this version sees but cannot read: kept out until it can",
+    "not-observed": "something that must be known could not be seen",
+    "tombstoned": "removed on request, for good",
+}
+
 # ── told to a person ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -399,7 +426,8 @@ def _print_story(story: dict[str, Any], path: Path) -> None:
     console.print()
     console.print(Text("The museum has closed; all of this works without it:", style="bold"))
     for command, what in _next_commands(story, path):
-        console.print(Text.assemble("  ", (command, "cyan"), "  ", (what, "dim")), soft_wrap=True)
+        console.print(Text(f"  # {what}", style="dim"))
+        console.print(Text(f"  {command}", style="cyan"), soft_wrap=True)
 
 
 def _table(story: dict[str, Any]) -> Table:
@@ -429,7 +457,8 @@ def _table(story: dict[str, Any]) -> Table:
     section("Trained", _trained_rows(story))
     section("Removed", _removal_rows(story))
     section("Audited", _audit_rows(story))
-    section("Took", [(f"{story['seconds']:.0f} s", ", ".join(f"{k} {v:.0f}" for k, v in story["stages_s"].items()))])
+    stages = story["stages_s"]
+    section("Took", [(f"{sum(stages.values()):.0f} s", ", ".join(f"{k} {v:.0f}" for k, v in stages.items()))])
     return table
 
 
@@ -441,7 +470,7 @@ def _found_rows(story: dict[str, Any]) -> _Rows:
     refused = ", ".join(f"{what} {count}" for what, count in sorted(found["not_taken"].items()))
     return [
         (found["pictures"], f"pictures taken, on {found['pages']} pages"),
-        (sum(found["not_taken"].values()), f"refused or given up: {refused}"),
+        (sum(found["not_taken"].values()), f"pictures and pages refused or given up: {refused}"),
     ]
 
 
@@ -449,18 +478,24 @@ def _standing_rows(story: dict[str, Any], verdict: str) -> _Rows:
     chosen = [(rule, reason, pairs) for v, rule, reason, pairs in story["standing"] if v == verdict]
     if verdict == "allow":
         return [
-            (sum(pairs for _, _, pairs in chosen), "pairs that nothing speaks against, under a licence that allows it")
+            (
+                sum(pairs for _, _, pairs in chosen),
+                "image-text pairs under a licence that allows it, with no word against",
+            )
         ]
-    rows: _Rows = [(pairs, f"{rule}: {reason}") for rule, reason, pairs in chosen]
-    if verdict == "deny" and (prompts := story["faces"]["of_the_prompts"]):
-        rows.append(("", f"the face rule took pictures that the prompts ask for: {', '.join(prompts)}"))
+    rows: _Rows = [(pairs, f"{rule}: {_IN_WORDS.get(reason, reason)}") for rule, reason, pairs in chosen]
+    faces = story["faces"]
+    if verdict == "deny" and faces["pictures"]:
+        drawn = faces["pictures"] - faces["photographs"]
+        lost = ", ".join(faces["of_the_prompts"]) or "none"
+        rows.append(("", f"(faces: {faces['photographs']} photographed, {drawn} drawn; of the grid's prompts: {lost})"))
     return rows or [(0, "")]
 
 
 def _clip_rows(story: dict[str, Any]) -> _Rows:
     clip = story["clip"]
     return [
-        (f"{clip['r_at_1']:.1%}", f"image-to-text R@1 over {clip['n_heldout']} pairs it never learnt from"),
+        (f"{clip['r_at_1']:.1%}", f"image-to-text R@1 over {clip['heldout_pairs']} pairs it never learnt from"),
         (f"{clip['r_at_5']:.1%}", "R@5"),
     ]
 
@@ -473,8 +508,11 @@ def _caption_rows(story: dict[str, Any]) -> _Rows:
         (f"{captions['right'] / kept:.0%}", "of these right, says the museum, which knows every name"),
         (captions["deferred"], f"not sure enough: deferred ({captions['deferred'] / asked:.0%})"),
     ]
-    marks = {True: "right", False: "wrong"}
-    return rows + [(f"{e['score']:.2f}", f"“{e['caption']}”, {marks[e['right']]}") for e in captions["examples"]]
+    for e in captions["examples"]:
+        rows.append(
+            (f"{e['score']:.2f}", f"“{e['caption']}”" + ("" if e["right"] else f", though it is “{e['truth']}”"))
+        )
+    return rows
 
 
 def _sealed_rows(story: dict[str, Any]) -> _Rows:
