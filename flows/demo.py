@@ -245,11 +245,11 @@ def _open_home(path: Path, museum: Museum, notes: Notes) -> Home:
         path.mkdir(parents=True, exist_ok=True)
         notes.store(path)
         write_durably(path / PHRASES, "".join(f"{name}\n" for name in cldr_names()).encode())
-        Home.create(path, settings_text=settings_text(museum), policy_text=policy_text())
+        Home.create(path, settings_text=settings_text(museum, notes.pages), policy_text=policy_text())
     return Home.open(path)
 
 
-def settings_text(museum: Museum) -> str:
+def settings_text(museum: Museum, pages: int = 0) -> str:
     """custody.toml for the museum: its entrances, its addresses and no others, and little patience."""
     replacements = {
         "seeds = []": f"seeds = {json.dumps(list(museum.seeds))}",
@@ -257,6 +257,8 @@ def settings_text(museum: Museum) -> str:
         "deadline_s = 30.0": "deadline_s = 6.0",
         "phrase_lists = []": f"phrase_lists = {json.dumps([PHRASES])}",
     }
+    if pages:
+        replacements["held_out = 250"] = f"held_out = {pages * PICTURES_PER_PAGE // 8}"
     return _replaced(settings.DEFAULT_TEXT, replacements, "custody.toml")
 
 
