@@ -124,10 +124,11 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, attend: Tensor | None = None) ->
     """
     # Normalised queries and keys (Henry et al. 2020) keep the logits bounded at high learning rates.
     q, k = F.rms_norm(q, q.shape[-1:]), F.rms_norm(k, k.shape[-1:])
-    logits = q @ k.mT * q.shape[-1] ** -0.5
+    logits: Tensor = q @ k.mT * q.shape[-1] ** -0.5
     if attend is not None:
         logits = logits.masked_fill(~attend, -torch.inf)
-    return (logits.softmax(-1) @ v).transpose(1, 2).flatten(2)
+    mixed: Tensor = logits.softmax(-1) @ v
+    return mixed.transpose(1, 2).flatten(2)
 
 
 def _time_features(t: Tensor) -> Tensor:
