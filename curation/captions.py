@@ -8,7 +8,7 @@ one site has planted, out. Every answer says where its text came from and which 
 from __future__ import annotations
 
 import hashlib
-import os
+import io
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -19,6 +19,7 @@ from typing import Final, Protocol
 import numpy as np
 
 from curation.clip_model import Embeddings, Rgb, best_matches, normalised_text, texts_digest
+from policy.durable import write_durably
 from policy.errors import ConfigurationError, StorageError
 from policy.provenance import canonical_json
 
@@ -262,19 +263,9 @@ def _read(path: Path, rows: int) -> Embeddings | None:
 
 
 def _store(path: Path, embeddings: Embeddings) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.writing")
+    buffer = io.BytesIO()
+    np.save(buffer, embeddings, allow_pickle=False)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            np.save(file, embeddings, allow_pickle=False)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(path)
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        write_durably(path, buffer.getvalue())
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise StorageError(f"cannot write ({error.strerror})", where=str(path)) from error

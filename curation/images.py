@@ -16,7 +16,6 @@ import signal
 import struct
 import subprocess
 import sys
-import tempfile
 import time
 import warnings
 from collections import deque
@@ -36,6 +35,7 @@ from PIL import Image, ImageFilter
 
 from curation.fingerprints import pdq, sha256
 from policy import errors
+from policy.durable import sync_directory, write_durably
 from policy.errors import ConfigurationError, InputError, StorageError
 from policy.evidence import Face
 
@@ -422,18 +422,7 @@ class PixelStore:
         """Write a picture atomically; raises StorageError when the disk refuses."""
         path = self.path(content_sha256)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-            try:
-                with os.fdopen(descriptor, "wb") as file:
-                    file.write(jpeg)
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(temporary, path)
-            except BaseException:
-                os.unlink(temporary)
-                raise
-            _sync_directory(path.parent)
+            write_durably(path, jpeg)
         except OSError as error:
             raise StorageError(
                 f"the picture could not be written ({error.strerror})", where=str(path), remedy="Free some space"
@@ -454,7 +443,7 @@ class PixelStore:
             path.unlink()
         except FileNotFoundError:
             return False
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
         return True
 
     def __contains__(self, content_sha256: str) -> bool:
@@ -467,14 +456,6 @@ class PixelStore:
         for folder in sorted(self.directory.iterdir()):
             if folder.is_dir():
                 yield from sorted(p.stem for p in folder.glob("*.jpg") if _SHA256.fullmatch(p.stem))
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 # ── worker processes ─────────────────────────────────────────────────────────────────────────────────────────────

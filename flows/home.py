@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 from flows import settings as settings_module
 from flows.settings import Settings
 from flows.terminal import say
+from policy.durable import write_durably
 from policy.errors import BusyError, ConfigurationError, HomeError, InputError
 from policy.keys import KeyRing
 from policy.ledger import Ledger
@@ -27,26 +27,6 @@ QUIET_WAIT_S = 2.0
 def utc_now() -> datetime:
     """The one clock of the command line."""
     return datetime.now(UTC)
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write so that the file is either whole or as before: temporary name, fsync, rename, fsync of the directory."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-    descriptor = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 _LOST = "Restore it from its backup; an empty folder and `custody init` make a new home"
@@ -80,7 +60,7 @@ class Home:
             raise InputError(f"the directory cannot be made ({error.strerror})", where=str(path)) from error
         for file, body in ((home.settings_path, text), (home.policy_path, policy)):
             if not file.exists():
-                write_atomic(file, body.encode())
+                write_durably(file, body.encode())
         keys = KeyRing.load(home.keys_path) if home.keys_path.exists() else KeyRing.create(home.keys_path)
         Ledger.create(home.ledger_path, keys, utc_now())
         return home

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from policy.durable import sync_directory
 from policy.errors import KeyFileError, StorageError
 
 KEY_BYTES = 32
@@ -49,9 +50,9 @@ class KeyRing:
             making.mkdir(mode=0o700)
             for purpose in PURPOSES:
                 _write_private(making / f"{purpose}.key", secrets.token_bytes(KEY_BYTES).hex() + "\n")
-            _sync_directory(making)
+            sync_directory(making)
             os.replace(making, directory)
-            _sync_directory(directory.parent)
+            sync_directory(directory.parent)
         except OSError as error:
             shutil.rmtree(making, ignore_errors=True)
             raise StorageError(f"cannot write the keys ({error.strerror})", where=str(directory)) from error
@@ -143,11 +144,3 @@ def _write_private(path: Path, text: str) -> None:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

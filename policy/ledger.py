@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, TypeVar
 import duckdb
 
 from policy.commitments import BOOKKEEPING, GENESIS, ROWS_DIGEST_SQL, Column, TableShape, chain_sql
+from policy.durable import sync_directory, sync_file
 from policy.errors import (
     BusyError,
     CustodyError,
@@ -537,20 +538,6 @@ def lock_path(path: Path) -> Path:
 def wal_path(path: Path) -> Path:
     """The write-ahead log that DuckDB keeps beside a file."""
     return path.with_name(path.name + ".wal")
-
-
-def sync_file(path: Path) -> None:
-    """fsync a file that something else wrote."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def sync_directory(path: Path) -> None:
-    """fsync a directory: a rename in it becomes durable."""
-    sync_file(path)
 
 
 def _unlink(*paths: Path) -> None:

@@ -18,7 +18,6 @@ import hashlib
 import json
 import os
 import secrets
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
@@ -26,6 +25,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 from urllib.parse import urlsplit
 
+from policy.durable import write_durably
 from policy.errors import InputError, IntegrityError, KeyFileError, RefusedError, StorageError
 from policy.keys import KeyRing
 from policy.ledger import Ledger
@@ -501,7 +501,7 @@ class Tombstones:
                         where=str(directory / TOMBSTONES_FILE),
                         remedy="Load the tombstones again and add to them",
                     )
-                _replace_file(directory / TOMBSTONES_FILE, self._to_json())
+                write_durably(directory / TOMBSTONES_FILE, self._to_json().encode())
         except OSError as error:
             raise StorageError(f"cannot store the tombstones ({error.strerror})", where=str(directory)) from error
 
@@ -596,23 +596,3 @@ def _locked(directory: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-def _replace_file(path: Path, text: str) -> None:
-    """Whole or not at all, and durable when it returns."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)

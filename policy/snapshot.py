@@ -8,8 +8,9 @@ from pathlib import Path
 
 import duckdb
 
+from policy.durable import sync_directory, sync_file
 from policy.errors import StorageError
-from policy.ledger import Ledger, connect, sync_directory, sync_file, utc_naive, wal_path
+from policy.ledger import Ledger, connect, utc_naive, wal_path
 
 
 def publish(ledger: Ledger, destination: Path, *, now: datetime, force: bool = False) -> bool:

@@ -33,6 +33,7 @@ import safetensors
 import safetensors.torch
 import torch
 
+from policy import durable
 from policy.errors import IntegrityError, StorageError
 from policy.provenance import CheckpointRecord, ScheduleEntry, TrainingRun
 
@@ -114,11 +115,11 @@ def save_checkpoint(
         sizes = {name: (temporary / name).stat().st_size for name in digests}
         files = {name: {"sha256": digests[name], "size_bytes": sizes[name]} for name in sorted(digests)}
         _write(temporary / MANIFEST, _json({"version": FORMAT_VERSION, "files": files}))
-        _flush_directory(temporary)
+        durable.sync_directory(temporary)
         if final.exists():  # a damaged one, or one that a resume from before it has superseded
             shutil.rmtree(final)
         os.rename(temporary, final)
-        _flush_directory(run_dir)
+        durable.sync_directory(run_dir)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise storage_error(error, final) from error
@@ -197,7 +198,7 @@ def retire_checkpoints(run_dir: Path, *, keep_last: int, epochs_done: Callable[[
 
 def sweep(run_dir: Path) -> None:
     """Remove what a killed run left half written or half deleted."""
-    for leftover in (*run_dir.glob(".writing-*"), *run_dir.glob(".retired-*"), *run_dir.glob(".*.writing")):
+    for leftover in (*run_dir.glob(".writing-*"), *run_dir.glob(".retired-*"), *run_dir.glob(".*.tmp")):
         if leftover.is_dir():
             shutil.rmtree(leftover)
         else:
@@ -266,14 +267,9 @@ def load_schedule(run_dir: Path) -> tuple[ScheduleEntry, ...]:
 
 def write_durably(path: Path, data: bytes) -> None:
     """Replace a file: temporary name beside it, flush, rename, flush the directory. StorageError keeps the old one."""
-    temporary = path.with_name(f".{path.name}.writing")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _write(temporary, data)
-        os.rename(temporary, path)
-        _flush_directory(path.parent)
+        durable.write_durably(path, data)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise storage_error(error, path) from error
 
 
@@ -291,14 +287,6 @@ def _write(path: Path, data: bytes) -> str:
         file.flush()
         os.fsync(file.fileno())
     return hashlib.sha256(data).hexdigest()
-
-
-def _flush_directory(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _digest(path: Path) -> str:

@@ -10,8 +10,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from flows.home import write_atomic
 from flows.stages.parts import unit_id
+from policy.durable import write_durably
 from policy.evidence import Document, OriginEvidence
 
 
@@ -31,7 +31,7 @@ class OriginFiles(MutableMapping[str, OriginEvidence]):
         return self._read[origin]
 
     def __setitem__(self, origin: str, evidence: OriginEvidence) -> None:
-        write_atomic(self._path(origin), _to_json(evidence).encode())
+        write_durably(self._path(origin), _to_json(evidence).encode())
         self._read[origin] = evidence
 
     def __delitem__(self, origin: str) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from flows.home import write_atomic
+from policy.durable import write_durably
 from policy.errors import IntegrityError
 
 
@@ -23,7 +23,7 @@ def write_part(path: Path, rows: Sequence[dict[str, object]], schema: pa.Schema)
     """Write rows as one zstd Parquet file, atomically."""
     sink = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), sink, compression="zstd")
-    write_atomic(path, sink.getvalue())
+    write_durably(path, sink.getvalue())
 
 
 def read_part(path: Path) -> list[dict[str, object]]:
