@@ -21,6 +21,7 @@ from policy.errors import CustodyError, InputError, StorageError
 if TYPE_CHECKING:
     from flows.home import Home
 
+ROWS_SHOWN = 1000  # more than a person reads, and than a table is quickly drawn for
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
@@ -676,15 +677,16 @@ def _print_rows(columns: tuple[str, ...], rows: list[tuple[object, ...]], as_jso
         names = [f"{c}_{columns[:i].count(c)}" if c in columns[:i] else c for i, c in enumerate(columns)]
         print_json([dict(zip(names, row, strict=True)) for row in rows])
         return
-    print_table(columns, rows)
-    say(counted(len(rows), "row"))
+    print_table(columns, rows[:ROWS_SHOWN])
+    more = f", of which {ROWS_SHOWN:,} are shown (--json has all)" if len(rows) > ROWS_SHOWN else ""
+    say(counted(len(rows), "row") + more)
 
 
 def _print_removal(shown: Any, as_json: bool) -> None:
     if as_json:
         print_json(shown)
         return
-    matches, slots = counted(len(shown.matches), "match"), counted(len(shown.slots), "slot")
+    matches, slots = counted(len(shown.matches), "match", "matches"), counted(len(shown.slots), "slot")
     answer(f"Removal {shown.id}: {shown.state}, due {shown.due_at:%Y-%m-%d}")
     answer(f"  {matches}, {slots} in sealed datasets")
     for line in shown.advice:

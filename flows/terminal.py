@@ -52,9 +52,9 @@ def plain(value: object) -> object:
     return str(value)
 
 
-def counted(number: int, noun: str) -> str:
-    """A number and its noun: "1 row", "2 rows"."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+def counted(number: int, noun: str, nouns: str = "") -> str:
+    """A number and its noun: "1 row", "2 rows"; `nouns` where an s does not do."""
+    return f"{number:,} {noun if number == 1 else nouns or noun + 's'}"
 
 
 def print_json(value: object) -> None:
@@ -97,6 +97,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, tit
     for row in rows:
         table.add_row(*(Text(_cell(value)) for value in row))
     console.print(table)
+    console.file.flush()  # a reader that has left is found out here, not when the interpreter ends
 
 
 def stdout_console(*, soft_wrap: bool = False) -> Console:

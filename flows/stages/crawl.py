@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -23,7 +23,7 @@ from curation.hosts import OriginDocuments
 from curation.images import DecodeError, DecodeLimits, DecodePool, PixelStore, ShapeConfig, Shaped
 from curation.observe import observe
 from curation.pages import read_page
-from curation.pair import ImageTextPair, canonical_url, origin_of, sample_key, url_key
+from curation.pair import ImageTextPair, canonical_url, origin_of, sample_key, secret_in_url, url_key
 from flows.home import Home, utc_now, write_atomic
 from flows.stages.origins import OriginFiles
 from flows.stages.parts import read_part, unit_id, write_part
@@ -140,11 +140,16 @@ def read_seeds(arguments: Sequence[str]) -> tuple[str, ...]:
 
 def _seed(text: str, where: str) -> str:
     try:
-        return canonical_url(text)
+        url = canonical_url(text)
     except InputError as error:
         raise InputError(
             f"{text!r} is no http(s) URL and no file ({error.what})", where=where, remedy="Write it as https://host/…"
         ) from error
+    if secret_in_url(url) is not None:
+        raise InputError(
+            "the URL carries a password or a signature", where=where, remedy="Such URLs are neither asked nor stored"
+        )
+    return url
 
 
 # ── the crawl's own files ──────────────────────────────────────────────────────────────────────────────────────────
@@ -375,13 +380,16 @@ def append_crawl(home: Home, crawl: str, progress: Progress = silent) -> CrawlSu
             pairs += _append_pages(ledger, crawl, part.stem, rows, pictures, origins, tombstones, ruleset)
             progress(done, len(page_parts), "ledger: ")
         publish(ledger, home.snapshot_path, now=utc_now())
+    unanswered = {d.error for seed in _plan(home, crawl).get("seeds", ()) for d in _documents(origins, origin_of(seed))}
     _finish(home, crawl)
     summary = CrawlSummary(
         crawl, outcomes.total() - len(pictures), pairs, len(pictures), tuple(sorted(outcomes.items()))
     )
     if not pairs:
         said = ", ".join(f"{k} {o}: {n}" for (k, o), n in summary.outcomes) or "nothing was asked"
-        raise InputError(f"no image-text pair was found ({said})", where="custody crawl", remedy=_remedy(summary))
+        raise InputError(
+            f"no image-text pair was found ({said})", where="custody crawl", remedy=_remedy(summary, unanswered)
+        )
     return summary
 
 
@@ -391,7 +399,14 @@ def _outcome(row: Mapping[str, Any]) -> str:
     return f"{outcome} ({row['detail']})" if outcome == "refused-by-policy" and row["detail"] else outcome
 
 
-def _remedy(summary: CrawlSummary) -> str:
+def _documents(origins: Mapping[str, OriginEvidence], origin: str) -> list[Document]:
+    return [d for _, d in origins[origin].documents] if origin in origins else []
+
+
+def _remedy(summary: CrawlSummary, unanswered: Collection[str | None]) -> str:
+    """What to try next. `unanswered`: why the seeds' origins did not answer for their documents."""
+    if "forbidden-address" in unanswered:
+        return "A seed leads to no public address: if it is yours, name it in allow_addresses of custody.toml"
     said = {outcome for (kind, outcome), _ in summary.outcomes if kind == "page"}
     if said == {"ok"}:
         return "The pages were read and hold no pictures: name others"

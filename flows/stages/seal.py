@@ -60,6 +60,8 @@ def seal(
     Raises:
         InputError: the selection is no SQL, selects nothing, or its name is taken by another dataset.
     """
+    if name is not None:
+        _check_name(name)
     # Judged now, not when it was crawled: evidence grows old, and a removal may have come.
     decide(home, progress)
     selected = select(home, where)
@@ -70,7 +72,6 @@ def seal(
             remedy="`custody sql 'SELECT verdict, rule, reason_code, count(*) FROM standing GROUP BY ALL'` shows why",
         )
     dataset = name or _name_of(selected)
-    _check_name(dataset)
     with home.ledger() as ledger:
         slots = _slots(ledger, home, dataset, selected, where, purpose)
     return write(home, dataset, slots, progress)
@@ -81,10 +82,15 @@ def select(home: Home, where: str) -> list[dict[str, Any]]:
     with home.ledger() as ledger:
         publish(ledger, home.snapshot_path, now=utc_now())
     # Read-only on the snapshot, without access to files: the selection is the operator's SQL, but only a selection.
-    columns, rows = audit.sql(
-        home.snapshot_path,
-        f"SELECT {COLUMNS} FROM trainable WHERE ({where}) ORDER BY sample_key",  # noqa: S608  # see above
-    )
+    statement = f"SELECT {COLUMNS} FROM trainable WHERE ({where}) ORDER BY sample_key"  # noqa: S608  # see above
+    try:
+        columns, rows = audit.sql(home.snapshot_path, statement)
+    except InputError as error:
+        raise InputError(
+            f"{where!r} selects nothing that can be sealed ({error.what})",
+            where="custody seal --where",
+            remedy="Write a condition on the columns of trainable, such as: caption LIKE '%apple%'",
+        ) from error
     tombstones = home.tombstones()
     named = (dict(zip(columns, row, strict=True)) for row in rows)
     return [
