@@ -408,6 +408,7 @@ _IN_WORDS = {
     "x-robots-noimageai": "its page's robots meta says noimageai",
     "too-small": "too small to learn from",
     "caption-missing": "no text of its own, and CLIP is not sure enough",
+    "robots-unreachable": "its host did not say what robots.txt allows",
     "fetch-failed": "not to be had, or no readable picture",
     "mechanism-not-built": "a reservation this version sees but cannot read: kept out until it can",
     "not-observed": "something that must be known could not be seen",
@@ -545,7 +546,8 @@ def _removal_rows(story: dict[str, Any]) -> _Rows:
         ("", f"{removal['id']}: {removal['state']}, was due {removal['due_at']:%Y-%m-%d}"),
     ]
     for c in removal["checkpoints"]:
-        saw = f"saw it {c['count']} times" if c["tier"] == "direct" else f"through {c['through']}"
+        times = "once" if c["count"] == 1 else f"{c['count']} times"
+        saw = f"saw it {times}" if c["tier"] == "direct" else f"through {c['through']}"
         rows.append(("", f"{c['id']}: {c['tier']}, {saw}"))
     return rows
 

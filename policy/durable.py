@@ -7,7 +7,10 @@ step it may be forgotten).
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
+
+_UNFINISHED = re.compile(r"\..*\.(\d{1,9})\.(?:tmp|making)(?:\.wal)?")
 
 
 def write_durably(path: Path, data: bytes, *, mode: int = 0o644) -> None:
@@ -39,3 +42,27 @@ def sync_file(path: Path) -> None:
 def sync_directory(path: Path) -> None:
     """fsync a directory: a rename or an unlink in it becomes durable. Raises OSError."""
     sync_file(path)
+
+
+def sweep_unfinished(directory: Path, *, below: bool = True) -> tuple[Path, ...]:
+    """Remove what processes that are gone were still writing here (and below); what a living one writes stays.
+
+    A kill -9 in the middle of a write leaves a copy of what was being written, which no erasure would find.
+    """
+    swept = []
+    for path in directory.rglob(".*") if below else directory.glob(".*"):
+        named = _UNFINISHED.fullmatch(path.name)
+        if named and not _is_running(int(named[1])):
+            path.unlink(missing_ok=True)
+            swept.append(path)
+    return tuple(swept)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

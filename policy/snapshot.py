@@ -8,7 +8,7 @@ from pathlib import Path
 
 import duckdb
 
-from policy.durable import sync_directory, sync_file
+from policy.durable import sweep_unfinished, sync_directory, sync_file
 from policy.errors import StorageError
 from policy.ledger import Ledger, connect, utc_naive, wal_path
 
@@ -23,6 +23,7 @@ def publish(ledger: Ledger, destination: Path, *, now: datetime, force: bool = F
     head = ledger.head()
     if not force and _published_head(destination) == head:
         return False
+    sweep_unfinished(destination.parent, below=False)
     making = destination.with_name(f".{destination.name}.{os.getpid()}.making")
     try:
         ledger.copy_to(making)

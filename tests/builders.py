@@ -100,10 +100,11 @@ def replaced(text: str, changes: Mapping[str, str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """When a command dies: right after so many renames to a path that matches, by the process's own kill -9."""
+    """When a command dies by its own kill -9: right after the `count`th rename to a path that matches, or before it."""
 
     path: str
     count: int = 1
+    before: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +155,7 @@ class Custody:
             "argv": [*arguments, "--home", str(home.path), "--json"],
             "out": str(out),
             "err": str(err),
-            "moment": [die.path, die.count] if die else None,
+            "moment": [die.path, die.count, die.before] if die else None,
         }
         if not self._ready:
             assert self._line() == "ready"

@@ -236,12 +236,16 @@ def test_all_of_it_verifies(journey: Journey, custody: Custody) -> None:
 # ── kill -9 ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 KILLS = (
+    # A picture is written and not yet named.
+    ("crawl", Moment(r"/pixels/.*\.jpg$", 20, before=True)),
     # One unit's pictures are whole; the other's are not asked for yet.
     ("crawl", Moment(r"/parts/pictures/[0-9a-f]+\.parquet$")),
     # CLIP's first checkpoint is there.
     ("caption", Moment(r"/clip-[^/]*/step-\d+$")),
     # CLIP is trained and calibrated; the ledger does not know of the run yet.
     ("caption", Moment(r"/calibration\.json$")),
+    # The auditors' copy of the ledger is written and not yet named.
+    ("seal", Moment(r"/audit\.duckdb$", before=True)),
     # The dataset's directory is there, with the first shard.
     ("seal", Moment(rf"/datasets/{DATASET}/.*\.tar$")),
     # The first checkpoint is there.

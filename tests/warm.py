@@ -71,7 +71,7 @@ def _be_the_command(order: dict[str, Any]) -> None:
         os.dup2(os.open(path, flags, 0o600), descriptor)
     sys.argv = ["custody", *order["argv"]]
     if order["moment"]:
-        _die_after(*order["moment"])
+        _die_at(*order["moment"])
     code = 70
     try:
         main()
@@ -86,18 +86,19 @@ def _be_the_command(order: dict[str, Any]) -> None:
         os._exit(code)
 
 
-def _die_after(pattern: str, count: int) -> None:
-    """kill -9 to this process once `count` renames to a path that matches are done, before it does anything else."""
+def _die_at(pattern: str, count: int, before: bool) -> None:
+    """kill -9 to this process when the `count`th rename to a path that matches is done, or just before it."""
     left = count
 
     def watch(event: str, arguments: tuple[Any, ...]) -> None:
         nonlocal left
-        if left == 0:
+        # Raised before the rename itself: the next event, whatever it is, finds it done.
+        is_done = left == 0
+        if left > 0 and event == "os.rename" and re.search(pattern, os.fspath(arguments[1])):
+            left -= 1
+        if left == 0 and (is_done or before):
             left = -1  # the kill is an event as well
             os.kill(os.getpid(), signal.SIGKILL)
-        # Raised before the rename itself: the next event, whatever it is, finds it done.
-        if event == "os.rename" and re.search(pattern, os.fspath(arguments[1])):
-            left -= 1
 
     sys.addaudithook(watch)
 

@@ -24,10 +24,11 @@ from curation.images import DecodeError, DecodeLimits, DecodePool, PixelStore, S
 from curation.observe import observe
 from curation.pages import read_page
 from curation.pair import ImageTextPair, canonical_url, origin_of, sample_key, secret_in_url, url_key
-from flows.home import Home, utc_now, write_atomic
+from flows.home import Home, utc_now
 from flows.stages.origins import OriginFiles
 from flows.stages.parts import read_part, unit_id, write_part
 from flows.terminal import Progress, silent
+from policy.durable import sweep_unfinished, write_durably
 from policy.errors import InputError
 from policy.evidence import Document, Evidence, Face, Hop, LicenceClaim, OriginEvidence
 from policy.ledger import Ledger
@@ -159,6 +160,8 @@ def open_crawl(home: Home, seeds: tuple[str, ...]) -> str:
     """Go on with the unfinished crawl of these seeds, or begin the next one."""
     asked_before = -1
     for plan in _plans(home):
+        if plan["finished"]:
+            _let_go(home, plan["crawl"])  # killed after its last word, it may have left its files
         if plan["seeds_digest"] == unit_id(*seeds):
             if not plan["finished"]:
                 return str(plan["crawl"])
@@ -173,7 +176,7 @@ def open_crawl(home: Home, seeds: tuple[str, ...]) -> str:
         "finished": False,
         "opened_at": utc_now().isoformat(),
     }
-    write_atomic(_directory(home, crawl) / "plan.json", json.dumps(plan).encode())
+    write_durably(_directory(home, crawl) / "plan.json", json.dumps(plan).encode())
     return crawl
 
 
@@ -382,6 +385,7 @@ def append_crawl(home: Home, crawl: str, progress: Progress = silent) -> CrawlSu
         publish(ledger, home.snapshot_path, now=utc_now())
     unanswered = {d.error for seed in _plan(home, crawl).get("seeds", ()) for d in _documents(origins, origin_of(seed))}
     _finish(home, crawl)
+    sweep_unfinished(home.pixels_path)
     summary = CrawlSummary(
         crawl, outcomes.total() - len(pictures), pairs, len(pictures), tuple(sorted(outcomes.items()))
     )
@@ -755,7 +759,7 @@ def _units(path: Path) -> list[Unit] | None:
 
 
 def _store_units(path: Path, units: Sequence[Unit]) -> None:
-    write_atomic(path, json.dumps([asdict(u) for u in units]).encode())
+    write_durably(path, json.dumps([asdict(u) for u in units]).encode())
 
 
 def _split(urls: Sequence[str], size: int, what: str) -> list[Unit]:
@@ -811,7 +815,11 @@ def _finish(home: Home, crawl: str) -> None:
     """Mark the crawl finished, then let its files go: URLs stay in the ledger alone, where an erasure finds them."""
     plan = _plan(home, crawl)
     done = {k: plan[k] for k in ("crawl", "number", "seeds_digest")} | {"finished": True}
-    write_atomic(_directory(home, crawl) / "plan.json", json.dumps(done).encode())
+    write_durably(_directory(home, crawl) / "plan.json", json.dumps(done).encode())
+    _let_go(home, crawl)
+
+
+def _let_go(home: Home, crawl: str) -> None:
     for path in _directory(home, crawl).iterdir():
         if path.name != "plan.json":
             shutil.rmtree(path) if path.is_dir() else path.unlink()

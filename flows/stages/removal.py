@@ -20,6 +20,7 @@ from flows.home import Home, utc_now
 from flows.stages.seal import record_generation
 from flows.terminal import Progress, silent
 from policy import removals
+from policy.durable import sweep_unfinished
 from policy.errors import InputError, RefusedError
 from policy.ledger import Ledger
 from policy.removals import Match, RemovalRequest, State
@@ -179,6 +180,8 @@ def apply(home: Home, removal: str, progress: Progress = silent) -> Removal:
     store = PixelStore(home.pixels_path)
     for (sha,) in contents:
         store.delete(sha)
+    # A process that was killed may have left a copy in the middle of a write.
+    sweep_unfinished(home.path)
     # Embeddings and the like are made anew from what is left.
     shutil.rmtree(home.path / "cache", ignore_errors=True)
     progress(len(datasets) + 1, len(datasets) + 2, "removal: the ledger")

@@ -20,6 +20,7 @@ from tests.builders import (
     DATASET,
     Custody,
     Journey,
+    Moment,
     Removed,
     ask,
     differences,
@@ -86,6 +87,17 @@ def test_equal_bytes_share_a_denial(
     custody(home, "decide")
     custody(home, "seal", "--name", "without", "--where", stages(museum)["seal"][-1])
     assert _sealed(home, "without") == [key for key in _sealed(home, DATASET) if key != removed.key]
+
+
+def test_a_crawl_killed_at_its_very_end_leaves_no_urls_in_files(
+    journey: Journey, museum: Museum, custody: Custody, copy_of: Callable[[Home], Home]
+) -> None:
+    """Killed when the ledger has everything, a crawl's files go with the next crawl: an erasure would not find them."""
+    home = copy_of(journey.home)
+    killed = custody.run(home, "crawl", museum.url("garden"), die=Moment(r"/crawls/[^/]+/plan\.json$", 2))
+    assert killed.was_killed
+    custody(home, "crawl", museum.url("garden"))
+    assert {file.name for file in home.crawls_path.rglob("*") if file.is_file()} == {"plan.json"}
 
 
 # ── asked by others ────────────────────────────────────────────────────────────────────────────────────────────────
