@@ -47,7 +47,6 @@ KILLS_A_STAGE = 2
 TITLE = "# Proofs\n\nLong proofs (`make prove PROOF=name`) and what they found, newest last.\n"
 
 
-
 @dataclass(slots=True)
 class State:
     """What is done, on the disk after every round. `kills`: stage -> kills that met a living process."""
