@@ -695,8 +695,8 @@ def _print_removal(shown: Any, as_json: bool) -> None:
 
 def main() -> None:
     """Entry point of the console script."""
-    # Read by OpenMP when torch is imported: threads that wait by spinning make a busy machine 15 times slower.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Read by OpenMP when torch is imported: how long a waiting thread spins before it sleeps (docs/decisions.md).
+    os.environ.setdefault("GOMP_SPINCOUNT", "30000")
     cli(prog_name="custody")
 
 

@@ -22,8 +22,8 @@ from uuid import UUID
 
 # Prefect counts its first import on its makers' server unless this is set by then.
 os.environ.setdefault("DO_NOT_TRACK", "1")
-# Read by OpenMP when torch is imported: threads that wait by spinning make a busy machine 15 times slower.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Read by OpenMP when torch is imported: how long a waiting thread spins before it sleeps (docs/decisions.md).
+os.environ.setdefault("GOMP_SPINCOUNT", "30000")
 
 from prefect import Flow, Task, flow, task
 from prefect.artifacts import (
