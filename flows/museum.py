@@ -4,7 +4,7 @@
 |---|---|
 | gallery | pages of named pictures, CC BY 4.0, a fifth without a usable alt text; robots.txt allows all |
 | media | the gallery's pictures; it has no robots.txt and no pages |
-| garden | a second gallery with its own pictures, and a page that shows pictures again under other URLs |
+| garden | a second gallery with its own pictures, and pages that show some of both again under other URLs |
 | photos | photographs, CC0 or public domain, stated once per picture (JSON-LD) or once per page (rel=license) |
 | reserved | pictures with a licence and a reservation: robots.txt, X-Robots-Tag, meta robots, TDMRep, Content-Usage |
 | bare | pictures without any licence |
@@ -274,7 +274,8 @@ class Museum:
             "gallery": self._gallery("gallery", gallery, media="media"),
             "media": {f"/72x72/{p.code}.png": Answer(p.file, "image/png") for p in gallery},
             "garden": self._gallery("garden", garden, media="garden")
-            | self._again(garden[:: max(1, len(garden) // 12)]),
+            | self._again("/again/1.html", garden[:: max(1, len(garden) // 12)])
+            | self._again("/again/food/1.html", [p for p in gallery if p.theme == "food"][5::15]),
             "photos": self._photos(),
             "reserved": self._reserved(reserved),
             "bare": self._bare(bare),
@@ -314,15 +315,15 @@ class Museum:
         if media == origin:
             answers |= {f"/72x72/{p.code}.png": Answer(p.file, "image/png") for p in hung}
         if origin == "garden":
-            rooms.append(_link("/again/1.html", "pictures shown again"))
+            rooms += [_link(f"/again/{page}", "pictures shown again") for page in ("1.html", "food/1.html")]
         answers["/"] = _page(f"The {origin}", "\n".join(rooms))
         return answers
 
-    def _again(self, hung: Sequence[Picture]) -> dict[str, Answer]:
+    def _again(self, page: str, hung: Sequence[Picture]) -> dict[str, Answer]:
         """The same bytes once more, under other URLs."""
         answers = {f"/again/{p.code}.png": Answer(p.file, "image/png") for p in hung}
         shown = [self._show(p, self.url("garden", f"/again/{p.code}.png")) for p in hung]
-        return answers | {"/again/1.html": _page("Pictures shown again", "\n".join(shown), licence=CC_BY)}
+        return answers | {page: _page("Pictures shown again", "\n".join(shown), licence=CC_BY)}
 
     def _photos(self) -> dict[str, Answer]:
         answers: dict[str, Answer] = {"/robots.txt": Answer(b"User-agent: *\nDisallow:\n", "text/plain")}
