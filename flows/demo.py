@@ -256,6 +256,7 @@ def settings_text(museum: Museum, pages: int = 0) -> str:
         "allow_addresses = []": f"allow_addresses = {json.dumps(list(museum.addresses))}",
         "deadline_s = 30.0": "deadline_s = 6.0",
         "phrase_lists = []": f"phrase_lists = {json.dumps([PHRASES])}",
+        "unique = false": "unique = true",  # no name hangs twice in this museum
     }
     if pages:
         replacements["held_out = 250"] = f"held_out = {pages * PICTURES_PER_PAGE // 8}"

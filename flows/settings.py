@@ -61,6 +61,7 @@ class CaptionSettings:
     architecture: str
     pretrained: str
     phrase_lists: tuple[str, ...]
+    unique: bool
     threshold: float
 
 
@@ -145,6 +146,7 @@ decode_workers = 2
 architecture = ""             # an open_clip architecture; empty with pretrained = "trained:…"
 pretrained = "trained:latest" # an open_clip tag, a local path, or "trained:<run>"
 phrase_lists = []             # text files, one phrase a line, that captions may be chosen from
+unique = false                # true for a catalogue: a text that a picture carries is given to no other one
 threshold = 0.0               # 0: the model's own calibrated threshold
 
 [clip]

@@ -20,7 +20,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -79,7 +79,10 @@ OnEvent = Callable[[str, str, str], None]
 
 @dataclass(frozen=True, slots=True)
 class ClipConfig:
-    """A CLIP run. `image_size`: side in pixels that pictures are padded and scaled to; `held_out`: pairs never fed."""
+    """A CLIP run. `image_size`: side in pixels that pictures are padded and scaled to; `held_out`: pairs never fed.
+
+    `unique_captions`: calibrate for a captioner that gives no picture a text which another one carries already.
+    """
 
     image_size: int = 128
     steps: int = 200
@@ -91,6 +94,7 @@ class ClipConfig:
     initial_scale: float = 14.0
     held_out: int = 200
     target_precision: float = 0.9
+    unique_captions: bool = False
     checkpoint_every: int = 100
     keep_checkpoints: int = 2
     seed: int = 0
@@ -290,7 +294,8 @@ def train_clip(
     progress("measure", 0, len(held_out))
     clip = clip_model.load_clip(clip_model.ClipSpec(None, f"trained:{checkpoint.path}"), config.device)
     still_there = [o for o in held_out if reader.is_live(o) and not empty.is_empty(o, checkpoint.record.step)]
-    calibration = calibrate(clip, reader, still_there, bank, config.target_precision)
+    taken = set(range(reader.slots)) - set(held_out) if config.unique_captions else set()
+    calibration = calibrate(clip, reader, still_there, bank, config.target_precision, taken=taken)
     write_durably(run_dir / clip_model.CALIBRATION_FILE, _json(asdict(calibration)))
     progress("measure", len(held_out), len(held_out))
     return replace(result, calibration=calibration)
@@ -557,14 +562,20 @@ def calibrate(
     held_out: Sequence[int],
     bank: Sequence[str],
     target_precision: float,
+    *,
+    taken: Collection[int] = (),
 ) -> Calibration:
-    """Retrieval among the held-out pairs; then half of them choose the threshold and the other half test it."""
+    """Retrieval among the held-out pairs; then half of them choose the threshold and the other half test it.
+
+    taken: slots whose texts are given to no other picture, and so are no candidates for the held-out ones.
+    """
     captions = [_caption(reader, ordinal) for ordinal in held_out]
     images = clip.encode_images([picture(reader, ordinal) for ordinal in held_out])
     own_texts = clip.encode_texts(captions)
 
-    known = [caption for ordinal in range(reader.slots) if (caption := reader.caption(ordinal)) is not None]
-    texts = sorted({clip_model.normalised_text(text) for text in (*known, *bank)})
+    known = {o: clip_model.normalised_text(c) for o in range(reader.slots) if (c := reader.caption(o)) is not None}
+    given = {known[ordinal] for ordinal in taken if ordinal in known}
+    texts = sorted({*known.values(), *map(clip_model.normalised_text, bank)} - given)
     matches = clip_model.best_matches(images, clip.encode_texts(texts))
     pairs = [(texts[i], clip_model.normalised_text(own)) for i, own in zip(matches.index, captions, strict=True)]
     exact = np.array([found == own for found, own in pairs])

@@ -162,15 +162,19 @@ def summary(home: Home, clip: ClipModel, run: str | None, threshold: float, bank
 
 def _bank_entries(home: Home) -> Iterator[Any]:
     from curation.captions import BankEntry
+    from curation.clip_model import normalised_text
 
     tombstones = home.tombstones()
     with home.ledger(readonly=True) as ledger:
         texts = ledger.query(_BANK_TEXTS)
+    unique = home.settings.captions.unique
+    carried = {normalised_text(text) for text, _, _ in texts} if unique else set()
     for text, pair, page_url in texts:
-        if not tombstones.covers_url(page_url):
+        if not unique and not tombstones.covers_url(page_url):
             yield BankEntry(text, f"pair:{pair}", "ledger", (site_of(host_of(page_url)),))
     for text, source in phrases(home):
-        yield BankEntry(text, source, "list", ())
+        if normalised_text(text) not in carried:
+            yield BankEntry(text, source, "list", ())
 
 
 def phrases(home: Home) -> Iterator[tuple[str, str]]:

@@ -119,6 +119,7 @@ def train_clip(
     config = ClipConfig(
         seed=settings.seed if seed is None else seed,
         held_out=settings.held_out,
+        unique_captions=home.settings.captions.unique,
         threads=home.settings.training.threads,
     )
     if steps:

@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from curation.clip_model import normalised_text
 from flows.home import Home
 from flows.museum import Museum
+from flows.stages import caption
 from flows.stages.crawl import evidence_row
 from flows.stages.seal import newest_evidence
 from tests.builders import (
@@ -256,3 +258,15 @@ def _sealed(home: Home, dataset: str) -> list[str]:
 
 def _shards(home: Home, dataset: str) -> list[Path]:
     return sorted((home.datasets_path / dataset).rglob("*.tar"))
+
+
+def test_in_a_catalogue_no_text_is_given_twice(journey: Journey, copy_of: Callable[[Home], Home]) -> None:
+    """With `unique = true` the captioner may choose no text that an allowed picture carries already."""
+    home = copy_of(journey.home)
+    home.settings_path.write_text(home.settings_path.read_text().replace("unique = false", "unique = true"))
+    home = Home.open(home.path)
+    carried = {normalised_text(t) for (t,) in ask(home, "SELECT caption FROM trainable WHERE caption_origin = 'alt'")}
+    offered = {normalised_text(entry.text) for entry in caption._bank_entries(home)}
+    assert offered
+    assert carried
+    assert not carried & offered

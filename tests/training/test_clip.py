@@ -102,6 +102,16 @@ def test_a_finished_run_reports_what_it_is_worth(finished: ClipResult) -> None:
     assert stored == finished.calibration
 
 
+def test_texts_that_are_taken_are_no_candidates(finished: ClipResult, loaded: ClipModel, dataset: Path) -> None:
+    """Calibrated for a catalogue, held-out pictures choose among the bank and their own names only."""
+    ordinals = sorted(trainer.held_out_of(finished.run))
+    with DatasetReader.open(dataset) as reader:
+        taken = set(range(reader.slots)) - set(ordinals)
+        calibration = trainer.calibrate(loaded, reader, ordinals, ("traffic light",), 0.9, taken=taken)
+    assert len(ordinals) == calibration.heldout_pairs == finished.n_heldout
+    assert calibration.bank_size == len(ordinals) + 1
+
+
 def test_training_lowers_the_loss(finished: ClipResult) -> None:
     """The loss of the last steps is below that of the first."""
     losses = read_steps(finished.checkpoints[-1].parent / "steps.log")["loss"]
