@@ -195,6 +195,21 @@ def test_an_approved_removal_is_in_force_at_once(removed: Removed, journey: Jour
     assert [url for url in removed.urls if asked[url]] == []
 
 
+def test_a_tombstone_denies_at_the_next_decide_whatever_was_observed(
+    journey: Journey, custody: Custody, copy_of: Callable[[Home], Home]
+) -> None:
+    """The tombstone file is asked anew for every pair: evidence gathered before it came permits nothing any more."""
+    home = copy_of(journey.home)
+    allowed = "SELECT min(image_url) FROM standing JOIN occurrence USING (pair_key) WHERE verdict = 'allow'"
+    [(url,)] = ask(home, allowed)
+    home.tombstones().with_added("removal-elsewhere", urls=[url]).store(home.tombstones_path)
+    custody(home, "decide")
+    stands = "SELECT DISTINCT verdict, rule, s.reason_detail FROM standing s JOIN occurrence USING (pair_key) "
+    [(verdict, rule, detail)] = ask(home, stands + "WHERE image_url = ?", url)
+    assert (verdict, rule) == ("deny", "tombstone")
+    assert "removal-elsewhere" in detail
+
+
 def test_an_applied_removal_leaves_no_byte_of_the_picture(removed: Removed, journey: Journey) -> None:
     """Its pixels are in no shard and no kept picture, its keys in no file of the home; the other samples are there."""
     assert removed.said["apply"]["state"] == "applied"
