@@ -37,7 +37,9 @@ from curation.fingerprints import pdq, sha256
 from policy import errors
 from policy.durable import sync_directory, write_durably
 from policy.errors import ConfigurationError, InputError, StorageError
-from policy.evidence import Face
+from policy.evidence import C2pa, Embedded, Face, c2pa_from_plain, embedded_from_plain
+from policy.signals.c2pa import read_c2pa
+from policy.signals.embedded import read_embedded
 
 Rgb = npt.NDArray[np.uint8]
 
@@ -322,11 +324,12 @@ def blur_boxes(rgb: Rgb, boxes: Iterable[Face], *, scale: float = 1.0, margin: f
 @dataclass(frozen=True, slots=True)
 class ShapeConfig:
     """How a picture is kept: shorter side at most `size_px`, JPEG quality; faces are looked for in at most
-    `analysis_px` (longer side)."""
+    `analysis_px` (longer side). `c2pa_trust_anchors`: certificates in PEM of those whose C2PA signature is trusted."""
 
     size_px: int = 256
     quality: int = 95
     analysis_px: int = 1024
+    c2pa_trust_anchors: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,7 +337,8 @@ class Shaped:
     """A picture as measured and as kept.
 
     `width`, `height`: of the original as displayed, in pixels; face boxes are in those. `faces` None: not looked for,
-    or the detector failed (`analyser_error`). `jpeg`: resized and encoded anew, without metadata.
+    or the detector failed (`analyser_error`). `jpeg`: resized and encoded anew, without metadata. `embedded`, `c2pa`:
+    what the original bytes say of rights.
     """
 
     content_sha256: str
@@ -347,6 +351,8 @@ class Shaped:
     faces: tuple[Face, ...] | None = None
     face_detector: str | None = None
     analyser_error: str | None = None
+    embedded: Embedded | None = None
+    c2pa: C2pa | None = None
 
 
 class Analyser(Protocol):
@@ -376,6 +382,8 @@ def shape(
         pdq="",
         pdq_quality=0,
         jpeg=b"",
+        embedded=read_embedded(body),
+        c2pa=read_c2pa(body, config.c2pa_trust_anchors),
     )
     if analyser is not None:
         shaped = _analysed(shaped, rgb, analyser, config.analysis_px)
@@ -653,8 +661,14 @@ def _worker_environment() -> dict[str, str]:
 
 
 def _shaped(answer: dict[str, Any], jpeg: bytes) -> Shaped:
-    faces = answer.pop("faces")
-    return Shaped(**answer, jpeg=jpeg, faces=None if faces is None else tuple(Face(**f) for f in faces))
+    faces, embedded, c2pa = (answer.pop(name) for name in ("faces", "embedded", "c2pa"))
+    return Shaped(
+        **answer,
+        jpeg=jpeg,
+        faces=None if faces is None else tuple(Face(**f) for f in faces),
+        embedded=None if embedded is None else embedded_from_plain(embedded),
+        c2pa=None if c2pa is None else c2pa_from_plain(c2pa),
+    )
 
 
 def work() -> None:

@@ -9,7 +9,7 @@ from curation.fetch import Fetched
 from curation.images import DecodeError, Shaped
 from curation.pair import ImageTextPair, origin_of
 from policy.errors import InputError
-from policy.evidence import Evidence, Headers, OriginEvidence
+from policy.evidence import Document, Evidence, Headers, OriginEvidence
 
 OBSERVER = "custody"
 
@@ -24,11 +24,14 @@ def observe(
     facts: Shaped | DecodeError | None,
     tombstoned: str | None,
     now: datetime,
+    page_rsl: tuple[tuple[str, str], ...] | None = None,
+    declared: tuple[Document, ...] = (),
     observer_version: str = "0.1",
 ) -> Evidence:
     """Put together what was observed of one pair; what was not stays None.
 
-    `page`, `page_meta`: the page's fetch and its `Page.meta`, None where the page was not fetched. `image`: the
+    `page`, `page_meta`, `page_rsl`: the page's fetch and its `Page.meta` and `Page.rsl`, None where the page was not
+    fetched. `declared`: the documents that were asked because somebody declared their address. `image`: the
     image's fetch, failed ones included; None where it was never asked for. `origins`: the documents of at least the
     origins in `origins_of(...)`, as far as they were asked. `facts`: what the decode pool made of the bytes.
     `tombstoned`: the removal whose tombstone matches, "" when asked and none does, None when not asked.
@@ -44,9 +47,13 @@ def observe(
         origins=tuple(origins[origin] for origin in wanted if origin in origins),
         page_headers=_headers(page),
         page_meta=page_meta,
+        page_rsl=page_rsl,
+        declared=declared,
         # No hop at all is "no answer was seen", which must never read as "an answer without a reservation".
         hops=image.hops if image is not None and image.hops else None,
         licence_claims=pair.licence_claims,
+        embedded=shaped.embedded if shaped is not None else None,
+        c2pa=shaped.c2pa if shaped is not None else None,
         content_sha256=shaped.content_sha256 if shaped is not None else None,
         width=shaped.width if shaped is not None else None,
         height=shaped.height if shaped is not None else None,

@@ -44,6 +44,7 @@ class Page:
 
     `meta`: (name in lower case, content) of the robots-like metas. `licence_claims`: those of page scope.
     `refused_images`: image addresses that were left out because they are secrets (userinfo, signatures) or no URLs.
+    `rsl`: ("link", URL) of the RSL documents that are declared, ("inline", XML) of those that stand in the page.
     """
 
     url: str
@@ -53,6 +54,7 @@ class Page:
     licence_claims: tuple[LicenceClaim, ...]
     title: str | None
     refused_images: int = 0
+    rsl: tuple[tuple[str, str], ...] = ()
 
 
 def read_page(html: bytes, base_url: str, content_type: str | None = None) -> Page:
@@ -82,6 +84,7 @@ class _PageReader:
         self.tree = LexborHTMLParser(_as_utf8(html, content_type))
         self.links: dict[str, None] = {}
         self.meta: list[tuple[str, str]] = []
+        self.rsl: list[tuple[str, str]] = []
         self.title: str | None = None
         self.images: list[_Found] = []
         self.refused = 0
@@ -104,6 +107,7 @@ class _PageReader:
             licence_claims=page_claims,
             title=self.title,
             refused_images=self.refused,
+            rsl=tuple(self.rsl),
         )
 
     def _set_base(self) -> None:
@@ -131,6 +135,8 @@ class _PageReader:
                 self.title = _text(node.text())
             case "script" if (attributes.get("type") or "").strip().lower().startswith("application/ld+json"):
                 self._script(node)
+            case "script" if _media_type(attributes) == "application/rsl+xml":
+                self.rsl.append(("inline", node.text()))
         if attributes.get("itemprop") == "creator" or attributes.get("property") == "cc:attributionName":
             self._creator(node, attributes.get("content") or node.text())
 
@@ -152,7 +158,8 @@ class _PageReader:
         if "license" not in rels or not href:
             return
         # RSL declares its documents by the same rel; they are no licence of the picture.
-        if (attributes.get("type") or "").strip().lower() == "application/rsl+xml":
+        if _media_type(attributes) == "application/rsl+xml":
+            self.rsl.append(("link", self._join(href) or href.strip()))
             return
         figure = next(iter(_figures(node)), None)
         claim = LicenceClaim(
@@ -270,6 +277,10 @@ class _PageReader:
 
 # Scripts are still wrapped in comments or CDATA for browsers of the last century.
 _LD_WRAPPING = re.compile(r"^\s*(?://\s*)?(?:<!--|<!\[CDATA\[)|(?://\s*)?(?:-->|\]\]>)\s*$")
+
+
+def _media_type(attributes: Mapping[str, str | None]) -> str:
+    return (attributes.get("type") or "").partition(";")[0].strip().lower()
 
 
 def _ancestors(node: LexborNode) -> tuple[list[LexborNode], LexborNode | None]:

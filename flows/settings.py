@@ -46,12 +46,16 @@ class CrawlSettings:
 
 @dataclass(frozen=True, slots=True)
 class ImageSettings:
-    """[images]: `size` is the largest shorter side kept, in pixels; pictures are never enlarged."""
+    """[images]: `size` is the largest shorter side kept, in pixels; pictures are never enlarged.
+
+    `c2pa_trust_anchors`: a PEM file of those whose C2PA signature is trusted; "" trusts nobody.
+    """
 
     size: int
     quality: int
     max_pixels: int
     decode_workers: int
+    c2pa_trust_anchors: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +145,8 @@ size = 256                    # largest shorter side kept, in pixels; never enla
 quality = 95                  # JPEG, 4:4:4, without metadata
 max_pixels = 50000000
 decode_workers = 2
+# A file of certificates (PEM) of those whose signed C2PA "allowed" is believed; "" believes nobody. A no needs none.
+c2pa_trust_anchors = ""
 
 [captions]
 architecture = ""             # an open_clip architecture; empty with pretrained = "trained:…"

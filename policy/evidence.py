@@ -32,6 +32,7 @@ class Document:
     `status` None with `error`: the origin was asked and did not answer (unreachable).
     `body` may be left out (None) where only its digest travels; the ledger keeps it by `body_sha256`.
     `truncated`: longer than the limit; nothing may be concluded from what is missing.
+    `since`: since when it has been answered with these very bytes, or has not been answered at all; None: `fetched_at`.
     """
 
     url: str
@@ -42,6 +43,7 @@ class Document:
     body_sha256: str | None = None
     error: str | None = None
     truncated: bool = False
+    since: datetime | None = None
 
     @staticmethod
     def digest(body: bytes) -> str:
@@ -83,7 +85,9 @@ class Face:
 class LicenceClaim:
     """A claim as found: its raw value (URL or words), how it was made, and what it covers.
 
-    `source`: rel-license | json-ld | microdata | xmp | meta | given. `scope`: image | figure | page.
+    `source`: rel-license | json-ld | microdata | rdfa | xmp | exif | iptc | meta | given.
+    `scope`: image | figure | page. `kind`: licence | rights (a copyright notice, usage terms) | terms (the address of
+    a page to acquire a licence at, a web statement of rights).
     """
 
     value: str
@@ -93,6 +97,95 @@ class LicenceClaim:
     creator: str | None = None
     credit: str | None = None
     where: str = ""
+    kind: str = "licence"
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedField:
+    """A rights property found in the image's own bytes.
+
+    `name` with the prefixes of policy.signals.embedded ("plus:DataMining", "tdm:reservation", "cc:license",
+    "exif:Copyright"), whatever prefix the packet used; `where` names the container's part for a reader.
+    """
+
+    name: str
+    value: str
+    where: str
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """What the image's own bytes say of rights: XMP, EXIF and IPTC fields.
+
+    `errors`: what could not be read. `needles`: words of a reservation found by scanning bytes that would not parse.
+    """
+
+    media_type: str
+    fields: tuple[EmbeddedField, ...] = ()
+    packet_sha256: str | None = None
+    errors: tuple[str, ...] = ()
+    needles: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class C2paEntry:
+    """One use in a training-mining assertion. `use`: ai_generative_training, data_mining, …; `value`: allowed |
+    notAllowed | constrained, or the word that stood there; `ingredient`: it is an ingredient's, not the image's own.
+    """
+
+    use: str
+    value: str
+    assertion: str
+    manifest: str
+    ingredient: bool = False
+    constraint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class C2pa:
+    """The C2PA manifest store of the image's bytes.
+
+    `state`: absent | trusted (valid, and signed by somebody whom the operator trusts) | valid | invalid | remote
+    (declared elsewhere, and never asked for) | unreadable.
+    """
+
+    state: str
+    entries: tuple[C2paEntry, ...] = ()
+    errors: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryAnswer:
+    """What one imported list says of a pair: `match` is what was found in it ("domain example.org"), "" nothing.
+
+    `dated_at` None: the list that the ruleset names was never imported.
+    """
+
+    name: str
+    kind: str
+    dated_at: datetime | None
+    max_age_days: int
+    sha256: str = ""
+    match: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A consent or an agreement: who gives it in which capacity, for what, covering which mechanisms, until when.
+
+    `capacity`: rights-holder | site-operator | depicted-person. `scope_kind`: url | domain | creator | sha256.
+    """
+
+    grant: str
+    giver: str
+    capacity: str
+    scope_kind: str
+    scope: str
+    mechanisms: tuple[str, ...]
+    valid_from: datetime
+    valid_to: datetime | None
+    document_sha256: str
+    ended_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +200,11 @@ class Evidence:
     origins: tuple[OriginEvidence, ...] = ()
     page_headers: Headers | None = None
     page_meta: tuple[tuple[str, str], ...] | None = None  # (name, content) of the page's robots-like <meta>
+    page_rsl: tuple[tuple[str, str], ...] | None = None  # ("link", URL) and ("inline", XML) of the page's HTML
+    declared: tuple[Document, ...] = ()  # documents asked at an address that somebody declared (RSL), by their URL
     hops: tuple[Hop, ...] | None = None
+    embedded: Embedded | None = None
+    c2pa: C2pa | None = None
     licence_claims: tuple[LicenceClaim, ...] | None = None
     content_sha256: str | None = None
     width: int | None = None
@@ -122,6 +219,8 @@ class Evidence:
     caption_score: float | None = None
     nsfw: float | None = None
     tombstoned: str | None = None  # the removal id whose tombstone matches; "" = asked, none matches
+    registry: tuple[RegistryAnswer, ...] | None = None  # asked anew at every decide, like the tombstones: not stored
+    grants: tuple[Grant, ...] = ()  # those whose scope covers this pair, valid or not; asked anew, not stored
     refused_url: str | None = (
         None  # where the way to the image ended because it may not be contacted: a redirect's target
     )
@@ -146,18 +245,17 @@ class Evidence:
 
     def bodies(self) -> dict[str, bytes]:
         """The document bodies this evidence rests on, by digest."""
-        return {
-            d.body_sha256: d.body
-            for o in self.origins
-            for _, d in o.documents
-            if d.body is not None and d.body_sha256 is not None
-        }
+        documents = [d for o in self.origins for _, d in o.documents] + list(self.declared)
+        return {d.body_sha256: d.body for d in documents if d.body is not None and d.body_sha256 is not None}
+
+
+_NOT_STORED = frozenset({"body", "registry", "grants"})
 
 
 def _plain(value: Any) -> Any:
     """Dataclasses to dicts (bodies and None left out), times to ISO 8601, lone surrogates to "?"."""
     if hasattr(value, "__dataclass_fields__"):
-        items = ((f.name, getattr(value, f.name)) for f in fields(value) if f.name != "body")
+        items = ((f.name, getattr(value, f.name)) for f in fields(value) if f.name not in _NOT_STORED)
         return {k: _plain(v) for k, v in items if v is not None}
     if isinstance(value, tuple):
         return [_plain(v) for v in value]
@@ -183,14 +281,28 @@ def _document_from_plain(d: dict[str, Any], bodies: Mapping[str, bytes]) -> Docu
         body_sha256=sha,
         error=d.get("error"),
         truncated=bool(d.get("truncated", False)),
+        since=datetime.fromisoformat(d["since"]) if "since" in d else None,
     )
 
 
+def embedded_from_plain(d: Mapping[str, Any]) -> Embedded:
+    """An `Embedded` out of what `asdict` or `to_json` made of it."""
+    return Embedded(
+        d["media_type"],
+        tuple(EmbeddedField(**f) for f in d["fields"]),
+        d.get("packet_sha256"),
+        tuple(d["errors"]),
+        tuple(d["needles"]),
+    )
+
+
+def c2pa_from_plain(d: Mapping[str, Any]) -> C2pa:
+    """A `C2pa` out of what `asdict` or `to_json` made of it."""
+    return C2pa(d["state"], tuple(C2paEntry(**e) for e in d["entries"]), tuple(d["errors"]))
+
+
 def _evidence_from_plain(d: dict[str, Any], bodies: Mapping[str, bytes]) -> Evidence:
-    simple = {
-        k: d[k]
-        for k in d.keys() - {"observed_at", "origins", "page_headers", "page_meta", "hops", "licence_claims", "faces"}
-    }
+    simple = {k: d[k] for k in d.keys() - _COMPOUND}
     return Evidence(
         page_url=simple.pop("page_url", None),
         image_url=simple.pop("image_url"),
@@ -201,8 +313,18 @@ def _evidence_from_plain(d: dict[str, Any], bodies: Mapping[str, bytes]) -> Evid
         ),
         page_headers=_pairs(d["page_headers"]) if "page_headers" in d else None,
         page_meta=_pairs(d["page_meta"]) if "page_meta" in d else None,
+        page_rsl=_pairs(d["page_rsl"]) if "page_rsl" in d else None,
+        declared=tuple(_document_from_plain(doc, bodies) for doc in d.get("declared", ())),
+        embedded=embedded_from_plain(d["embedded"]) if "embedded" in d else None,
+        c2pa=c2pa_from_plain(d["c2pa"]) if "c2pa" in d else None,
         hops=tuple(Hop(h["url"], h["status"], _pairs(h["headers"])) for h in d["hops"]) if "hops" in d else None,
         licence_claims=tuple(LicenceClaim(**c) for c in d["licence_claims"]) if "licence_claims" in d else None,
         faces=tuple(Face(**f) for f in d["faces"]) if "faces" in d else None,
         **simple,
     )
+
+
+_COMPOUND = frozenset(
+    {"observed_at", "origins", "page_headers", "page_meta", "page_rsl", "declared", "hops", "embedded", "c2pa"}
+    | {"licence_claims", "faces"}
+)

@@ -51,10 +51,19 @@ SENTENCES: Mapping[str, str] = {
     "x-robots-noindex": "The page or the image's response says noindex, which the ruleset honours.",
     "x-robots-noimageindex": "The page or the image's response says noimageindex, which the ruleset honours.",
     "x-robots-absent": "Neither the responses nor the page's meta elements object.",
-    # declarations that only their absence is understood of, for now
+    # other AI crawlers' groups
     "ai-agents-absent": "robots.txt names no other crawler.",
+    # AIPREF
     "content-usage-absent": "No Content-Usage preference is declared.",
+    # Content Signals
     "content-signal-absent": "No Content-Signal is declared.",
+    # RSL
+    # TDMRep
+    # ai.txt, trust.txt
+    # embedded metadata
+    # C2PA
+    # registries
+    # grants
     # licences
     "licence-allowed": "The ruleset allows this licence for its purpose.",
     "licence-denied": "The ruleset does not allow this licence for its purpose.",

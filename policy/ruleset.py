@@ -21,12 +21,22 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeVar, get_a
 
 from policy.errors import ConfigurationError
 from policy.evidence import ORIGIN_DOCUMENTS, Evidence
+from policy.grants import under_grants
 from policy.judgements import judgement, not_observed
 from policy.licences import LicenceRules, judge_licence
 from policy.people import FacesRules, judge_faces
 from policy.quality import SizeRules, judge_size
-from policy.signals.declared import NOT_BUILT, judge_declared
+from policy.signals.ai_agents import AiAgentsRules, judge_ai_agents
+from policy.signals.ai_txt import judge_ai_txt
+from policy.signals.aipref import judge_content_usage
+from policy.signals.c2pa import C2paRules, judge_c2pa
+from policy.signals.content_signal import judge_content_signal
+from policy.signals.embedded import XmpRules, judge_xmp
+from policy.signals.registry import RegistryRules, judge_registry
 from policy.signals.robots import RobotsRules, judge_robots
+from policy.signals.rsl import judge_rsl
+from policy.signals.tdmrep import TdmrepRules, judge_tdmrep
+from policy.signals.trust_txt import judge_trust_txt
 from policy.signals.x_robots import XRobotsRules, judge_x_robots
 from policy.text import TextRules, judge_text
 from policy.verdict import Decision, Judgement, Verdict, combine
@@ -58,7 +68,6 @@ class EvidenceAges:
     x_robots: int
     ai_txt: int
     trust_txt: int
-    registry: int
     licence: int
 
 
@@ -77,7 +86,12 @@ class Ruleset:
     bank_min_origins: int
     four_eyes_over: int
     robots: RobotsRules
+    ai_agents: AiAgentsRules
+    tdmrep: TdmrepRules
     x_robots: XRobotsRules
+    xmp: XmpRules
+    c2pa: C2paRules
+    registry: RegistryRules
     licence: LicenceRules
     faces: FacesRules
     size: SizeRules
@@ -156,6 +170,11 @@ class Ruleset:
         return dataclasses.replace(self, mechanisms=tuple(mechanisms))
 
     @property
+    def ages(self) -> EvidenceAges:
+        """max_evidence_age_days, for short."""
+        return self.max_evidence_age_days
+
+    @property
     def origin_documents(self) -> tuple[str, ...]:
         """The documents to be asked of every origin, by their names in evidence.ORIGIN_DOCUMENTS.
 
@@ -213,25 +232,35 @@ def _judge_tombstone(evidence: Evidence) -> Judgement:
 
 RULES: Mapping[str, Rule] = MappingProxyType(
     {
-        "robots": Rule(1, lambda rules, evidence, now: judge_robots(evidence, rules.robots, now)),
-        "x_robots": Rule(1, lambda rules, evidence, now: judge_x_robots(evidence, rules.x_robots, now)),
-        "licence": Rule(1, lambda rules, evidence, now: judge_licence(evidence, rules.licence, now)),
-        "faces": Rule(1, lambda rules, evidence, _: judge_faces(evidence, rules.faces)),
-        "size": Rule(1, lambda rules, evidence, _: judge_size(evidence, rules.size)),
-        "text": Rule(1, lambda rules, evidence, _: judge_text(evidence, rules.text)),
-        "tombstone": Rule(1, lambda _, evidence, __: _judge_tombstone(evidence)),
+        "robots": Rule(1, lambda r, e, now: judge_robots(e, r.robots, now)),
+        "ai_agents": Rule(1, lambda r, e, now: judge_ai_agents(e, r.ai_agents, r.robots, r.ages.ai_agents, now)),
+        "content_usage": Rule(1, lambda r, e, now: judge_content_usage(e, r.robots, r.ages.content_usage, now)),
+        "content_signal": Rule(1, lambda r, e, now: judge_content_signal(e, r.robots, r.ages.content_signal, now)),
+        "rsl": Rule(1, lambda r, e, now: judge_rsl(e, r.robots, r.ages.rsl, now)),
+        "tdmrep": Rule(1, lambda r, e, now: judge_tdmrep(e, r.tdmrep, r.robots, r.ages.tdmrep, now)),
+        "x_robots": Rule(1, lambda r, e, now: judge_x_robots(e, r.x_robots, now)),
+        "ai_txt": Rule(1, lambda r, e, now: judge_ai_txt(e, r.robots, r.ages.ai_txt, now)),
+        "trust_txt": Rule(1, lambda r, e, now: judge_trust_txt(e, r.robots, r.ages.trust_txt, now)),
+        "xmp": Rule(1, lambda r, e, _: judge_xmp(e, r.xmp)),
+        "c2pa": Rule(1, lambda r, e, _: judge_c2pa(e, r.c2pa)),
+        "registry": Rule(1, lambda r, e, now: judge_registry(e, r.registry, now)),
+        "licence": Rule(1, lambda r, e, now: judge_licence(e, r.licence, now)),
+        "faces": Rule(1, lambda r, e, _: judge_faces(e, r.faces)),
+        "size": Rule(1, lambda r, e, _: judge_size(e, r.size)),
+        "text": Rule(1, lambda r, e, _: judge_text(e, r.text)),
+        "tombstone": Rule(1, lambda _, e, __: _judge_tombstone(e)),
     }
 )
 BUILT = frozenset(RULES)
-KNOWN = BUILT | NOT_BUILT
+# Their observers come with a later version: a ruleset that names them keeps every sample out.
+KNOWN = BUILT | {"safety", "duplicate"}
 
 
 def judge(rules: Ruleset, mechanism: str, evidence: Evidence, now: datetime) -> Judgement:
-    """What one mechanism makes of the evidence; one that is known but not built DEFERs on what is declared."""
-    if mechanism in RULES:
-        return RULES[mechanism].judge(rules, evidence, now)
-    max_age_days: int = getattr(rules.max_evidence_age_days, mechanism, rules.robots.max_age_days)
-    return judge_declared(mechanism, evidence, rules.robots, max_age_days, now)
+    """What one mechanism makes of the evidence, grants considered; one that is known but not built DEFERs."""
+    if mechanism not in RULES:
+        return judgement(mechanism, Verdict.DEFER, "mechanism-not-built", "not looked for")
+    return under_grants(RULES[mechanism].judge(rules, evidence, now), evidence, now)
 
 
 # ── reading the file ───────────────────────────────────────────────────────────────────────────────────────────────

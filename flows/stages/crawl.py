@@ -30,7 +30,16 @@ from flows.stages.parts import read_part, unit_id, write_part
 from flows.terminal import Progress, silent
 from policy.durable import sweep_unfinished, write_durably
 from policy.errors import InputError
-from policy.evidence import Document, Evidence, Face, Hop, LicenceClaim, OriginEvidence
+from policy.evidence import (
+    Document,
+    Evidence,
+    Face,
+    Hop,
+    LicenceClaim,
+    OriginEvidence,
+    c2pa_from_plain,
+    embedded_from_plain,
+)
 from policy.ledger import Ledger
 from policy.origins import host_of, site_of
 from policy.removals import Tombstones
@@ -87,6 +96,8 @@ IMAGE_SCHEMA = pa.schema(
         "pdq_quality": pa.int32(),
         "faces_json": pa.string(),
         "face_detector": pa.string(),
+        "embedded_json": pa.string(),
+        "c2pa_json": pa.string(),
     }
 )
 
@@ -514,7 +525,7 @@ def _append_pages(
             if _tombstoned(pair, picture, tombstones):
                 continue
             observed_at: datetime = (picture or row)["started_at"]
-            evidence = _evidence(pair, row, page["meta"], picture, origins, observed_at)
+            evidence = _evidence(pair, row, page, picture, origins, observed_at)
             text, sha = evidence.alt, evidence.content_sha256
             described = text is not None and is_description(text, ruleset.text)
             if not described and sha in captioned:
@@ -535,7 +546,7 @@ def _append_pages(
 def _evidence(
     pair: ImageTextPair,
     page_row: Mapping[str, Any],
-    page_meta: Sequence[Sequence[str]],
+    page: Mapping[str, Any],
     picture: Mapping[str, Any] | None,
     origins: Mapping[str, OriginEvidence],
     observed_at: datetime,
@@ -543,7 +554,9 @@ def _evidence(
     return observe(
         pair,
         page=_fetched(page_row, "page"),
-        page_meta=tuple((name, content) for name, content in page_meta),
+        page_meta=tuple((name, content) for name, content in page["meta"]),
+        page_rsl=tuple((kind, value) for kind, value in page["rsl"]),
+        declared=(),
         image=_fetched(picture, "image") if picture is not None else None,
         origins=origins,
         facts=_facts(picture) if picture is not None else None,
@@ -589,6 +602,8 @@ def _shaped_row(shaped: Shaped) -> dict[str, object]:
         # Not looked for, or the detector failed, is not "no face".
         "faces_json": None if shaped.faces is None else json.dumps([asdict(f) for f in shaped.faces]),
         "face_detector": shaped.face_detector,
+        "embedded_json": None if shaped.embedded is None else json.dumps(asdict(shaped.embedded)),
+        "c2pa_json": None if shaped.c2pa is None else json.dumps(asdict(shaped.c2pa)),
     }
 
 
@@ -696,6 +711,8 @@ def _facts(row: Mapping[str, Any]) -> Shaped | DecodeError | None:
         jpeg=b"",
         faces=_faces(row["faces_json"]),
         face_detector=row["face_detector"],
+        embedded=embedded_from_plain(json.loads(row["embedded_json"])) if row["embedded_json"] else None,
+        c2pa=c2pa_from_plain(json.loads(row["c2pa_json"])) if row["c2pa_json"] else None,
     )
 
 
@@ -717,6 +734,7 @@ def _read_page_json(html: bytes, fetched: Fetched) -> str:
             "pairs": [asdict(p) for p in page.pairs],
             "links": list(page.links),
             "meta": [list(m) for m in page.meta],
+            "rsl": [list(r) for r in page.rsl],
         },
         ensure_ascii=False,
     )
@@ -724,7 +742,7 @@ def _read_page_json(html: bytes, fetched: Fetched) -> str:
 
 def _page_json(row: Mapping[str, Any]) -> dict[str, Any]:
     if row["page_json"] is None:
-        return {"pairs": [], "links": [], "meta": []}
+        return {"pairs": [], "links": [], "meta": [], "rsl": []}
     data: dict[str, Any] = json.loads(row["page_json"])
     return data
 

@@ -71,7 +71,8 @@ def _body(mechanism: str, document: Document, rules: DocumentRules) -> bytes | J
 
 def _unreachable(mechanism: str, document: Document, rules: DocumentRules, now: datetime) -> Judgement:
     name = mechanism.replace("_", "-")
-    if now - document.fetched_at > timedelta(days=rules.unreachable_deny_days):
+    # Since the first of the requests in a row that nobody answered: the newest is young for as long as they go on.
+    if now - (document.since or document.fetched_at) > timedelta(days=rules.unreachable_deny_days):
         return _said(mechanism, Verdict.DENY, f"{name}-unreachable-long", Stance.UNREACHABLE, document)
     return _said(mechanism, Verdict.DEFER, f"{name}-unreachable", Stance.UNREACHABLE, document)
 

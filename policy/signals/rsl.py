@@ -1,0 +1,17 @@
+"""RSL 1.0 licence documents: found through robots.txt, Link headers and the page (rslstandard.org)."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from policy.evidence import Evidence
+from policy.signals.declared import judge_declared
+from policy.signals.robots import RobotsRules
+from policy.verdict import Judgement
+
+MECHANISM = "rsl"
+
+
+def judge_rsl(evidence: Evidence, documents: RobotsRules, max_age_days: int, now: datetime) -> Judgement:
+    """Not read yet: what is declared DEFERs."""
+    return judge_declared(MECHANISM, evidence, documents, max_age_days, now)
