@@ -6,6 +6,7 @@ unpacked, and untrusted pictures are decoded in worker processes under memory, C
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import math
@@ -353,6 +354,7 @@ class Shaped:
     analyser_error: str | None = None
     embedded: Embedded | None = None
     c2pa: C2pa | None = None
+    content_md5: str | None = None
 
 
 class Analyser(Protocol):
@@ -384,6 +386,7 @@ def shape(
         jpeg=b"",
         embedded=read_embedded(body),
         c2pa=read_c2pa(body, config.c2pa_trust_anchors),
+        content_md5=hashlib.md5(body, usedforsecurity=False).hexdigest(),
     )
     if analyser is not None:
         shaped = _analysed(shaped, rgb, analyser, config.analysis_px)

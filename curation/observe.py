@@ -55,6 +55,7 @@ def observe(
         embedded=shaped.embedded if shaped is not None else None,
         c2pa=shaped.c2pa if shaped is not None else None,
         content_sha256=shaped.content_sha256 if shaped is not None else None,
+        content_md5=shaped.content_md5 if shaped is not None else None,
         width=shaped.width if shaped is not None else None,
         height=shaped.height if shaped is not None else None,
         pdq=shaped.pdq if shaped is not None else None,

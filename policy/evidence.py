@@ -207,6 +207,7 @@ class Evidence:
     c2pa: C2pa | None = None
     licence_claims: tuple[LicenceClaim, ...] | None = None
     content_sha256: str | None = None
+    content_md5: str | None = None  # of the original bytes, for hash lists that know no better
     width: int | None = None
     height: int | None = None
     pdq: str | None = None

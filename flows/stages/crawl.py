@@ -88,6 +88,7 @@ IMAGE_SCHEMA = pa.schema(
         "started_at": pa.timestamp("us", tz="UTC"),
         "elapsed_ms": pa.float64(),
         "content_sha256": pa.string(),
+        "content_md5": pa.string(),
         "media_type": pa.string(),
         "size_bytes": pa.int64(),
         "width": pa.int32(),
@@ -594,6 +595,7 @@ def _fetch_row(fetched: Fetched) -> dict[str, object]:
 def _shaped_row(shaped: Shaped) -> dict[str, object]:
     return {
         "content_sha256": shaped.content_sha256,
+        "content_md5": shaped.content_md5,
         "media_type": shaped.media_type,
         "width": shaped.width,
         "height": shaped.height,
@@ -713,6 +715,7 @@ def _facts(row: Mapping[str, Any]) -> Shaped | DecodeError | None:
         face_detector=row["face_detector"],
         embedded=embedded_from_plain(json.loads(row["embedded_json"])) if row["embedded_json"] else None,
         c2pa=c2pa_from_plain(json.loads(row["c2pa_json"])) if row["c2pa_json"] else None,
+        content_md5=row.get("content_md5"),  # a part that an older version left has none
     )
 
 

@@ -239,6 +239,7 @@ def test_a_shaped_picture_tells_the_originals_size_and_digest() -> None:
     shaped = shape(body, ShapeConfig(size_px=64))
     assert (shaped.width, shaped.height, shaped.media_type) == (640, 480, "image/png")
     assert len(shaped.content_sha256) == len(shaped.pdq) == 64
+    assert len(shaped.content_md5 or "") == 32
     assert shaped.faces is None
     assert shaped.face_detector is None
 
