@@ -129,6 +129,25 @@ def _matches(pattern: str | _Pattern, path: str) -> bool:
     return path.startswith(pattern) if isinstance(pattern, str) else pattern.matches(path)
 
 
+class PathPattern:
+    """A path pattern of the robots language, for other mechanisms that use it.
+
+    `wide`: percent-encoding is matched in either reading, as for a Disallow; else in the stricter one, as for an Allow.
+    """
+
+    __slots__ = ("_rule", "length")
+
+    def __init__(self, pattern: str, *, wide: bool) -> None:
+        escaped = _escaped(pattern)
+        self.length = len(escaped.rstrip("*"))  # "/a*" says no more than "/a"
+        self._rule = _CompiledRule(_Rule(not wide, pattern, 0, ""), escaped)
+
+    def matches(self, path: str) -> bool:
+        """Whether the pattern matches `path` (path and query)."""
+        path = _escaped(path)
+        return self._rule.matches(path, _normal_path(path))
+
+
 class _Matcher:
     """The rules that hold for one agent, the most specific first."""
 
@@ -167,13 +186,14 @@ class RobotsFile:
     `bad_lines`: numbers of lines that hold, outside comments, bytes that are no text: a rule may have been lost there.
     """
 
-    __slots__ = ("_extensions", "_of_agent", "_text", "bad_lines", "size_bytes")
+    __slots__ = ("_extensions", "_of_agent", "_site_wide", "_text", "bad_lines", "size_bytes")
 
     def __init__(self, text: str, bad_lines: tuple[int, ...], size_bytes: int) -> None:
         self._text = "\n" + text  # every line follows a line feed
         self.bad_lines, self.size_bytes = bad_lines, size_bytes
         self._of_agent: dict[str, tuple[_Matcher, tuple[ExtensionLine, ...]]] = {}
         self._extensions: tuple[ExtensionLine, ...] | None = None
+        self._site_wide: tuple[ExtensionLine, ...] | None = None
 
     def judge(self, agent: str, path: str) -> RobotsAnswer:
         """Whether `agent` (a product token) may fetch `path` (path and query); no rule allows."""
@@ -187,18 +207,23 @@ class RobotsFile:
     def extensions(self) -> tuple[ExtensionLine, ...]:
         """Every extension line of the file, in a group or not."""
         if self._extensions is None:
-            found = ((no, line, _statement(line)) for no, line in self._lines_beginning(_EXTENSION_LINE))
-            self._extensions = tuple(
-                ExtensionLine(no, key, _readable(value), _readable(line))
-                for no, line, (kind, key, value) in found
-                if kind == _EXTENSION
-            )
+            self._extensions = tuple(line for _, line in self._all_extensions())
         return self._extensions
+
+    @property
+    def site_wide(self) -> tuple[ExtensionLine, ...]:
+        """The extension lines that stand in no group: before the first, or in a paragraph without an agent or a rule.
+
+        An empty line ends no group (RFC 9309), but who sets a line apart from every rule speaks to everybody.
+        """
+        if self._site_wide is None:
+            self._site_wide = tuple(line for at, line in self._all_extensions() if self._stands_alone(at))
+        return self._site_wide
 
     @property
     def agents(self) -> tuple[str, ...]:
         """The agents that are named, lower case, "*" among them, in the file's order."""
-        statements = (_statement(line) for _, line in self._lines_beginning(_AGENT_LINE))
+        statements = (_statement(line) for _, _, line in self._lines_beginning(_AGENT_LINE))
         named = (token for kind, _, value in statements if kind == _USER_AGENT for token in _tokens(value))
         return tuple(dict.fromkeys(named))
 
@@ -253,13 +278,34 @@ class RobotsFile:
             at, counted, line_no = at - 1, at - 1, line_no - 1
         return ours if named else everyones
 
-    def _lines_beginning(self, beginning: re.Pattern[str]) -> Iterator[tuple[int, str]]:
+    def _all_extensions(self) -> Iterator[tuple[int, ExtensionLine]]:
+        for at, no, line in self._lines_beginning(_EXTENSION_LINE):
+            kind, key, value = _statement(line)
+            if kind == _EXTENSION:
+                yield at, ExtensionLine(no, key, _readable(value), _readable(line))
+
+    def _stands_alone(self, at: int) -> bool:
+        """Whether no agent and no rule stands above the line that begins at `at`, up to an empty line."""
+        for _ in range(_PARAGRAPH_LINES):
+            if at <= 1:
+                return True
+            start = self._text.rfind("\n", 0, at - 1) + 1
+            line = self._text[start : min(at - 1, start + 200)]
+            if not line.strip(_WHITE):
+                return True
+            if _statement(line)[0] in (_USER_AGENT, _ALLOW, _DISALLOW):
+                return False
+            at = start
+        return False
+
+    def _lines_beginning(self, beginning: re.Pattern[str]) -> Iterator[tuple[int, int, str]]:
+        """Where each such line begins, its number, the line."""
         line_no, counted = 0, 0
         for match in beginning.finditer(self._text):
             at = match.start() + 1
             line_no, counted = line_no + self._text.count("\n", counted, at), at
             end = self._text.find("\n", at)
-            yield line_no, self._text[at : min(len(self._text) if end < 0 else end, at + _MAX_LINE_CHARS)]
+            yield at, line_no, self._text[at : min(len(self._text) if end < 0 else end, at + _MAX_LINE_CHARS)]
 
 
 class _Statement(NamedTuple):
@@ -277,6 +323,7 @@ _KEYS = (
     *((start, _DISALLOW) for start in ("disallow", "dissallow", "dissalow", "disalow", "diasllow", "disallaw")),
     ("allow", _ALLOW),
 )
+_PARAGRAPH_LINES = 50
 _EXTENSION_NAMES = frozenset({"content-usage", "content-signal", "license", "crawl-delay"})
 _WHITE = " \t\n\v\f\r"
 _RFC_TOKEN = re.compile(r"[A-Za-z_-]*")
