@@ -176,6 +176,8 @@ def decide(home_path: Path, as_json: bool) -> None:
     if as_json:
         print_json(summary)
         return
+    if summary.changes:
+        print_table(("rule", "said before", "says now", "pairs"), summary.changes, title="What changed")
     print_table(("verdict", "rule", "reason", "pairs"), summary.standing, title="Standing verdicts")
     say(f"{counted(summary.judged, 'pair')} judged, {summary.changed} changed, under ruleset {summary.ruleset_digest}")
     reasons = {reason for _, rule, reason, _ in summary.standing if rule == "text"}
@@ -183,6 +185,22 @@ def decide(home_path: Path, as_json: bool) -> None:
         say("Next: custody caption, for the pictures without a text; or custody seal, with those that have one")
     elif any(verdict == "allow" for verdict, *_ in summary.standing):
         say("Next: custody seal")
+
+
+@cli.command()
+@_common
+@click.option("--dataset", default=None, help="Only the samples of this dataset; default: all that stands allowed.")
+def recheck(home_path: Path, as_json: bool, dataset: str | None) -> None:
+    """Ask again what a standing yes rests on, where it is due: documents of origins, headers, licences."""
+    from flows.stages import recheck as stage
+
+    done = stage.recheck(_open(home_path), _bar(as_json), dataset=dataset)
+    if as_json:
+        print_json(done)
+        return
+    asked = f"{counted(done.origins, 'origin')}, {counted(done.pages, 'page')}, {counted(done.pictures, 'picture')}"
+    answer(f"Asked again for {counted(done.pairs, 'pair')}: {asked}; {done.unreachable} did not answer")
+    answer(f"{done.changed} changed, {counted(done.reserved, 'reservation')} made, {done.lifted} lifted")
 
 
 @cli.command()
@@ -236,6 +254,7 @@ def seal(home_path: Path, as_json: bool, where: str, name: str | None) -> None:
 @click.option("--preset", default=None, help="tiny, demo, small-64; default: custody.toml's.")
 @click.option("--steps", type=click.IntRange(min=1), default=None, help="Steps instead of the preset's.")
 @click.option("--seed", type=int, default=None, help="Seed of order and noise; default: custody.toml's.")
+@click.option("--offline", is_flag=True, help="Ask nobody again: what has grown too old is left out.")
 def train(
     home_path: Path,
     as_json: bool,
@@ -244,12 +263,20 @@ def train(
     preset: str | None,
     steps: int | None,
     seed: int | None,
+    offline: bool,
 ) -> None:
     """Train on a sealed dataset; an interrupted run of the same configuration goes on where it stopped."""
     from flows.stages import train as stage
 
     result = stage.train(
-        _open(home_path), dataset=dataset, kind=kind, preset=preset, steps=steps, seed=seed, progress=_bar(as_json)
+        _open(home_path),
+        dataset=dataset,
+        kind=kind,
+        preset=preset,
+        steps=steps,
+        seed=seed,
+        offline=offline,
+        progress=_bar(as_json),
     )
     if as_json:
         print_json(result)

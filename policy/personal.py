@@ -16,6 +16,7 @@ PERSONAL_COLUMNS: Mapping[str, tuple[str, ...]] = {
     "score": ("content_sha256",),
     "duplicate": ("content_sha256", "representative_sha256"),
     "evidence": ("evidence_id", "pair_key", "content_sha256", "body_json"),
+    "evidence_part": ("part_id", "body_json"),
     "caption": ("sample_key", "pair_key", "content_sha256", "caption", "source"),
     "signal": ("pair_key", "evidence_id", "where_found", "value", "document_sha256"),
     "decision": ("pair_key", "evidence_id", "reason_detail", "where_found"),

@@ -14,7 +14,7 @@ import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeVar, get_args, get_origin, get_type_hints
@@ -168,6 +168,11 @@ class Ruleset:
     def with_mechanisms(self, mechanisms: Iterable[str]) -> Ruleset:
         """The same ruleset judging other mechanisms (its digest stays: it is for inspection)."""
         return dataclasses.replace(self, mechanisms=tuple(mechanisms))
+
+    @property
+    def defer_for(self) -> timedelta:
+        """How long the pixels of a deferred sample are kept."""
+        return timedelta(days=self.defer_days)
 
     @property
     def ages(self) -> EvidenceAges:

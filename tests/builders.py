@@ -313,7 +313,8 @@ _FROM_SALTS_OR_TIMES: Mapping[str, frozenset[str]] = {
     "run": frozenset({"dataset_root"}),
     "checkpoint": frozenset({"dataset_root"}),
 }
-_NOT_COMPARED = frozenset({"schema_migration", "batch", "key_check"})
+# What evidence shares is compared in the place of its ids: which pages answered with the same Date is chance.
+_NOT_COMPARED = frozenset({"schema_migration", "batch", "key_check", "evidence_part"})
 # Keys of the JSON within columns that carry a time, or a digest over one or over a salt.
 _VOLATILE_KEYS = frozenset({"observed_at", "fetched_at", "started_at", "saved_at", "elapsed_s", "dataset_root"})
 
@@ -339,10 +340,23 @@ def ledger_content(home: Home) -> dict[str, list[tuple[str, ...]]]:
             ]
             where = "WHERE changed > 0" if table == "confirmation" else ""
             rows = ledger.query(f'SELECT {", ".join(names)} FROM "{table}" {where}')  # noqa: S608  # schema names
+            if table == "evidence":
+                parts = dict(ledger.query("SELECT part_id, body_json FROM evidence_part"))
+                at = names.index("body_json")
+                rows = [(*row[:at], _with_parts(row[at], parts), *row[at + 1 :]) for row in rows]
             content[table] = sorted(
                 tuple(_plain(name, value) for name, value in zip(names, row, strict=True)) for row in rows
             )
     return content
+
+
+def _with_parts(text: str | None, parts: Mapping[str, str]) -> str | None:
+    if text is None:
+        return None
+    body = json.loads(text)
+    shared = {name: [json.loads(parts[i]) for i in body[name]] for name in ("origins", "declared")}
+    page = json.loads(parts[body["page"]]) if "page" in body else None
+    return json.dumps(body | shared | {"page": page})
 
 
 def _plain(name: str, value: object) -> str:

@@ -147,6 +147,7 @@ def train_clip(
     bank: Sequence[str] = (),
     progress: Progress = lambda what, done, total: None,
     tombstones_dir: Path | None = None,
+    withheld: Collection[int] = (),
     stop_after: int | None = None,
     on_event: OnEvent = lambda kind, subject, detail: None,
     code_version: str = "unknown",
@@ -155,6 +156,7 @@ def train_clip(
 
     At the last step the held-out pairs measure retrieval and choose the caption threshold.
     bank: the texts that captions will be chosen from; the dataset's own captions are added to it.
+    withheld: ordinals that may not be used any more though they are sealed; they count as empty from here on.
 
     Raises:
         InputError: the dataset is too small. ConfigurationError: `run_dir` holds another run.
@@ -165,7 +167,7 @@ def train_clip(
     contract = observe_contract(config.device, "fp32")
     model_config = clip_model.own_clip_config(config.image_size)
     watch = TombstoneWatch(tombstones_dir, reader.manifest.dataset)
-    tombstoned = watch.look() or frozenset()
+    tombstoned = (watch.look() or frozenset()) | frozenset(withheld)
 
     # The run's record: made once, then only compared with.
     run_dir.mkdir(parents=True, exist_ok=True)

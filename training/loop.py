@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import blake2b
@@ -77,6 +77,7 @@ def train(
     progress: Progress,
     now: Callable[[], datetime],
     tombstones_dir: Path | None = None,
+    withheld: Collection[int] = (),
     stop_after: int | None = None,
     on_event: OnEvent = lambda kind, subject, detail: None,
     code_version: str = "unknown",
@@ -84,6 +85,7 @@ def train(
     """Train to `config.steps`, or to `stop_after` steps, resuming where the run directory has got to.
 
     upstream: models the data went through (captions, filters); the text encoder is added to them.
+    withheld: ordinals that may not be used any more though they are sealed; they count as empty from here on.
     Raises ConfigurationError (the run directory belongs to another config, dataset or encoder), IntegrityError (a
     damaged step log; a loss that is no number, naming step and ordinals), StorageError (disk full); each leaves all
     complete checkpoints as they were.
@@ -121,6 +123,7 @@ def train(
     empty = EmptySlots.resumed(load_schedule(run_dir), first_step)
     empty.enter(np.flatnonzero(~reader.live()).tolist(), first_step)
     empty.enter(watch.look() or (), first_step)
+    empty.enter(withheld, first_step)
     save_schedule(run_dir, empty.entries)
     save_run(run_dir, run)
 

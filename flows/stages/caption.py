@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from curation.pair import sample_key
 from flows.home import Home, utc_now
 from flows.stages.decide import decide
+from flows.stages.evidence import evidence_batches, newest_evidence
 from flows.stages.parts import unit_id
-from flows.stages.seal import newest_evidence, seal
+from flows.stages.seal import seal
 from flows.stages.train import newest_run, register_run, train_clip
 from flows.terminal import Progress, silent
 from policy.errors import ConfigurationError
@@ -227,9 +228,10 @@ def _append(
             }
         )
         for pair in pairs:
-            evidences.append(_evidence_row(pair, captioned(evidence[pair], result)))
+            evidences.append((pair, captioned(evidence[pair], result)))
     key = f"caption/{clip.digest[:16]}/{unit_id(*(sha for sha, _ in chunk))}"
-    ledger.append_many([("caption", captions, f"{key}/caption"), ("evidence", evidences, f"{key}/evidence")])
+    observed = evidence_batches(ledger, evidences, "caption", key)
+    ledger.append_many([("caption", captions, f"{key}/caption"), *observed])
 
 
 def captioned(evidence: Evidence, result: CaptionResult) -> Evidence:
@@ -237,18 +239,6 @@ def captioned(evidence: Evidence, result: CaptionResult) -> Evidence:
     return replace(
         evidence, caption=result.text if result.kept else None, caption_score=result.score, observer=OBSERVER
     )
-
-
-def _evidence_row(pair: str, evidence: Evidence) -> dict[str, object]:
-    return {
-        "evidence_id": evidence.evidence_id,
-        "pair_key": pair,
-        "content_sha256": evidence.content_sha256,
-        "body_json": evidence.to_json(),
-        "observed_at": evidence.observed_at.replace(tzinfo=None),
-        "observer": evidence.observer,
-        "unit_id": "caption",
-    }
 
 
 def _pixels(home: Home, sha: str) -> Any:

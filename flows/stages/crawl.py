@@ -25,6 +25,7 @@ from curation.observe import observe
 from curation.pages import read_page
 from curation.pair import ImageTextPair, canonical_url, origin_of, sample_key, secret_in_url, url_key
 from flows.home import Home, utc_now
+from flows.stages.evidence import evidence_batches
 from flows.stages.origins import OriginFiles
 from flows.stages.parts import read_part, unit_id, write_part
 from flows.terminal import Progress, silent
@@ -318,13 +319,15 @@ class Observer:
         self._fetcher, self._origins, self._agent = fetcher, origins, agent
         self._known: dict[str, OriginEvidence] = {}
 
-    def fetch(self, urls: Sequence[str], kind: Literal["page", "image"]) -> Iterator[Fetched]:
+    def fetch(
+        self, urls: Sequence[str], kind: Literal["page", "image"], max_bytes: int | None = None
+    ) -> Iterator[Fetched]:
         """Ask each URL once, its origin's documents before it; each redirect target's before it is contacted."""
         waiting = list(urls)
         for remaining in reversed(range(REDIRECT_ROUNDS)):
             self.documents(origin_of(u) for u in waiting)
             unasked: dict[str, list[str]] = {}
-            for fetched in self._fetcher.fetch_all((Request(u, kind) for u in waiting), gate=self.gate):
+            for fetched in self._fetcher.fetch_all((Request(u, kind, max_bytes) for u in waiting), gate=self.gate):
                 if fetched.detail == ORIGIN_NOT_ASKED and fetched.refused_url is not None and remaining:
                     unasked.setdefault(origin_of(fetched.refused_url), []).append(fetched.url)
                 else:
@@ -343,6 +346,10 @@ class Observer:
             return None
         judged = robots.may_fetch(origin.get("robots"), url, self._agent, utc_now(), self.ruleset.robots)
         return None if judged.verdict in (None, Verdict.ALLOW) else judged.reason.code
+
+    def known(self) -> Mapping[str, OriginEvidence]:
+        """What the origins asked so far say of themselves."""
+        return self._known
 
     def documents(self, origins: Iterable[str]) -> dict[str, OriginEvidence]:
         """What these origins say of themselves, asked once each (and not again within 24 hours)."""
@@ -533,14 +540,14 @@ def _append_pages(
                 caption, score = captioned[sha]
                 evidence = replace(evidence, caption=caption, caption_score=score)
             occurrences.append(_occurrence_row(pair, unit, row))
-            evidences.append(evidence_row(pair.key, evidence, unit))
+            evidences.append((pair.key, evidence))
             if described and text is not None and sha is not None:
                 captions.append(_alt_row(pair.key, sha, text, evidence.text_origin or "alt", observed_at))
     _append_documents(ledger, f"{crawl}/{unit}", bodies)
     ledger.append("fetch", [_ledger_fetch(r, "page", unit) for r in rows], key=f"{crawl}/{unit}/fetch")
-    for table, new in (("occurrence", occurrences), ("evidence", evidences), ("caption", captions)):
-        if new:
-            ledger.append(table, new, key=f"{crawl}/{unit}/{table}")
+    batches = [(t, rows, f"{crawl}/{unit}/{t}") for t, rows in (("occurrence", occurrences), ("caption", captions))]
+    observed = evidence_batches(ledger, evidences, unit, f"{crawl}/{unit}")
+    ledger.append_many([*(batch for batch in batches if batch[1]), *observed])
     return len(occurrences)
 
 
@@ -640,18 +647,6 @@ def _occurrence_row(pair: ImageTextPair, unit: str, page_row: Mapping[str, Any])
         "hints_json": json.dumps([asdict(c) for c in pair.licence_claims], ensure_ascii=False),
         "unit_id": unit,
         "seen_at": _naive(page_row["started_at"]),
-    }
-
-
-def evidence_row(key: str, evidence: Evidence, unit: str) -> dict[str, object]:
-    return {
-        "evidence_id": evidence.evidence_id,
-        "pair_key": key,
-        "content_sha256": evidence.content_sha256,
-        "body_json": evidence.to_json(),
-        "observed_at": _naive(evidence.observed_at),
-        "observer": evidence.observer,
-        "unit_id": unit,
     }
 
 

@@ -1,175 +1,210 @@
-"""Decide: every pair is judged from its newest stored evidence; what changed is appended, the rest confirmed."""
+"""Decide: every pair is judged from its newest stored evidence; what changed is appended, the rest confirmed.
+
+Pairs go through in slices of their keys, so that a million of them need little memory: DuckDB fetches a slice's newest
+evidence and a digest of what each rule said last, worker processes judge it and return only what differs. A run that
+was killed is run again: what it had appended stands by then and is no difference any more.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+import itertools
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from multiprocessing import get_context
+from typing import TYPE_CHECKING, Any
 
 from curation.images import PixelStore
 from flows.home import Home, utc_now
+from flows.stages.evidence import shared_texts
+from flows.stages.judging import DECISION_COLUMNS, SIGNAL_COLUMNS, Asked, Changes, Judging
 from flows.stages.parts import unit_id
 from flows.terminal import Progress, silent
-from policy.evidence import Evidence
-from policy.judgements import judgement
 from policy.ledger import Ledger
-from policy.removals import Tombstones
-from policy.ruleset import KNOWN, Ruleset
+from policy.ruleset import Ruleset
 from policy.snapshot import publish
-from policy.verdict import Judgement
 
-CHUNK = 2000
+if TYPE_CHECKING:
+    import pyarrow as pa
 
-_NEWEST_EVIDENCE = """
-SELECT pair_key, evidence_id, body_json
-FROM evidence WHERE pair_key IS NOT NULL
-QUALIFY row_number() OVER (PARTITION BY pair_key ORDER BY batch_seq DESC, row_no DESC) = 1
-ORDER BY pair_key
-"""
-_NEWEST_DECISIONS = """
-SELECT pair_key, rule, rule_version, verdict, reason_code, reason_detail, where_found
-FROM decision WHERE pair_key IS NOT NULL
-QUALIFY row_number() OVER (PARTITION BY pair_key, rule ORDER BY batch_seq DESC, row_no DESC) = 1
+SLICE = 40_000  # pairs that are fetched and appended at once
+CHUNK = 2_000  # pairs that a worker judges at once
+WORKERS_FROM = 20_000  # fewer pairs are judged here before a worker has started
+
+# A slice's newest evidence, and of each rule a digest of its last words: policy/judging compares it.
+_SLICE = """
+WITH observed AS (
+    SELECT pair_key, evidence_id, body_json
+    FROM evidence WHERE pair_key >= $low AND pair_key < $high
+    QUALIFY row_number() OVER (PARTITION BY pair_key ORDER BY batch_seq DESC, row_no DESC) = 1
+),
+last_words AS (
+    SELECT pair_key, rule, arg_max(
+        md5_number_lower(concat(rule_version, chr(31), verdict, chr(31), reason_code, chr(31),
+                                coalesce(reason_detail, ''), chr(31), coalesce(where_found, ''))),
+        (batch_seq << 31) | row_no
+    ) AS said
+    FROM decision WHERE pair_key >= $low AND pair_key < $high
+    GROUP BY pair_key, rule
+),
+stood AS (SELECT pair_key, list(rule) AS rules, list(said) AS said FROM last_words GROUP BY pair_key)
+SELECT pair_key, evidence_id, body_json, coalesce(rules, []) AS rules, coalesce(said, []) AS said
+FROM observed LEFT JOIN stood USING (pair_key) ORDER BY pair_key
 """
 _STANDING = """
 SELECT verdict, CASE verdict WHEN 'allow' THEN '' ELSE rule END AS decided_by,
        CASE verdict WHEN 'allow' THEN '' ELSE reason_code END AS reason, count(*) AS pairs
 FROM standing GROUP BY ALL ORDER BY verdict, pairs DESC, decided_by, reason
 """
+_CHANGES = """
+WITH said AS (SELECT pair_key, rule, verdict, reason_code FROM decision WHERE decide_id = $decide),
+before AS (
+    SELECT pair_key, rule, arg_max(verdict || ' ' || reason_code, (batch_seq << 31) | row_no) AS was
+    FROM decision SEMI JOIN said USING (pair_key, rule) WHERE decide_id <> $decide GROUP BY pair_key, rule
+)
+SELECT rule, coalesce(was, '') AS was, verdict || ' ' || reason_code AS became, count(*) AS pairs
+FROM said LEFT JOIN before USING (pair_key, rule) GROUP BY ALL ORDER BY pairs DESC, rule, was, became
+"""
+# Contents of which nothing is allowed and nothing was decided otherwise for so long: nobody waits for them any more.
+_DEFERRED_LONG = """
+SELECT content_sha256 FROM evidence JOIN standing USING (pair_key)
+WHERE content_sha256 IS NOT NULL
+GROUP BY content_sha256
+HAVING bool_and(verdict = 'defer') AND max(since) < $before
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class DecideSummary:
-    """`standing`: (verdict, deciding rule, reason code, pairs) after the run."""
+    """What a run did. `standing`: (verdict, deciding rule, reason code, pairs) after it. `changes`: (rule, what it said
+    before, what it says now, pairs); "" before: it had not been asked."""
 
     decide: str
     judged: int
     changed: int
     ruleset_digest: str
     standing: tuple[tuple[str, str, str, int], ...]
+    changes: tuple[tuple[str, str, str, int], ...]
     pixels_deleted: int
 
 
 def decide(home: Home, progress: Progress = silent) -> DecideSummary:
-    """Judge every pair under the home's ruleset; append changed decisions; delete the pixels of what is denied."""
-    ruleset = home.ruleset
+    """Judge every pair under the home's ruleset; append changed decisions; delete the pixels of what is denied.
+
+    So are the pixels of what has been deferred for longer than the ruleset's `defer_days`.
+    """
+    ruleset, now = home.ruleset, utc_now()
     with home.ledger() as ledger:
         changed, judged, decide_id = judge_pairs(ledger, ruleset, home, progress)
         standing = tuple((v, r, c, n) for v, r, c, n in ledger.query(_STANDING))
+        changes = tuple((r, w, b, n) for r, w, b, n in ledger.query(_CHANGES, {"decide": decide_id}))
         publish(ledger, home.snapshot_path, now=utc_now())
-        denied = [s for (s,) in ledger.query("SELECT content_sha256 FROM standing_content WHERE denied")]
+        gone = {s for (s,) in ledger.query("SELECT content_sha256 FROM standing_content WHERE denied")}
+        before = {"before": _naive(now) - ruleset.defer_for}
+        gone |= {s for (s,) in ledger.query(_DEFERRED_LONG, before)}
     store = PixelStore(home.pixels_path)
-    deleted = sum(store.delete(sha) for sha in denied)
-    return DecideSummary(decide_id, judged, changed, ruleset.digest, standing, deleted)
+    deleted = sum(store.delete(sha) for sha in gone.intersection(store.keys()))
+    return DecideSummary(decide_id, judged, changed, ruleset.digest, standing, changes, deleted)
 
 
 def judge_pairs(ledger: Ledger, ruleset: Ruleset, home: Home, progress: Progress = silent) -> tuple[int, int, str]:
     """Judge all pairs that have evidence. Returns (pairs changed, pairs judged, decide id)."""
-    rows, tombstones = ledger.query(_NEWEST_EVIDENCE), home.tombstones(ledger)
-    standing = _by_pair(ledger.query(_NEWEST_DECISIONS))
     head, _ = ledger.head()
     decide_id = unit_id("decide", ruleset.digest, str(len(ledger.query("SELECT decide_id FROM confirmation"))))
-    bodies = {s: bytes(b) for s, b in ledger.query("SELECT body_sha256, body FROM document WHERE body IS NOT NULL")}
+    [(pairs,)] = ledger.query("SELECT count(DISTINCT pair_key) FROM evidence WHERE pair_key IS NOT NULL")
     ledger.append(
         "ruleset",
-        [{"digest": ruleset.digest, "body": ruleset.text_body, "first_used_at": _now()}],
+        [{"digest": ruleset.digest, "body": ruleset.text_body, "first_used_at": _naive(utc_now())}],
         key=f"ruleset/{ruleset.digest}",
     )
-    for start in range(0, len(rows), CHUNK):
-        decisions: list[dict[str, object]] = []
-        signals: list[dict[str, object]] = []
-        for pair, evidence_id, body in rows[start : start + CHUNK]:
-            evidence, stood = _under(Evidence.from_json(body, bodies), tombstones), standing.get(pair, {})
-            judged = (*ruleset.decide(evidence, utc_now()), *_dropped(stood, ruleset))
-            new = [
-                (j, row)
-                for j, row in _rows(pair, evidence_id, ruleset, judged, decide_id)
-                if _differs(row, stood.get(j.mechanism))
+    asked, now = Asked.at(home, ledger), utc_now()
+    parts, bodies = shared_texts(ledger)
+    given = {"decide_id": decide_id, "ruleset_digest": ruleset.digest, "decided_at": _naive(now)}
+    done = 0
+    with _judges((ruleset.text_body, now, asked, parts, bodies), pairs) as judge:
+        for number, (low, high) in enumerate(_slices(pairs)):
+            found = ledger.query_arrow(_SLICE, {"low": low, "high": high})
+            decisions: list[Changes] = []
+            for changes, count in judge(found):
+                decisions.append(changes)
+                done += count
+                progress(done, pairs, "decide: ")
+            key = f"decide/{decide_id}/{head}/{number}"
+            batches = [
+                ("decision", _table((c.decisions for c in decisions), DECISION_COLUMNS, given), f"{key}/decision"),
+                ("signal", _table((c.signals for c in decisions), SIGNAL_COLUMNS, given), f"{key}/signal"),
             ]
-            decisions += (row for _, row in new)
-            signals += (s for j, _ in new for s in _signal_rows(pair, evidence_id, j, decide_id))
-        chunk = f"decide/{decide_id}/{head}/{start}"
-        ledger.append_many([(t, r, f"{chunk}/{t}") for t, r in (("decision", decisions), ("signal", signals)) if r])
-        progress(min(start + CHUNK, len(rows)), len(rows), "decide: ")
+            ledger.append_many([batch for batch in batches if batch[1].num_rows])
     # Counted from the ledger, not while judging: a run that was killed and run again says the same.
     ((changed,),) = ledger.query("SELECT count(DISTINCT pair_key) FROM decision WHERE decide_id = ?", [decide_id])
-    confirmation = {
-        "decide_id": decide_id,
-        "ruleset_digest": ruleset.digest,
-        "judged": len(rows),
-        "unchanged": len(rows) - changed,
-        "changed": changed,
-        "decided_at": _now(),
-    }
+    confirmation = given | {"judged": pairs, "unchanged": pairs - changed, "changed": changed}
     ledger.append("confirmation", [confirmation], key=f"decide/{decide_id}/{head}/confirmation")
-    return changed, len(rows), decide_id
+    return changed, pairs, decide_id
 
 
-def _under(evidence: Evidence, tombstones: Tombstones) -> Evidence:
-    """The evidence with what the tombstones say now, whatever they said when it was gathered."""
-    removal = (
-        tombstones.covers_url(evidence.image_url)
-        or (evidence.page_url and tombstones.covers_url(evidence.page_url))
-        or (evidence.content_sha256 and tombstones.covers_content(evidence.content_sha256))
-    )
-    return replace(evidence, tombstoned=removal or "")
+def _slices(pairs: int) -> Iterator[tuple[str, str]]:
+    """Ranges of pair keys (hex, spread evenly: they are digests), each of about SLICE pairs."""
+    count = max(1, -(-pairs // SLICE))
+    bounds = ["", *(f"{(i << 32) // count:08x}" for i in range(1, count)), "~"]
+    return itertools.pairwise(bounds)
 
 
-def _dropped(stood: Mapping[str, Mapping[str, object]], ruleset: Ruleset) -> Iterator[Judgement]:
-    """An end to what stands of mechanisms that the ruleset names no more; a removal's hold is none of those."""
-    for rule in stood.keys() & KNOWN - set(ruleset.mechanisms):
-        yield judgement(rule, None, "not-asked")
+def _table(rows: Iterator[Sequence[Sequence[object]]], names: Sequence[str], given: dict[str, object]) -> pa.Table:
+    """Columns that came in chunks, and those that are the same in every row."""
+    import pyarrow as pa
+
+    columns: list[list[object]] = [[] for _ in names]
+    for chunk in rows:
+        for column, values in zip(columns, chunk, strict=True):
+            column += values
+    table = {name: pa.array(values) for name, values in zip(names, columns, strict=True)}
+    wanted = given if "verdict" in table else {"decide_id": given["decide_id"]}
+    return pa.table(table | {name: pa.array([value] * len(columns[0])) for name, value in wanted.items()})
 
 
-def _rows(
-    pair: str, evidence_id: str, ruleset: Ruleset, judged: Iterable[Judgement], decide_id: str
-) -> Iterator[tuple[Judgement, dict[str, object]]]:
-    for said in judged:
-        yield (
-            said,
-            {
-                "pair_key": pair,
-                "evidence_id": evidence_id,
-                "rule": said.mechanism,
-                "rule_version": ruleset.rule_version(said.mechanism),
-                "verdict": said.verdict.value if said.verdict else "unset",
-                "reason_code": said.reason.code,
-                "reason_detail": said.reason.detail,
-                "where_found": said.where,
-                "ruleset_digest": ruleset.digest,
-                "decide_id": decide_id,
-                "decided_at": _now(),
-            },
-        )
+# ── who judges ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+_State = tuple[str, datetime, Asked, dict[str, str], dict[str, bytes]]
+_Judge = Callable[["pa.Table"], Iterator[tuple[Changes, int]]]
 
 
-def _signal_rows(pair: str, evidence_id: str, said: Judgement, decide_id: str) -> Iterable[dict[str, object]]:
-    for signal in said.signals:
-        yield {
-            "pair_key": pair,
-            "evidence_id": evidence_id,
-            "mechanism": signal.mechanism,
-            "stance": signal.stance.value,
-            "where_found": signal.where,
-            "value": signal.value,
-            "document_sha256": signal.document_sha256,
-            "decide_id": decide_id,
-        }
+@contextmanager
+def _judges(state: _State, pairs: int) -> Iterator[_Judge]:
+    """What judges a slice, chunk by chunk in order: this process, or a worker a core where there is much to do."""
+    cores = len(os.sched_getaffinity(0))
+    if pairs < WORKERS_FROM or cores == 1:
+        judging = _judging(state)
+        yield lambda table: ((judging.chunk(c), len(c["pair_key"])) for c in _chunks(table))
+        return
+    # Fresh interpreters: a ledger's connection must not cross a fork.
+    with ProcessPoolExecutor(cores, get_context("spawn"), initializer=_begin, initargs=(state,)) as pool:
+        yield lambda table: pool.map(_work, _chunks(table))
 
 
-# Not the evidence id or the ruleset's digest: the same answer on newer evidence is confirmed, not repeated.
-_COMPARED = ("rule_version", "verdict", "reason_code", "reason_detail", "where_found")
+def _chunks(table: pa.Table) -> Iterator[dict[str, list[Any]]]:
+    for start in range(0, table.num_rows, CHUNK):
+        yield table.slice(start, CHUNK).to_pydict()
 
 
-def _differs(row: Mapping[str, object], standing: Mapping[str, object] | None) -> bool:
-    return standing is None or any(row[c] != standing[c] for c in _COMPARED)
+def _judging(state: _State) -> Judging:
+    ruleset_text, now, asked, parts, bodies = state
+    return Judging(Ruleset.parse(ruleset_text), now, asked, parts, bodies)
 
 
-def _by_pair(rows: Iterable[tuple[object, ...]]) -> dict[str, dict[str, dict[str, object]]]:
-    standing: dict[str, dict[str, dict[str, object]]] = {}
-    for pair, rule, *values in rows:
-        standing.setdefault(str(pair), {})[str(rule)] = dict(zip(_COMPARED, values, strict=True))
-    return standing
+_worker: Judging
 
 
-def _now() -> object:
-    return utc_now().replace(tzinfo=None)
+def _begin(state: _State) -> None:
+    global _worker  # a worker process has one judge for its life
+    _worker = _judging(state)
+
+
+def _work(chunk: dict[str, list[Any]]) -> tuple[Changes, int]:
+    return _worker.chunk(chunk), len(chunk["pair_key"])
+
+
+def _naive(moment: datetime) -> datetime:
+    return moment.replace(tzinfo=None)

@@ -1,77 +1,265 @@
-"""Recheck: the documents of every origin that a standing yes rests on are asked again, and judged anew.
+"""Recheck: what a standing yes rests on is asked again before it grows too old, and judged anew.
 
-A document that answers replaces the one on record; an origin that does not answer keeps its standing verdict until
-the ruleset's age for that evidence is over. Nothing that is young enough is asked twice.
+Of origins their documents, of pages their headers, hints and licences, of pictures the headers of every hop. What
+answers replaces what is on record; what does not answer leaves it, and its age, as it is: the standing verdict stays
+until the ruleset's age for that evidence is over. A "no" that is observed here ends new use from now on (a row of
+`reservation`), and the same source's taking it back lifts it. Within an observation's age nothing is asked twice: what
+is asked again is what has used up nine tenths of it, so that a regular recheck leaves no gap.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 
+from curation.fetch import Fetched
+from curation.pages import Page, read_page
 from curation.pair import origin_of
 from flows.home import Home, utc_now
-from flows.stages.crawl import OBSERVER, append_origins, evidence_row, observer_at
+from flows.stages.crawl import Observer, append_origins, observer_at
 from flows.stages.decide import decide
+from flows.stages.evidence import evidence_batches, newest_evidence
 from flows.stages.parts import unit_id
-from flows.stages.seal import newest_evidence
 from flows.terminal import Progress, silent
-from policy.evidence import Document, Evidence, OriginEvidence
+from policy.errors import InputError
+from policy.evidence import Document, Evidence, LicenceClaim, OriginEvidence
+from policy.ledger import Ledger
+from policy.ruleset import Ruleset
+from policy.signals.places import asked_urls
 
-_ALLOWED = "SELECT pair_key FROM standing WHERE verdict = 'allow' ORDER BY pair_key"
+OBSERVER = "custody-recheck/1"
+DUE_SHARE = 0.9  # of an observation's age
+SLICE = 5_000
+
+# Whose sources are asked: what stands allowed, what was reserved (a later yes lifts it), and what waits for an answer.
+_WAITING = """
+SELECT pair_key FROM standing
+WHERE verdict = 'allow'
+   OR (verdict = 'defer' AND (reason_code IN ('evidence-stale', 'not-observed') OR reason_code LIKE '%-unreachable'))
+   OR pair_key IN (SELECT pair_key FROM reserved)
+ORDER BY pair_key
+"""
+_OF_DATASET = "SELECT DISTINCT pair_key FROM slot WHERE dataset = ? AND pair_key IS NOT NULL ORDER BY pair_key"
+# A no that a recheck observed, of a rule that the pair passed before; and reservations whose source has taken it back.
+_NEW_RESERVATIONS = """
+WITH rechecked AS (SELECT pair_key, evidence_id FROM evidence WHERE observer = $observer)
+SELECT d.pair_key, o.url_key, d.rule, d.reason_code, 'reserved' AS state, d.evidence_id
+FROM latest_decision d JOIN rechecked USING (pair_key, evidence_id)
+LEFT JOIN (SELECT DISTINCT pair_key, url_key FROM occurrence) o USING (pair_key)
+WHERE d.verdict = 'deny' AND d.rule IN (SELECT unnest($rules::VARCHAR[]))
+ANTI JOIN (SELECT pair_key, mechanism AS rule FROM reserved) USING (pair_key, rule)
+UNION ALL BY NAME
+SELECT r.pair_key, r.url_key, r.mechanism AS rule, d.reason_code, 'lifted' AS state, d.evidence_id
+FROM reserved r JOIN latest_decision d ON d.pair_key = r.pair_key AND d.rule = r.mechanism
+WHERE d.verdict <> 'deny' AND d.reason_code <> 'not-asked' AND d.evidence_id <> r.evidence_id
+ORDER BY ALL
+"""
+# The rules by which a source says no; a list of ours, a face or a size is not the source's word.
+SOURCES = (
+    *("robots", "ai_agents", "content_usage", "content_signal", "rsl", "tdmrep", "x_robots", "ai_txt", "trust_txt"),
+    "licence",
+)
+_BY_DOCUMENT = {"robots": SOURCES[:5], "tdmrep": ("tdmrep",), "ai_txt": ("ai_txt",), "trust_txt": ("trust_txt",)}
+_BY_RESPONSE = ("content_usage", "content_signal", "rsl", "tdmrep", "x_robots", "licence")
 
 
 @dataclass(frozen=True, slots=True)
 class RecheckSummary:
-    """Origins asked, those that did not answer, pairs whose evidence changed, and pairs whose decisions changed."""
+    """Origins, pages and pictures that were asked, those of them that did not answer, pairs looked at, pairs with new
+    evidence and with changed decisions, and reservations made and lifted."""
 
     origins: int
+    pages: int
+    pictures: int
     unreachable: int
     pairs: int
     new_evidence: int
     changed: int
+    reserved: int
+    lifted: int
 
 
-def recheck(home: Home, progress: Progress = silent) -> RecheckSummary:
-    """Ask the origins of every allowed pair again; append what changed and decide."""
+def recheck(home: Home, progress: Progress = silent, *, dataset: str | None = None) -> RecheckSummary:
+    """Ask the sources of every standing yes (or of a dataset's samples) again where it is due, and decide.
+
+    What is appended is keyed by what was asked: a recheck that was killed is run again and asks what is still due.
+    """
     with home.ledger(readonly=True) as ledger:
-        allowed = [p for (p,) in ledger.query(_ALLOWED)]
-        evidence = newest_evidence(ledger, allowed)
-        rechecks = len(ledger.query("SELECT 1 FROM event WHERE kind = 'recheck'"))
-    origins = sorted(
-        {o.origin for e in evidence.values() for o in e.origins} | {origin_of(e.image_url) for e in evidence.values()}
-    )
-    fresh = observer_at(home).documents(origins)
-    progress(len(origins), len(origins), "recheck: origins")
-    newer = {pair: _renewed(e, fresh) for pair, e in evidence.items()}
-    changed_pairs = sorted(p for p, e in newer.items() if e.origins != evidence[p].origins)
-    key = f"recheck/{rechecks}/{unit_id(*origins)[:12]}"
-    with home.ledger() as ledger:
-        append_origins(ledger, key, fresh)
-        rows = [evidence_row(p, replace(newer[p], observer=OBSERVER), key) for p in changed_pairs]
-        event = {"kind": "recheck", "subject": None, "detail": key, "happened_at": utc_now().replace(tzinfo=None)}
-        batches = [("evidence", rows, f"{key}/evidence")] if rows else []
-        ledger.append_many([*batches, ("event", [event], f"{key}/event")])
+        pairs = [p for (p,) in ledger.query(*((_OF_DATASET, [dataset]) if dataset is not None else (_WAITING,)))]
+    observer, counts = observer_at(home), _Counts()
+    for start in range(0, len(pairs), SLICE):
+        chunk = pairs[start : start + SLICE]
+        with home.ledger(readonly=True) as ledger:
+            evidence = newest_evidence(ledger, chunk)
+        counts.new_evidence += _renew(home, observer, evidence, counts)
+        progress(min(start + SLICE, len(pairs)), len(pairs), "recheck: ")
     decided = decide(home, progress)
-    silent_origins = sum(any(d.status is None for _, d in o.documents) for o in fresh.values())
-    return RecheckSummary(len(origins), silent_origins, len(allowed), len(changed_pairs), decided.changed)
+    reserved, lifted = _reserve(home)
+    return RecheckSummary(
+        origins=len(counts.origins),
+        pages=counts.pages,
+        pictures=counts.pictures,
+        unreachable=len(counts.silent),
+        pairs=len(pairs),
+        new_evidence=counts.new_evidence,
+        changed=decided.changed,
+        reserved=reserved,
+        lifted=lifted,
+    )
 
 
-def _renewed(evidence: Evidence, fresh: Mapping[str, OriginEvidence]) -> Evidence:
-    return replace(evidence, origins=tuple(_merged(o, fresh.get(o.origin)) for o in evidence.origins))
+@dataclass(slots=True)
+class _Counts:
+    origins: set[str]
+    silent: set[str]
+    pages: int = 0
+    pictures: int = 0
+    new_evidence: int = 0
+
+    def __init__(self) -> None:
+        self.origins, self.silent = set(), set()
 
 
-def _merged(known: OriginEvidence, fresh: OriginEvidence | None) -> OriginEvidence:
+def _renew(home: Home, observer: Observer, evidence: Mapping[str, Evidence], counts: _Counts) -> int:
+    """Ask what is due of some pairs and append their new evidence; how many have any."""
+    now, rules = utc_now(), home.ruleset
+    due = {o for e in evidence.values() for o in _due_origins(e, rules, now)}
+    if due:
+        observer.documents(due)
+    responses = {pair: e for pair, e in evidence.items() if _is_due(e.observed_at, _age(rules, _BY_RESPONSE), now)}
+    pages = _fetched(observer, "page", (e.page_url for e in responses.values()))
+    pictures = _fetched(observer, "image", (e.image_url for e in responses.values()))
+    fresh = observer.known()
+    counts.origins |= due
+    counts.pages, counts.pictures = counts.pages + len(pages), counts.pictures + len(pictures)
+    asked = [*pages.values(), *pictures.values()]
+    counts.silent |= {f.url for f in asked if not f.hops} | {
+        o for o in due if any(not _answered(d) for _, d in fresh[o].documents)
+    }
+    read = {url: read_page(f.body, f.final_url or url, _content_type(f)) for url, f in pages.items() if f.ok}
+    newer = {
+        pair: _with_origins(_with_responses(e, pages, pictures, read) if pair in responses else e, fresh)
+        for pair, e in evidence.items()
+    }
+    changed = [(p, replace(e, observer=OBSERVER)) for p, e in sorted(newer.items()) if e != evidence[p]]
+    if not (changed or due):
+        return 0
+    with home.ledger() as ledger:
+        key = f"recheck/{ledger.head()[0]}/{unit_id(*(p for p, _ in changed), *sorted(due))[:12]}"
+        append_origins(ledger, key, {o: fresh[o] for o in due if o in fresh})
+        event = {"kind": "recheck", "subject": None, "detail": key, "happened_at": now.replace(tzinfo=None)}
+        ledger.append_many([*evidence_batches(ledger, changed, key, key), ("event", [event], f"{key}/event")])
+    return len(changed)
+
+
+# ── what is due ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _age(rules: Ruleset, mechanisms: Iterable[str]) -> timedelta | None:
+    """The least age that counts among the mechanisms the ruleset names; None where it names none of them."""
+    days = [getattr(rules.ages, m) for m in mechanisms if m in rules.mechanisms]
+    return timedelta(days=min(days)) if days else None
+
+
+def _is_due(observed_at: datetime, age: timedelta | None, now: datetime) -> bool:
+    return age is not None and now - observed_at >= age * DUE_SHARE
+
+
+def _due_origins(evidence: Evidence, rules: Ruleset, now: datetime) -> Iterator[str]:
+    """Origins that have a say and a document that is due, or was never asked for."""
+    for origin in dict.fromkeys(origin_of(url) for url in asked_urls(evidence)):
+        known = evidence.origin(origin)
+        for name in rules.origin_documents:
+            document = known.get(name) if known is not None else None
+            age = _age(rules, _BY_DOCUMENT[name])
+            if document is None or not _answered(document) or _is_due(document.fetched_at, age, now):
+                yield origin
+
+
+# ── what was answered ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _fetched(observer: Observer, kind: str, urls: Iterable[str | None]) -> dict[str, Fetched]:
+    """The answers by URL. Of a picture the headers are wanted: its transfer ends with the first bytes of the body."""
+    wanted = sorted({url for url in urls if url is not None})
+    if kind == "page":
+        return {f.url: f for f in observer.fetch(wanted, "page")}
+    return {f.url: f for f in observer.fetch(wanted, "image", max_bytes=1)}
+
+
+def _with_responses(
+    evidence: Evidence, pages: Mapping[str, Fetched], pictures: Mapping[str, Fetched], read: Mapping[str, Page]
+) -> Evidence:
+    """The evidence with what answered in its place; as old as the older of what did and what did not."""
+    picture = pictures.get(evidence.image_url)
+    seen = picture is not None and picture.outcome in ("ok", "too-large")
+    newer = evidence
+    if picture is not None and seen:
+        newer = replace(newer, hops=picture.hops)
+    elif picture is not None and picture.hops:
+        # No picture came; whatever its answer says of use is heard all the same.
+        newer = replace(newer, hops=tuple(dict.fromkeys((*(newer.hops or ()), *picture.hops))))
+    complete = seen
+    if evidence.page_url is not None:
+        answer, page = pages.get(evidence.page_url), read.get(evidence.page_url)
+        claims = _claims(page, evidence.image_url) if page is not None else None
+        if answer is not None and answer.hops:
+            newer = replace(newer, page_headers=tuple(header for hop in answer.hops for header in hop.headers))
+        if page is not None:
+            newer = replace(newer, page_meta=page.meta, page_rsl=page.rsl)
+        if claims is not None:
+            newer = replace(newer, licence_claims=claims)
+        complete = complete and claims is not None
+    if newer == evidence and not complete:
+        return evidence
+    return replace(newer, observed_at=utc_now()) if complete else newer
+
+
+def _claims(page: Page, image_url: str) -> tuple[LicenceClaim, ...] | None:
+    """What the page says of this picture's licence now; None where the picture hangs there no more."""
+    found = [pair.licence_claims for pair in page.pairs if image_url in (pair.image_url, *pair.alternates)]
+    return tuple(dict.fromkeys(claim for claims in found for claim in claims)) if found else None
+
+
+def _content_type(fetched: Fetched) -> str | None:
+    kinds = [v for h in fetched.hops[-1:] for n, v in h.headers if n.lower() == "content-type"]
+    return kinds[-1] if kinds else None
+
+
+def _with_origins(evidence: Evidence, fresh: Mapping[str, OriginEvidence]) -> Evidence:
+    """The evidence with every origin that has a say, in the order it was asked."""
+    known = {o.origin: o for o in evidence.origins}
+    names = dict.fromkeys((*known, *_origins(asked_urls(evidence))))
+    merged = (_merged(known.get(name), fresh.get(name)) for name in names)
+    return replace(evidence, origins=tuple(o for o in merged if o is not None))
+
+
+def _origins(urls: Sequence[str]) -> Iterator[str]:
+    for url in urls:
+        try:
+            yield origin_of(url)
+        except InputError:
+            continue
+
+
+def _merged(known: OriginEvidence | None, fresh: OriginEvidence | None) -> OriginEvidence | None:
     """What answered replaces what is known; what did not answer leaves it, and its age, as it is."""
-    if fresh is None:
-        return known
+    if known is None or fresh is None:
+        return known or _bodiless(fresh)
     old, new = dict(known.documents), dict(fresh.documents)
-    names = sorted(old.keys() | new.keys())
+    names = [*old, *(name for name in new if name not in old)]
     return OriginEvidence(known.origin, tuple((n, _newer(old.get(n), new.get(n))) for n in names))
 
 
+def _bodiless(origin: OriginEvidence | None) -> OriginEvidence | None:
+    if origin is None:
+        return None
+    return OriginEvidence(origin.origin, tuple((n, replace(d, body=None)) for n, d in origin.documents))
+
+
 def _newer(old: Document | None, new: Document | None) -> Document:
-    if new is None or (old is not None and not _answered(new)):
+    if new is None or (old is not None and _answered(old) and not _answered(new)):
         assert old is not None  # one of the two holds this name
         return old
     return replace(new, body=None)
@@ -79,3 +267,26 @@ def _newer(old: Document | None, new: Document | None) -> Document:
 
 def _answered(document: Document) -> bool:
     return document.status is not None and document.status < 500 and document.status != 429
+
+
+# ── reservations ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _reserve(home: Home) -> tuple[int, int]:
+    """Record the noes that rechecks observed, and those that were taken back; (reserved, lifted).
+
+    It follows from what the ledger holds, so a run that was killed before it is made good by the next.
+    """
+    with home.ledger() as ledger:
+        rows = _new_reservations(ledger)
+        if rows:
+            ledger.append("reservation", rows, key=f"reservation/{ledger.head()[0]}")
+    states = [row["state"] for row in rows]
+    return states.count("reserved"), states.count("lifted")
+
+
+def _new_reservations(ledger: Ledger) -> list[dict[str, object]]:
+    names = ("pair_key", "url_key", "mechanism", "reason_code", "state", "evidence_id")
+    now = utc_now().replace(tzinfo=None)
+    found = ledger.query(_NEW_RESERVATIONS, {"observer": OBSERVER, "rules": list(SOURCES)})
+    return [dict(zip(names, row, strict=True)) | {"observed_at": now} for row in found]

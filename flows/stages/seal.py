@@ -14,10 +14,10 @@ from curation.images import PixelStore
 from curation.shards import SealedSample, write_dataset
 from flows.home import Home, utc_now
 from flows.stages.decide import decide
+from flows.stages.evidence import newest_evidence
 from flows.terminal import Progress, silent
 from policy import audit
 from policy.errors import InputError
-from policy.evidence import Evidence
 from policy.ledger import Ledger
 from policy.licences import attribution
 from policy.provenance import DatasetManifest, Generation, dataset_root, utc_text
@@ -247,16 +247,6 @@ def _attributions(
             }
         )
     return rows
-
-
-def newest_evidence(ledger: Ledger, pairs: Sequence[str]) -> dict[str, Evidence]:
-    """The newest evidence of each pair, without document bodies."""
-    rows = ledger.query(
-        "SELECT pair_key, body_json FROM evidence WHERE pair_key IN (SELECT unnest(?::VARCHAR[])) "
-        "QUALIFY row_number() OVER (PARTITION BY pair_key ORDER BY batch_seq DESC, row_no DESC) = 1",
-        [list(pairs)],
-    )
-    return {pair: Evidence.from_json(body, {}) for pair, body in rows}
 
 
 def _samples(

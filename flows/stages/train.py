@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 from curation.shards import DatasetReader
 from flows.home import Home, utc_now
+from flows.stages.decide import decide
+from flows.stages.recheck import recheck
 from flows.terminal import Progress, silent
 from policy.errors import InputError
 from policy.ledger import Ledger
@@ -21,6 +23,13 @@ from policy.snapshot import publish
 
 if TYPE_CHECKING:
     from training.clip import ClipResult
+
+
+# Sealed when it was allowed, and not allowed now: by a new no, by a grant that ended, by evidence that grew too old.
+_WITHHELD = """
+SELECT ordinal FROM slot
+WHERE dataset = ? AND sample_key IS NOT NULL AND sample_key NOT IN (SELECT sample_key FROM trainable)
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,17 +59,22 @@ def train(
     preset: str | None = None,
     steps: int | None = None,
     seed: int | None = None,
+    offline: bool = False,
     progress: Progress = silent,
 ) -> Trained:
     """Train a diffusion model or a CLIP; a run of the same configuration that was interrupted goes on.
 
+    What its samples rest on is asked again first where it is due, and judged; `offline` asks nobody. A sample that is
+    not allowed any more is not shown.
+
     Raises:
-        InputError: no such dataset or preset.
+        InputError: no such dataset or preset, or none of its samples may be used any more.
         IntegrityError: the dataset's files are not what was sealed.
     """
     if kind == "clip":
-        return _as_trained(home, train_clip(home, dataset, seed=seed, steps=steps, progress=progress))
-    return train_diffusion(home, dataset, preset=preset, steps=steps, seed=seed, progress=progress)
+        clip = train_clip(home, dataset, seed=seed, steps=steps, offline=offline, progress=progress)
+        return _as_trained(home, clip)
+    return train_diffusion(home, dataset, preset=preset, steps=steps, seed=seed, offline=offline, progress=progress)
 
 
 def train_diffusion(
@@ -70,6 +84,7 @@ def train_diffusion(
     preset: str | None = None,
     steps: int | None = None,
     seed: int | None = None,
+    offline: bool = False,
     progress: Progress = silent,
 ) -> Trained:
     """Train the text-conditional diffusion model on a dataset."""
@@ -86,6 +101,7 @@ def train_diffusion(
     events: list[tuple[str, str, str]] = []
     home.tombstones()  # training reads the file alone: it must be the one that the ledger knows
     with open_dataset(home, dataset) as reader:
+        withheld = clear(home, dataset, offline=offline, progress=progress)
         run_dir = home.runs_path / run_name("diffusion", dataset, config.digest)
         try:
             result = train_loop(
@@ -99,6 +115,7 @@ def train_diffusion(
                 ),
                 now=utc_now,
                 tombstones_dir=home.tombstones_path,
+                withheld=withheld,
                 on_event=lambda kind, subject, detail: events.append((kind, subject, detail)),
                 code_version=code_version(),
             )
@@ -108,7 +125,13 @@ def train_diffusion(
 
 
 def train_clip(
-    home: Home, dataset: str, *, seed: int | None = None, steps: int | None = None, progress: Progress = silent
+    home: Home,
+    dataset: str,
+    *,
+    seed: int | None = None,
+    steps: int | None = None,
+    offline: bool = False,
+    progress: Progress = silent,
 ) -> ClipResult:
     """Train a CLIP on a dataset of pairs that have alt text."""
     from flows.stages.caption import phrases
@@ -127,6 +150,7 @@ def train_clip(
     events: list[tuple[str, str, str]] = []
     home.tombstones()
     with open_dataset(home, dataset) as reader:
+        withheld = clear(home, dataset, offline=offline, progress=progress)
         run_dir = home.runs_path / run_name("clip", dataset, config_digest(asdict(config)))
         try:
             result = train_loop(
@@ -135,6 +159,7 @@ def train_clip(
                 run_dir,
                 now=utc_now,
                 tombstones_dir=home.tombstones_path,
+                withheld=withheld,
                 on_event=lambda kind, subject, detail: events.append((kind, subject, detail)),
                 bank=[text for text, _ in phrases(home)],
                 progress=lambda what, done, total: progress(done, total, f"clip {what}: "),
@@ -143,6 +168,25 @@ def train_clip(
         finally:
             register_run(home, run_dir, events)
     return result
+
+
+def clear(home: Home, dataset: str, *, offline: bool = False, progress: Progress = silent) -> frozenset[int]:
+    """Ask again what a dataset's samples rest on, judge them, and return the ordinals that may not be used now.
+
+    Raises:
+        InputError: that is all of them.
+    """
+    decide(home, progress) if offline else recheck(home, progress, dataset=dataset)
+    with home.ledger(readonly=True) as ledger:
+        slots = ledger.query("SELECT count(*) FROM slot WHERE dataset = ? AND sample_key IS NOT NULL", [dataset])
+        withheld = frozenset(o for (o,) in ledger.query(_WITHHELD, [dataset]))
+    if withheld and len(withheld) == slots[0][0]:
+        raise InputError(
+            f"none of the {len(withheld)} samples of {dataset!r} may be used any more",
+            where="custody train",
+            remedy="`custody decide` shows why; `custody why` tells of one picture",
+        )
+    return withheld
 
 
 @functools.cache

@@ -11,7 +11,7 @@ from curation.fetch import Fetched, Request
 from curation.images import DecodeError, Shaped
 from curation.observe import observe, origins_of
 from curation.pair import ImageTextPair
-from policy.evidence import Document, Evidence, Face, Hop, LicenceClaim, OriginEvidence
+from policy.evidence import Document, Evidence, Face, Hop, LicenceClaim, OriginEvidence, Shared
 
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 CLAIM = LicenceClaim("https://creativecommons.org/licenses/by/4.0/", "rel-license", "page")
@@ -68,7 +68,7 @@ def test_evidence_holds_everything_that_was_seen() -> None:
     assert (evidence.faces, evidence.face_detector) == ((Face(1, 2, 3, 4, 0.9),), "detector-1")
     assert (evidence.alt, evidence.text_origin, evidence.tombstoned) == ("red apple", "alt", "")
     assert evidence.fetch_error is None
-    assert Evidence.from_json(evidence.to_json(), evidence.bodies()) == evidence
+    assert Evidence.from_json(evidence.to_json(), Shared.of(evidence)) == evidence
 
 
 def test_what_was_not_observed_is_none() -> None:

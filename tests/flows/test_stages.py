@@ -16,8 +16,7 @@ from curation.clip_model import normalised_text
 from flows.home import Home
 from flows.museum import Museum
 from flows.stages import caption
-from flows.stages.crawl import evidence_row
-from flows.stages.seal import newest_evidence
+from flows.stages.evidence import evidence_batches, newest_evidence
 from tests.builders import (
     DATASET,
     Custody,
@@ -85,7 +84,7 @@ def test_equal_bytes_share_a_denial(
         seen = newest_evidence(ledger, [pair])[pair]
         [hop] = seen.hops or ()
         quiet = replace(seen, hops=(replace(hop, headers=(*hop.headers, ("X-Robots-Tag", "noai"))),))
-        ledger.append("evidence", [evidence_row(pair, quiet, "again")], key="again")
+        ledger.append_many(evidence_batches(ledger, [(pair, quiet)], "again", "again"))
     custody(home, "decide")
     custody(home, "seal", "--name", "without", "--where", stages(museum)["seal"][-1])
     assert _sealed(home, "without") == [key for key in _sealed(home, DATASET) if key != removed.key]

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policy.evidence import Document, Evidence, Face, Hop, LicenceClaim, OriginEvidence
+from policy.evidence import Document, Evidence, Face, Hop, LicenceClaim, OriginEvidence, Shared
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 BODY = b"User-agent: *\nDisallow: /private\n"
@@ -55,7 +55,7 @@ FULL = Evidence(
 
 def test_evidence_comes_back_as_it_was() -> None:
     """Written and read with its bodies, evidence equals itself, and keeps its id."""
-    back = Evidence.from_json(FULL.to_json(), FULL.bodies())
+    back = Evidence.from_json(FULL.to_json(), Shared.of(FULL))
     assert back == FULL
     assert back.evidence_id == FULL.evidence_id
 
@@ -63,7 +63,7 @@ def test_evidence_comes_back_as_it_was() -> None:
 def test_bodies_travel_by_digest_only() -> None:
     """The JSON holds no document body; without the stored bodies it comes back as missing, not as empty."""
     assert "Disallow" not in FULL.to_json()
-    robots = Evidence.from_json(FULL.to_json(), {}).origins[0].get("robots")
+    robots = Evidence.from_json(FULL.to_json(), Shared({n: t for n, (_, t) in FULL.parts().items()})).origins[0].get("robots")
     assert robots is not None
     assert robots.body is None
     assert robots.body_sha256 == Document.digest(BODY)
@@ -73,8 +73,8 @@ def test_absence_is_not_silence() -> None:
     """An observed absence (no faces, no claims, no headers) and something not observed stay different."""
     seen = replace(FULL, faces=(), licence_claims=(), page_headers=(), hops=(), page_meta=())
     unseen = replace(FULL, faces=None, licence_claims=None, page_headers=None, hops=None, page_meta=None)
-    assert Evidence.from_json(seen.to_json(), seen.bodies()) == seen
-    assert Evidence.from_json(unseen.to_json(), unseen.bodies()) == unseen
+    assert Evidence.from_json(seen.to_json(), Shared.of(seen)) == seen
+    assert Evidence.from_json(unseen.to_json(), Shared.of(unseen)) == unseen
     assert seen.evidence_id != unseen.evidence_id
 
 
@@ -82,5 +82,5 @@ def test_absence_is_not_silence() -> None:
 def test_any_text_of_the_web_can_be_stored(text: str) -> None:
     """Lone surrogates and other oddities in a text neither fail nor change the id on the way back."""
     evidence = replace(FULL, alt=text)
-    back = Evidence.from_json(evidence.to_json(), evidence.bodies())
+    back = Evidence.from_json(evidence.to_json(), Shared.of(evidence))
     assert back.evidence_id == evidence.evidence_id

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from policy.errors import ConfigurationError
-from policy.evidence import Document, Evidence, Hop, LicenceClaim, OriginEvidence
+from policy.evidence import Document, Evidence, Hop, LicenceClaim, OriginEvidence, Shared
 from policy.judgements import SENTENCES, reason, sentence
 from policy.ruleset import BUILT, KNOWN, Ruleset
 from policy.verdict import Verdict
@@ -159,9 +159,9 @@ def test_evidence_at_rest_is_judged_alike() -> None:
     body = b"User-agent: *\nDisallow: /x\n"
     robots = Document("https://a.example/robots.txt", 200, NOW, body=body, body_sha256=Document.digest(body))
     evidence = replace(GOOD, origins=(OriginEvidence("https://a.example", (("robots", robots),)),))
-    again = Evidence.from_json(evidence.to_json(), evidence.bodies())
+    again = Evidence.from_json(evidence.to_json(), Shared.of(evidence))
     assert ruleset.decide(again, NOW) == ruleset.decide(evidence, NOW)
-    lost = Evidence.from_json(evidence.to_json(), {})
+    lost = Evidence.from_json(evidence.to_json(), Shared({n: t for n, (_, t) in evidence.parts().items()}))
     assert ruleset.decide(lost, NOW)[0].reason.code == "evidence-incomplete"
 
 
