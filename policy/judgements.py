@@ -58,12 +58,26 @@ SENTENCES: Mapping[str, str] = {
     # Content Signals
     "content-signal-absent": "No Content-Signal is declared.",
     # RSL
+    "rsl-absent": "No RSL licence is declared.",
+    "rsl-missing": "An RSL licence is declared and there is none at its address; that is no permission.",
+    "rsl-unreadable": "An RSL licence is declared and cannot be read as one; that is no permission.",
+    "rsl-prohibited": "The RSL licence prohibits AI training.",
+    "rsl-not-permitted": "The RSL licence lists the uses that it permits, and AI training is not among them.",
+    "rsl-constrained": "The RSL licence permits AI training on a condition that no grant covers.",
+    "rsl-permitted": "The RSL licence permits AI training freely.",
+    "rsl-silent": "The RSL licence says nothing of AI training.",
+    "rsl-no-match": "The RSL licence is not about this address.",
     # TDMRep
     # ai.txt, trust.txt
     # embedded metadata
     # C2PA
     # registries
+    "registry-listed": "A list that the operator imported names it.",
+    "registry-missing": "A list that the ruleset requires was never imported.",
+    "registry-overdue": "An imported list is older than its limit; it must be imported anew.",
+    "registry-not-listed": "No imported list names it.",
     # grants
+    "granted": "A grant on record covers what is said against it.",
     # licences
     "licence-allowed": "The ruleset allows this licence for its purpose.",
     "licence-denied": "The ruleset does not allow this licence for its purpose.",
