@@ -560,7 +560,7 @@ def schedule(home_path: Path, as_json: bool, once: bool) -> None:
 
 @cli.group("policy")
 def policy_group() -> None:
-    """The ruleset, policy.toml."""
+    """The ruleset, policy.toml, and the lists it is asked with."""
 
 
 @policy_group.command("check")
@@ -576,6 +576,187 @@ def policy_check(home_path: Path, as_json: bool, file: Path | None) -> None:
         print_json({"path": str(path), "digest": ruleset.digest, "mechanisms": ruleset.mechanisms})
         return
     answer(f"{path}: good. Digest {ruleset.digest}, mechanisms: {', '.join(ruleset.mechanisms)}")
+
+
+@policy_group.command("import")
+@_common
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--kind", type=click.Choice(["url", "domain", "sha256", "md5", "pdq"]), required=True, help="What it lists."
+)
+@click.option(
+    "--name", default=None, help="The list's name; default: from the file's. An older list of it is replaced."
+)
+@click.option("--dated", default=None, help="The day the list was made; default: when the file was last changed.")
+@click.option(
+    "--max-age-days", type=click.IntRange(1, 36_500), default=30, show_default=True, help="It counts for so long."
+)
+@click.option("--column", default=None, help="The column of a CSV or Parquet file: its name, or its number from 1.")
+@click.option("--skip-bad", is_flag=True, help="Leave out lines that are no entry, and count them.")
+def policy_import(
+    home_path: Path,
+    as_json: bool,
+    file: Path,
+    kind: str,
+    name: str | None,
+    dated: str | None,
+    max_age_days: int,
+    column: str | None,
+    skip_bad: bool,
+) -> None:
+    """Import FILE (CSV, Parquet, or one entry a line; .gz too) as a list of what may not be used."""
+    from flows.stages import registries as stage
+
+    said = stage.import_list(
+        _open(home_path),
+        file,
+        kind,
+        name=name,
+        dated=dated,
+        max_age_days=max_age_days,
+        column=column,
+        skip_bad=skip_bad,
+        progress=_bar(as_json),
+    )
+    if as_json:
+        print_json(said)
+        return
+    entries = counted(said.rows, "different entry", "different entries")
+    skipped = f", {counted(said.skipped, 'bad line')} skipped" if said.skipped else ""
+    answer(f"List {said.name}: {entries} of {counted(said.lines, kind)}{skipped}, sha256 {said.sha256[:12]}…")
+    by = "" if said.dated_by == "option" else " (the file's time of change; --dated says another)"
+    say(f"Of {said.dated_at:%Y-%m-%d}{by}; counts for {counted(said.max_age_days, 'day')} from then")
+    if not said.changed:
+        say("The very same list was there already: nothing was changed")
+    if not said.asked:
+        say('policy.toml does not name the mechanism "registry": the list is not asked')
+    say("Next: custody decide")
+
+
+@policy_group.command("lists")
+@_common
+def policy_lists(home_path: Path, as_json: bool) -> None:
+    """Which lists were imported, of what date, and whether they still count."""
+    from flows.stages import registries as stage
+
+    listed = stage.lists(_open(home_path))
+    if as_json:
+        print_json(listed)
+        return
+    print_table(
+        ("list", "kind", "rows", "dated", "age (days)", "at most", "required", "state"),
+        [
+            (r.name, r.kind, r.rows, r.dated_at and r.dated_at.date(), r.age_days, r.max_age_days, r.required, r.state)
+            for r in listed
+        ],
+    )
+
+
+# ── grants ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@cli.group()
+def grant() -> None:
+    """Consents and agreements: what somebody who may give it lets be used."""
+
+
+@grant.command("add")
+@_common
+@click.option("--giver", required=True, help="Who gives it.")
+@click.option(
+    "--capacity",
+    type=click.Choice(["rights-holder", "site-operator", "depicted-person"]),
+    required=True,
+    help="As what: it decides what can be given.",
+)
+@click.option("--url", default=None, help="For an image, or the images of its site on a page.")
+@click.option("--domain", default=None, help="For a host and all below it.")
+@click.option("--creator", default=None, help="For what is said to be by somebody of this very name.")
+@click.option("--sha256", default=None, help="For the picture of this digest (of its original bytes).")
+@click.option("--covers", default=None, help="Mechanisms, with commas; default: all that this capacity may give.")
+@click.option("--from", "valid_from", default=None, help="First day; default: from now on.")
+@click.option("--to", "valid_to", default=None, help="Last day; default: without an end.")
+@click.option(
+    "--document", type=click.Path(path_type=Path), required=True, help="The paper it rests on; its sha256 is kept."
+)
+def grant_add(
+    home_path: Path,
+    as_json: bool,
+    giver: str,
+    capacity: str,
+    url: str | None,
+    domain: str | None,
+    creator: str | None,
+    sha256: str | None,
+    covers: str | None,
+    valid_from: str | None,
+    valid_to: str | None,
+    document: Path,
+) -> None:
+    """Record a grant; the next `custody decide` rests on it.
+
+    Name exactly one of --url, --domain, --creator and --sha256.
+    """
+    from flows.stages import grants as stage
+
+    given = (("url", url), ("domain", domain), ("creator", creator), ("sha256", sha256))
+    scopes = [(kind, value) for kind, value in given if value is not None]
+    if len(scopes) != 1:
+        raise InputError(
+            "it takes exactly one of --url, --domain, --creator, --sha256",
+            where="custody grant add",
+            remedy=f"You gave {' and '.join('--' + k for k, _ in scopes) or 'none'}; record one grant for each",
+        )
+    [(kind, value)] = scopes
+    added = stage.add(
+        _open(home_path),
+        giver=giver,
+        capacity=capacity,
+        scope_kind=kind,
+        scope=value,
+        document=document,
+        covers=None if covers is None else [c.strip() for c in covers.split(",") if c.strip()],
+        valid_from=valid_from,
+        valid_to=valid_to,
+    )
+    _print_grant(added, as_json)
+    if not as_json:
+        say("Next: custody decide")
+
+
+@grant.command("list")
+@_common
+def grant_list(home_path: Path, as_json: bool) -> None:
+    """All grants: by whom, for what, and whether they are valid now."""
+    from flows.stages import grants as stage
+
+    listed = stage.list_grants(_open(home_path))
+    if as_json:
+        print_json(listed)
+        return
+    print_table(
+        ("grant", "state", "giver", "capacity", "for", "covers", "from", "to"),
+        [
+            (
+                *(g.id, g.state, g.giver, g.capacity, f"{g.scope_kind} {g.scope}", ", ".join(g.mechanisms)),
+                *(g.valid_from.date(), g.valid_to.date() if g.valid_to else ""),
+            )
+            for g in listed
+        ],
+    )
+
+
+@grant.command("end")
+@_common
+@click.argument("grant_id")
+@click.option("--reason", required=True, help="Why, for the record.")
+def grant_end(home_path: Path, as_json: bool, grant_id: str, reason: str) -> None:
+    """End a grant: what rested on it falls at the next `custody decide`."""
+    from flows.stages import grants as stage
+
+    _print_grant(stage.end(_open(home_path), grant_id, reason=reason), as_json)
+    if not as_json:
+        say("Next: custody decide")
 
 
 @cli.group()
@@ -718,6 +899,15 @@ def _print_removal(shown: Any, as_json: bool) -> None:
     answer(f"  {matches}, {slots} in sealed datasets")
     for line in shown.advice:
         say(f"  {line}")
+
+
+def _print_grant(shown: Any, as_json: bool) -> None:
+    if as_json:
+        print_json(shown)
+        return
+    until = f"until {shown.valid_to:%Y-%m-%d}" if shown.valid_to else "without an end"
+    answer(f"Grant {shown.id}: {shown.state}, from {shown.valid_from:%Y-%m-%d} {until}")
+    answer(f"  {shown.capacity}, for {shown.scope_kind} {escape(shown.scope)}: {', '.join(shown.mechanisms)}")
 
 
 def main() -> None:

@@ -8,16 +8,21 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flows import settings as settings_module
 from flows.settings import Settings
 from flows.terminal import say
 from policy.durable import write_durably
 from policy.errors import BusyError, ConfigurationError, HomeError, InputError
+from policy.grants import Grants
 from policy.keys import KeyRing
 from policy.ledger import Ledger
 from policy.removals import Tombstones
 from policy.ruleset import Ruleset
+
+if TYPE_CHECKING:
+    from policy.registries import Registries
 
 # How long a command waits for another one that holds the ledger; it says so after the first seconds.
 LEDGER_WAIT_S = 60.0
@@ -109,6 +114,10 @@ class Home:
         return self.path / "tombstones"
 
     @property
+    def registries_path(self) -> Path:
+        return self.path / "registries"
+
+    @property
     def pixels_path(self) -> Path:
         return self.path / "pixels"
 
@@ -185,6 +194,28 @@ class Home:
         tombstones = Tombstones.load(self.tombstones_path, keys=self.keys)
         tombstones.check_against(ledger)
         return tombstones
+
+    def registries(self, ledger: Ledger | None = None) -> Registries:
+        """The imported lists that count now. `ledger`: the one that the caller has open, if any.
+
+        Raises:
+            IntegrityError: the file of one is lost or damaged: nothing may be let in without it.
+        """
+        from policy.registries import Registries, imported_lists  # NumPy, which most commands do without
+
+        if ledger is None:
+            # Opened under the lock: an import deletes the file that it replaces.
+            with self.ledger(readonly=True) as opened:
+                return self.registries(opened)
+        distance = self.ruleset.registry.pdq_max_distance
+        return Registries.load(self.registries_path, imported_lists(ledger), pdq_max_distance=distance)
+
+    def grants(self, ledger: Ledger | None = None) -> Grants:
+        """The grants on record, ended ones included. `ledger`: the one that the caller has open, if any."""
+        if ledger is None:
+            with self.ledger(readonly=True) as opened:
+                return self.grants(opened)
+        return Grants.of(ledger)
 
     def _open_ledger(self, readonly: bool, wait_s: float) -> Ledger:
         quiet_s = min(wait_s, QUIET_WAIT_S)

@@ -105,11 +105,21 @@ def _suffix_labels(labels: list[str]) -> int:
     return longest
 
 
+def is_registry_suffix(name: str) -> bool:
+    """Whether names are registered directly below this one ("com", "co.uk"): nobody's site, but thousands of them.
+
+    Not so the suffixes that a company runs (github.io): those have an owner who may speak for all of them.
+    """
+    rules = _public_suffixes(private=False)
+    return "." not in name or (f"!{name}" not in rules and (name in rules or f"*.{name.partition('.')[2]}" in rules))
+
+
 @functools.cache
-def _public_suffixes() -> frozenset[str]:
-    """The rules of the public suffix list that tldextract packs, private ones too; names also in their ASCII form.
+def _public_suffixes(*, private: bool = True) -> frozenset[str]:
+    """The rules of the public suffix list that tldextract packs, names also in their ASCII form.
 
     The file is read without importing the package, which would bring an HTTP client in to keep it fresh.
+    `private`: those too that companies run for their customers.
     """
     package = importlib.util.find_spec("tldextract")
     if package is None or package.origin is None:
@@ -121,6 +131,8 @@ def _public_suffixes() -> frozenset[str]:
         raise ConfigurationError(
             f"the public suffix list cannot be read ({error.strerror})", where=str(path)
         ) from error
+    if not private:
+        lines = lines[: lines.index("// ===END ICANN DOMAINS===")]
     rules = {line.split()[0].lower() for line in lines if line.strip() and not line.startswith("//")}
     return frozenset(rules | {_ascii(rule) for rule in rules if not rule.isascii()})
 

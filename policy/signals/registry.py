@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
-from policy.evidence import Evidence
-from policy.judgements import judgement, not_observed
-from policy.verdict import Judgement, Verdict
+from policy.evidence import Evidence, RegistryAnswer
+from policy.judgements import judgement, not_observed, worst
+from policy.verdict import Judgement, Signal, Stance, Verdict
 
 MECHANISM = "registry"
 
@@ -25,7 +26,44 @@ class RegistryRules:
 
 
 def judge_registry(evidence: Evidence, rules: RegistryRules, now: datetime) -> Judgement:
-    """Not read yet."""
+    """A match denies, on a list of whatever age; a list that cannot be relied on to be silent defers."""
     if evidence.registry is None:
         return not_observed(MECHANISM, "the imported lists were not asked")
-    return judgement(MECHANISM, Verdict.DEFER, "mechanism-not-built", "not looked for")
+    judged = [j for answer in evidence.registry for j in _judge_answer(answer, evidence, now)]
+    known = {answer.name for answer in evidence.registry if answer.dated_at is not None}
+    judged += [_missing(name) for name in rules.required if name not in known]
+    return worst(judged) if judged else judgement(MECHANISM, None, "registry-not-listed")
+
+
+def _judge_answer(answer: RegistryAnswer, evidence: Evidence, now: datetime) -> Iterator[Judgement]:
+    where = f"list {answer.name}"
+    if answer.dated_at is None:
+        yield _missing(answer.name)
+        return
+    dated = f"{answer.name} of {answer.dated_at:%Y-%m-%d}"
+    if answer.match:
+        signal = Signal(MECHANISM, where, Stance.DENY, answer.match)
+        yield judgement(MECHANISM, Verdict.DENY, "registry-listed", f"{dated}: {answer.match}", where, (signal,))
+        return
+    if answer.dated_at + timedelta(days=answer.max_age_days) < now:
+        signal = Signal(MECHANISM, where, Stance.ERROR, f"overdue, of {answer.dated_at:%Y-%m-%d}")
+        detail = f"{dated}, at most {answer.max_age_days} days count"
+        yield judgement(MECHANISM, Verdict.DEFER, "registry-overdue", detail, where, (signal,))
+    elif answer.kind in _DIGESTS and not _digest(answer.kind, evidence):
+        # The list was asked for nothing: its silence says nothing.
+        if evidence.fetch_error:
+            yield judgement(MECHANISM, Verdict.DEFER, "fetch-failed", evidence.fetch_error, where)
+        else:
+            yield not_observed(MECHANISM, f"the picture's {answer.kind}, which {answer.name} is asked for", where)
+
+
+_DIGESTS = frozenset({"sha256", "md5", "pdq"})
+
+
+def _digest(kind: str, evidence: Evidence) -> str | None:
+    return {"sha256": evidence.content_sha256, "md5": evidence.content_md5, "pdq": evidence.pdq}[kind]
+
+
+def _missing(name: str) -> Judgement:
+    signal = Signal(MECHANISM, f"list {name}", Stance.ERROR, "never imported")
+    return judgement(MECHANISM, Verdict.DEFER, "registry-missing", name, f"list {name}", (signal,))
