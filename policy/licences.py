@@ -158,6 +158,8 @@ def licence_url(spdx: str) -> str:
         name = "by-nd-nc" if (match["name"], match["version"]) == ("BY-NC-ND", "1.0") else match["name"].lower()
         port = f"{match['port'].lower()}/" if match["port"] else ""
         return f"https://creativecommons.org/licenses/{name}/{match['version']}/{port}"
+    if spdx.startswith("LicenseRef-"):
+        return ""  # an agreement with its giver, which the ledger knows by its id, and no public text
     return f"https://spdx.org/licenses/{spdx}.html"
 
 

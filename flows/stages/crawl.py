@@ -41,14 +41,16 @@ from policy.evidence import (
     c2pa_from_plain,
     embedded_from_plain,
 )
+from policy.grants import Grants
 from policy.ledger import Ledger
 from policy.origins import host_of, site_of
+from policy.registries import Registries
 from policy.removals import Tombstones
 from policy.ruleset import Ruleset
-from policy.signals import robots
+from policy.signals import registry, robots
 from policy.snapshot import publish
 from policy.text import is_description
-from policy.verdict import Verdict
+from policy.verdict import Judgement, Stance, Verdict
 
 OBSERVER = "custody-crawl/1"
 # What a captioner has said of these bytes stays said, whenever and wherever they are seen again.
@@ -310,12 +312,20 @@ def run_image_unit(home: Home, crawl: str, unit: str, progress: Any = lambda don
 
 
 class Observer:
-    """The network as one unit sees it: the fetcher behind the gate of tombstones and the origins' documents."""
+    """The network as one unit sees it: the fetcher behind the gate of tombstones, lists and the origins' documents."""
 
     def __init__(
-        self, fetcher: Fetcher, origins: OriginDocuments, ruleset: Ruleset, tombstones: Tombstones, agent: str
+        self,
+        fetcher: Fetcher,
+        origins: OriginDocuments,
+        ruleset: Ruleset,
+        tombstones: Tombstones,
+        agent: str,
+        registries: Registries | None = None,
+        grants: Grants | None = None,
     ) -> None:
         self.ruleset, self.tombstones = ruleset, tombstones
+        self.registries, self.grants = registries or Registries(), grants or Grants()
         self._fetcher, self._origins, self._agent = fetcher, origins, agent
         self._known: dict[str, OriginEvidence] = {}
 
@@ -325,7 +335,8 @@ class Observer:
         """Ask each URL once, its origin's documents before it; each redirect target's before it is contacted."""
         waiting = list(urls)
         for remaining in reversed(range(REDIRECT_ROUNDS)):
-            self.documents(origin_of(u) for u in waiting)
+            # What is kept out anyway is no reason to ask its origin.
+            self.documents(origin_of(u) for u in waiting if self._kept_out(u) is None)
             unasked: dict[str, list[str]] = {}
             for fetched in self._fetcher.fetch_all((Request(u, kind, max_bytes) for u in waiting), gate=self.gate):
                 if fetched.detail == ORIGIN_NOT_ASKED and fetched.refused_url is not None and remaining:
@@ -337,15 +348,29 @@ class Observer:
 
     def gate(self, url: str) -> str | None:
         """Why a URL may not be contacted, or None: nothing has been contacted for it yet."""
-        if self.tombstones.covers_url(canonical_url(url)):
-            return "tombstoned"
+        if (code := self._kept_out(url)) is not None:
+            return code
         origin = self._known.get(origin_of(url))
         if origin is None:
             return ORIGIN_NOT_ASKED
         if "robots" not in self.ruleset.mechanisms:
             return None
         judged = robots.may_fetch(origin.get("robots"), url, self._agent, utc_now(), self.ruleset.robots)
-        return None if judged.verdict in (None, Verdict.ALLOW) else judged.reason.code
+        if judged.verdict in (None, Verdict.ALLOW) or self._is_let_in(url, judged):
+            return None
+        return judged.reason.code
+
+    def _kept_out(self, url: str) -> str | None:
+        """Why a URL is out whatever its origin says."""
+        url = canonical_url(url)
+        if self.tombstones.covers_url(url):
+            return "tombstoned"
+        return "registry-listed" if self.registries.covers_url(url) else None
+
+    def _is_let_in(self, url: str, judged: Judgement) -> bool:
+        """Whether who runs the site has agreed, whatever its robots.txt says; silence is no answer to that."""
+        said_no = any(signal.stance is Stance.DENY for signal in judged.signals)
+        return said_no and self.grants.may_fetch(canonical_url(url), robots.MECHANISM, utc_now())
 
     def known(self) -> Mapping[str, OriginEvidence]:
         """What the origins asked so far say of themselves."""
@@ -360,7 +385,7 @@ class Observer:
 
 
 def observer_at(home: Home) -> Observer:
-    """An observer with the home's settings, ruleset and tombstones; origins are asked again after 24 hours."""
+    """An observer as the home sets it up: rules, tombstones, lists, grants; origins are asked again after 24 hours."""
     settings = home.settings.crawl
     fetcher = Fetcher(
         FetchConfig(
@@ -379,7 +404,8 @@ def observer_at(home: Home) -> Observer:
         )
     )
     origins = OriginDocuments(fetcher, home.ruleset.origin_documents, OriginFiles(home.origins_path))
-    return Observer(fetcher, origins, home.ruleset, home.tombstones(), home.product)
+    registries = home.registries() if registry.MECHANISM in home.ruleset.mechanisms else None
+    return Observer(fetcher, origins, home.ruleset, home.tombstones(), home.product, registries, home.grants())
 
 
 # ── the ledger takes over ──────────────────────────────────────────────────────────────────────────────────────────

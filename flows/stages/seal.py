@@ -15,6 +15,7 @@ from curation.shards import SealedSample, write_dataset
 from flows.home import Home, utc_now
 from flows.stages.decide import decide
 from flows.stages.evidence import newest_evidence
+from flows.stages.registries import require_current
 from flows.terminal import Progress, silent
 from policy import audit
 from policy.errors import InputError
@@ -59,9 +60,12 @@ def seal(
 
     Raises:
         InputError: the selection is no SQL, selects nothing, or its name is taken by another dataset.
+        RefusedError: a list that the ruleset requires is missing or overdue.
     """
     if name is not None:
         _check_name(name)
+    with home.ledger(readonly=True) as ledger:
+        require_current(home, ledger)
     # Judged now, not when it was crawled: evidence grows old, and a removal may have come.
     decide(home, progress)
     selected = select(home, where)

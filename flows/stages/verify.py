@@ -1,4 +1,4 @@
-"""Verify: the ledger's chain, the tombstones, every sealed dataset and every checkpoint, recomputed."""
+"""Verify: the ledger's chain, the tombstones, the lists, every sealed dataset and every checkpoint, recomputed."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ def verify(home: Home, progress: Progress = silent) -> list[Failure]:
     with home.ledger(readonly=True) as ledger:
         failures += ledger.verify(home.keys)
         failures += _check_tombstones(home, ledger)
+        failures += _check_registries(home, ledger)
         roots = dict(ledger.query("SELECT dataset, root FROM dataset"))
         recorded = dict(ledger.query("SELECT checkpoint, files_json FROM checkpoint ORDER BY batch_seq, row_no"))
     progress(1, total, "verify: ledger")
@@ -39,6 +40,19 @@ def _check_tombstones(home: Home, ledger: Ledger) -> list[Failure]:
     except IntegrityError as error:
         return [Failure(error.what, "tombstones")]
     return []
+
+
+def _check_registries(home: Home, ledger: Ledger) -> list[Failure]:
+    """The lists that count, read whole; those that were replaced are gone, and stay on record by their digest."""
+    from policy.registries import check_keys, imported_lists
+
+    failures = []
+    for row in imported_lists(ledger):
+        try:
+            check_keys(home.registries_path, row)
+        except IntegrityError as error:
+            failures.append(Failure(error.what, str(row.path(home.registries_path).relative_to(home.path))))
+    return failures
 
 
 def _check_root(home: Home, dataset: str, roots: dict[str, str]) -> list[Failure]:
