@@ -10,7 +10,7 @@ is asked again is what has used up nine tenths of it, so that a regular recheck 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from curation.fetch import Fetched
@@ -43,12 +43,14 @@ ORDER BY pair_key
 _OF_DATASET = "SELECT DISTINCT pair_key FROM slot WHERE dataset = ? AND pair_key IS NOT NULL ORDER BY pair_key"
 # A no that a recheck observed, of a rule that the pair passed before; and reservations whose source has taken it back.
 _NEW_RESERVATIONS = """
-WITH rechecked AS (SELECT pair_key, evidence_id FROM evidence WHERE observer = $observer)
-SELECT d.pair_key, o.url_key, d.rule, d.reason_code, 'reserved' AS state, d.evidence_id
-FROM latest_decision d JOIN rechecked USING (pair_key, evidence_id)
-LEFT JOIN (SELECT DISTINCT pair_key, url_key FROM occurrence) o USING (pair_key)
+WITH rechecked AS (SELECT pair_key, evidence_id FROM evidence WHERE observer = $observer),
+places AS (SELECT DISTINCT pair_key, url_key FROM occurrence WHERE pair_key IS NOT NULL)
+SELECT d.pair_key, p.url_key, d.rule, d.reason_code, 'reserved' AS state, d.evidence_id
+FROM latest_decision d
+JOIN rechecked USING (pair_key, evidence_id)
+LEFT JOIN places p ON p.pair_key = d.pair_key
+ANTI JOIN reserved r ON r.pair_key = d.pair_key AND r.mechanism = d.rule
 WHERE d.verdict = 'deny' AND d.rule IN (SELECT unnest($rules::VARCHAR[]))
-ANTI JOIN (SELECT pair_key, mechanism AS rule FROM reserved) USING (pair_key, rule)
 UNION ALL BY NAME
 SELECT r.pair_key, r.url_key, r.mechanism AS rule, d.reason_code, 'lifted' AS state, d.evidence_id
 FROM reserved r JOIN latest_decision d ON d.pair_key = r.pair_key AND d.rule = r.mechanism
@@ -111,14 +113,11 @@ def recheck(home: Home, progress: Progress = silent, *, dataset: str | None = No
 
 @dataclass(slots=True)
 class _Counts:
-    origins: set[str]
-    silent: set[str]
+    origins: set[str] = field(default_factory=set)
+    silent: set[str] = field(default_factory=set)
     pages: int = 0
     pictures: int = 0
     new_evidence: int = 0
-
-    def __init__(self) -> None:
-        self.origins, self.silent = set(), set()
 
 
 def _renew(home: Home, observer: Observer, evidence: Mapping[str, Evidence], counts: _Counts) -> int:
