@@ -12,10 +12,10 @@ import functools
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal, NamedTuple
+from typing import Generic, Literal, NamedTuple, TypeVar
 
 from policy.evidence import Document, Evidence
 from policy.judgements import judgement, not_observed, unless_stale, worst
@@ -491,30 +491,33 @@ def _normal_pattern(pattern: str) -> str:
     return "*".join(_normal_path(piece) for piece in body.split("*")) + end
 
 
-class _ParsedFiles:
-    """The most recently used parsed files, within a budget of source bytes."""
+T = TypeVar("T")
 
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes, self._bytes = max_bytes, 0
-        self._files: OrderedDict[bytes, RobotsFile] = OrderedDict()
+
+class Remembered(Generic[T]):
+    """What the most recently used bodies parsed to, within a budget of source bytes."""
+
+    def __init__(self, parse: Callable[[bytes], T], max_bytes: int) -> None:
+        self._parse, self._max_bytes, self._bytes = parse, max_bytes, 0
+        self._known: OrderedDict[bytes, T] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, body: bytes) -> RobotsFile:
+    def get(self, body: bytes) -> T:
         with self._lock:
-            if (known := self._files.get(body)) is not None:
-                self._files.move_to_end(body)
+            if (known := self._known.get(body)) is not None:
+                self._known.move_to_end(body)
                 return known
-        parsed = parse(body)
+        parsed = self._parse(body)
         with self._lock:
-            if body not in self._files:
-                self._files[body] = parsed
+            if body not in self._known:
+                self._known[body] = parsed
                 self._bytes += len(body)
-            while self._bytes > self._max_bytes and self._files:
-                self._bytes -= self._files.popitem(last=False)[1].size_bytes
+            while self._bytes > self._max_bytes and self._known:
+                self._bytes -= len(self._known.popitem(last=False)[0])
         return parsed
 
 
-_PARSED = _ParsedFiles(max_bytes=16 * 2**20)
+_PARSED = Remembered(parse, max_bytes=16 * 2**20)
 
 
 def parsed(body: bytes) -> RobotsFile:

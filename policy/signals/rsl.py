@@ -185,7 +185,7 @@ def _address(written: str, base: str) -> str:
         found = origin_of(url) + path_of(url)
     except (InputError, ValueError):
         return ""
-    return found if written.strip() and len(found) <= _MAX_URL_CHARS else ""
+    return found if found != base and len(found) <= _MAX_URL_CHARS else ""
 
 
 class Link(NamedTuple):
@@ -244,18 +244,21 @@ def judge_rsl(evidence: Evidence, documents: RobotsRules, max_age_days: int, now
     The most restrictive counts (section 4.9). Declared and not to be had, or not to be read: DENY; an address that
     does not answer: DEFER, as for robots.txt; nothing declared anywhere: unset.
     """
-    judged = [judgement(MECHANISM, None, "rsl-absent", where=evidence.image_url)]
+    judged: list[Judgement] = []
+    absent = [judgement(MECHANISM, None, "rsl-absent", where=evidence.image_url)]
     for found in _declarations(evidence, documents, now):
         match found:
             case Declared():
-                said = _judge_declared(found, evidence, documents, max_age_days, now)
-                judged.append(unless_stale(said, found.since, now, max_age_days))
+                one = _judge_declared(found, evidence, documents, max_age_days, now)
+                judged.append(unless_stale(one, found.since, now, max_age_days))
             case Absent():
-                absent = judgement(MECHANISM, None, "rsl-absent", where=found.where)
-                judged.append(unless_stale(absent, found.since, now, max_age_days))
+                nothing = judgement(MECHANISM, None, "rsl-absent", where=found.where)
+                absent.append(unless_stale(nothing, found.since, now, max_age_days))
             case Judgement():
                 judged.append(found)
-    return unless_stale(worst(judged), evidence.observed_at, now, max_age_days)
+    said = worst((*judged, *absent))  # of equals the first: what was declared tells more than what was not
+    said = replace(said, signals=tuple(dict.fromkeys(said.signals)))
+    return unless_stale(said, evidence.observed_at, now, max_age_days)
 
 
 def _judge_declared(
@@ -275,8 +278,9 @@ def _judge_declared(
     elif sniffs_as_html(body):
         judged = _unread(declared, "an HTML page", document.url, document.body_sha256)
     else:
-        judged = _judge_text(parsed(body), declared, evidence, document.url, document.body_sha256)
-        if isinstance(text := parsed(body), RslDocument) and text.max_age_days is not None:
+        text = parsed(body)
+        judged = _judge_text(text, declared, evidence, document.url, document.body_sha256)
+        if isinstance(text, RslDocument) and text.max_age_days is not None:
             max_age_days = min(max_age_days, text.max_age_days)
     return unless_stale(judged, document.fetched_at, now, max_age_days)
 

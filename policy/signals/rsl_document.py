@@ -5,7 +5,6 @@ https://rslstandard.org/rsl, sections 3 and appendix A. Nothing here knows who d
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from xml.etree.ElementTree import ParseError
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import DefusedXMLParser
 
-from policy.signals.robots import PathPattern
+from policy.signals.robots import PathPattern, Remembered
 from policy.verdict import Stance
 
 NAMESPACE: Final = "https://rslstandard.org/rsl"
@@ -23,7 +22,6 @@ MAX_ELEMENTS = 100_000
 MAX_DEPTH = 64
 _MAX_TEXT_CHARS = 64 * 1024
 _MAX_PATTERN_CHARS = 16 * 1024
-_REMEMBERED_BYTES = 64 * 1024
 
 # Usages (section 3.4.1.1). `train-ai` is the word of the drafts; their lists have commas.
 _TRAINING = frozenset({"all", "ai-all", "ai-train", "train-ai"})
@@ -85,6 +83,9 @@ def parse(xml: bytes, *, encoding: str | None = None) -> RslDocument | Unreadabl
     levels are refused. Elements of other namespaces are passed over with all they hold; an unknown one of RSL's own
     makes the licence around it unreadable, since it may be a misspelt prohibition.
     """
+    # An element's attributes are handed over all at once, so they are counted before they are read.
+    if xml.count(b"=") > MAX_ELEMENTS:
+        return Unreadable(f"more than {MAX_ELEMENTS} attributes")
     reader = _Reader()
     try:
         parser = DefusedXMLParser(target=reader, encoding=encoding, forbid_dtd=True)
@@ -102,14 +103,12 @@ def parse(xml: bytes, *, encoding: str | None = None) -> RslDocument | Unreadabl
     return RslDocument(tuple(reader.contents), reader.max_age_days)
 
 
-@functools.lru_cache(maxsize=256)
-def _parse_small(xml: bytes) -> RslDocument | Unreadable:
-    return parse(xml)
+_PARSED = Remembered(parse, max_bytes=8 * 2**20)
 
 
 def parsed(xml: bytes) -> RslDocument | Unreadable:
-    """`parse`, the small ones remembered by content."""
-    return _parse_small(xml) if len(xml) <= _REMEMBERED_BYTES else parse(xml)
+    """`parse`, remembered by content."""
+    return _PARSED.get(xml)
 
 
 class _Licence:
