@@ -183,9 +183,10 @@ class Ruleset:
     def origin_documents(self) -> tuple[str, ...]:
         """The documents to be asked of every origin, by their names in evidence.ORIGIN_DOCUMENTS.
 
-        robots.txt is always among them: it is asked before a URL is contacted, and others stand in its lines.
+        robots.txt is always among them: it is asked before a URL is contacted, and others stand in its lines. RSL has
+        no place of its own: its documents are asked for where somebody declares them.
         """
-        return tuple(n for n in ORIGIN_DOCUMENTS if n == "robots" or n in self.mechanisms)
+        return tuple(n for n in ORIGIN_DOCUMENTS if n == "robots" or (n in self.mechanisms and n != "rsl"))
 
     def rule_version(self, mechanism: str) -> int:
         """The version of a mechanism's rule; 0 where it is not built."""

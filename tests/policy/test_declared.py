@@ -37,7 +37,7 @@ SILENT = Evidence(
     page_meta=(),
     hops=(Hop(f"{ORIGIN}/x.jpg", 200, ()),),
 )
-SEEN = ("ai_agents", "content_usage", "content_signal", "rsl", "tdmrep", "ai_txt", "trust_txt")
+SEEN = ("ai_agents", "content_usage", "content_signal", "tdmrep", "ai_txt", "trust_txt")
 
 
 @pytest.mark.parametrize("mechanism", SEEN)
@@ -63,9 +63,6 @@ def test_what_lies_in_bytes_nobody_looked_at_keeps_out(mechanism: str) -> None:
         ("tdmrep", replace(SILENT, page_meta=(("tdm-reservation", "1"),))),
         ("ai_txt", with_documents(ai_txt=(200, b"User-agent: *\nDisallow: *.jpg\n"))),
         ("trust_txt", with_documents(trust_txt=(200, b"datatrainingallowed=no\n"))),
-        ("rsl", with_documents(rsl=(200, b"<rsl/>"))),
-        ("rsl", with_documents(robots=(200, b"License: https://a.example/l.xml\n"))),
-        ("rsl", replace(SILENT, page_headers=(("Link", '<l.xml>; rel="license"; type="application/rsl+xml"'),))),
         ("content_usage", with_documents(robots=(200, b"User-agent: *\nContent-Usage: train-ai=y\n"))),
         ("content_usage", replace(SILENT, hops=(Hop(f"{ORIGIN}/x.jpg", 200, (("Content-Usage", "train-ai=n"),)),))),
         ("content_signal", with_documents(robots=(200, b"User-agent: x\nContent-Signal: ai-train=no\n"))),
