@@ -364,20 +364,27 @@ class _Loaded:
 
 @dataclass(frozen=True, slots=True)
 class Registries:
-    """All imported lists, opened. `silent`: what they answer where none has anything to say."""
+    """All imported lists, opened. `silent`: what they answer where none has anything to say.
+
+    Another process is handed `source`, not the keys: it opens the files itself.
+    """
 
     lists: tuple[_Loaded, ...] = ()
     silent: tuple[RegistryAnswer, ...] = ()
+    source: tuple[Path, tuple[ImportedList, ...], int] = (Path(), (), 0)
 
     @classmethod
     def load(cls, directory: Path, rows: Iterable[ImportedList], *, pdq_max_distance: int = 31) -> Self:
         """Open the lists that the ledger knows. Raises `IntegrityError` where one is lost or damaged."""
-        loaded = []
+        loaded, rows = [], tuple(rows)
         for row in rows:
             answer = RegistryAnswer(row.name, row.kind, row.dated_at, row.max_age_days, row.sha256)
             keys = open_keys(directory, row)
             loaded.append(_Loaded(answer, keys, NearHashes(keys, pdq_max_distance) if row.kind == "pdq" else None))
-        return cls(tuple(loaded), tuple(one.silent for one in loaded))
+        return cls(tuple(loaded), tuple(one.silent for one in loaded), (directory, rows, pdq_max_distance))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _load, self.source
 
     def answers(
         self,
@@ -428,6 +435,10 @@ class Registries:
         if not found:
             return self.silent
         return tuple(replace(a, match=found[i]) if i in found else a for i, a in enumerate(self.silent))
+
+
+def _load(directory: Path, rows: tuple[ImportedList, ...], pdq_max_distance: int) -> Registries:
+    return Registries.load(directory, rows, pdq_max_distance=pdq_max_distance)
 
 
 def _urls(evidence: Evidence) -> tuple[str, ...]:

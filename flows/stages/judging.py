@@ -11,11 +11,14 @@ from typing import Any
 
 from flows.home import Home
 from policy.evidence import Evidence, Shared
+from policy.grants import Grants
 from policy.judgements import judgement
 from policy.keys import KeyRing
 from policy.ledger import Ledger
+from policy.registries import Registries
 from policy.removals import Tombstones
 from policy.ruleset import KNOWN, Ruleset
+from policy.signals import registry
 from policy.verdict import Judgement
 
 DECISION_COLUMNS = (
@@ -34,11 +37,15 @@ class Asked:
     tombstones_path: Path
     keys_path: Path
     epoch: int
+    registries: Registries | None  # None: the ruleset does not ask them
+    grants: Grants
 
     @classmethod
     def at(cls, home: Home, ledger: Ledger) -> Asked:
         """As they are now, held against the ledger; raises IntegrityError where a file is not the one it knows."""
-        return cls(home.tombstones_path, home.keys_path, home.tombstones(ledger).epoch)
+        registries = home.registries(ledger) if registry.MECHANISM in home.ruleset.mechanisms else None
+        epoch = home.tombstones(ledger).epoch
+        return cls(home.tombstones_path, home.keys_path, epoch, registries, home.grants(ledger))
 
     def tombstones(self) -> Tombstones:
         return Tombstones.load(self.tombstones_path, keys=KeyRing.load(self.keys_path))
@@ -64,7 +71,7 @@ class Judging:
         bodies: Mapping[str, bytes],
     ) -> None:
         self._ruleset, self._now = ruleset, now
-        self._tombstones = asked.tombstones()
+        self._tombstones, self._registries, self._grants = asked.tombstones(), asked.registries, asked.grants
         self._shared = Shared(parts, bodies)
         self._dropped = {rule: judgement(rule, None, "not-asked") for rule in KNOWN - set(ruleset.mechanisms)}
         self._versions = {rule: ruleset.rule_version(rule) for rule in KNOWN}
@@ -101,7 +108,12 @@ class Judging:
             or (evidence.page_url and tombstones.covers_url(evidence.page_url))
             or (evidence.content_sha256 and tombstones.covers_content(evidence.content_sha256))
         )
-        return replace(evidence, tombstoned=removal or "")
+        return replace(
+            evidence,
+            tombstoned=removal or "",
+            registry=None if self._registries is None else self._registries.answers_for(evidence),
+            grants=self._grants.grants_for(evidence),
+        )
 
 
 _CHUNK = ("pair_key", "evidence_id", "body_json", "rules", "said")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import random
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -130,6 +131,17 @@ def test_a_public_suffix_is_told_from_a_company_that_sells_names() -> None:
     """com and co.uk are nobody's; github.io has an owner, who may opt out for all of it."""
     assert [is_registry_suffix(n) for n in ("com", "co.uk", "foo.ck", "xn--p1ai")] == [True] * 4
     assert [is_registry_suffix(n) for n in ("example.com", "bbc.co.uk", "www.ck", "github.io")] == [False] * 4
+
+
+def test_another_process_is_handed_names_not_keys(tmp_path: Path) -> None:
+    """A pickle of a hundred thousand keys is as small as that of one, and opens the very file: or refuses."""
+    lists = asked(tmp_path, "domain", "example.org", *(f"{i}.example" for i in range(100_000)))
+    body = pickle.dumps(lists)
+    assert len(body) < 2_000
+    assert pickle.loads(body).answers_for(SEEN) == lists.answers_for(SEEN)
+    next(tmp_path.glob("*.keys")).unlink()
+    with pytest.raises(IntegrityError):
+        pickle.loads(body)
 
 
 # ── the file ───────────────────────────────────────────────────────────────────────────────────────────────────────
