@@ -130,6 +130,16 @@ class Home:
         return self.path / "cache" / "origins"
 
     @property
+    def declared_path(self) -> Path:
+        """Documents that were asked for because somebody declared them."""
+        return self.path / "cache" / "declared"
+
+    @property
+    def silences_path(self) -> Path:
+        """Requests for documents that nobody answered while an older copy counts."""
+        return self.path / "cache" / "silences"
+
+    @property
     def datasets_path(self) -> Path:
         return self.path / "datasets"
 

@@ -19,14 +19,14 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from curation.fetch import FetchConfig, Fetched, Fetcher, Request
-from curation.hosts import OriginDocuments
+from curation.hosts import DeclaredDocuments, FileClaims, OriginDocuments
 from curation.images import DecodeError, DecodeLimits, DecodePool, PixelStore, ShapeConfig, Shaped
 from curation.observe import observe
 from curation.pages import read_page
 from curation.pair import ImageTextPair, canonical_url, origin_of, sample_key, secret_in_url, url_key
 from flows.home import Home, utc_now
 from flows.stages.evidence import evidence_batches
-from flows.stages.origins import OriginFiles
+from flows.stages.origins import DocumentFiles, OriginFiles
 from flows.stages.parts import read_part, unit_id, write_part
 from flows.terminal import Progress, silent
 from policy.durable import sweep_unfinished, write_durably
@@ -47,7 +47,7 @@ from policy.origins import host_of, site_of
 from policy.registries import Registries
 from policy.removals import Tombstones
 from policy.ruleset import Ruleset
-from policy.signals import registry, robots
+from policy.signals import registry, robots, rsl
 from policy.snapshot import publish
 from policy.text import is_description
 from policy.verdict import Judgement, Stance, Verdict
@@ -267,6 +267,7 @@ def run_page_unit(home: Home, crawl: str, unit: str) -> UnitSummary:
         row["page_json"] = _read_page_json(html, fetched) if html is not None else None
         rows.append(row)
     rows.sort(key=lambda r: str(r["url"]))
+    observer.declared(_seen(row, observer.known()) for row in rows if row["page_json"] is not None)
     write_part(_part(home, crawl, "pages", unit), rows, PAGE_SCHEMA)
     return _summary(unit, rows, started)
 
@@ -307,6 +308,7 @@ def run_image_unit(home: Home, crawl: str, unit: str, progress: Any = lambda don
         shaped(pool.drain())
     progress(len(rows), len(urls))
     rows.sort(key=lambda r: str(r["url"]))
+    observer.declared(_seen(row, observer.known()) for row in rows)
     write_part(_part(home, crawl, "pictures", unit), rows, IMAGE_SCHEMA)
     return _summary(unit, rows, started)
 
@@ -323,10 +325,12 @@ class Observer:
         agent: str,
         registries: Registries | None = None,
         grants: Grants | None = None,
+        declared: DeclaredDocuments | None = None,
     ) -> None:
         self.ruleset, self.tombstones = ruleset, tombstones
         self.registries, self.grants = registries or Registries(), grants or Grants()
         self._fetcher, self._origins, self._agent = fetcher, origins, agent
+        self._declared = declared
         self._known: dict[str, OriginEvidence] = {}
 
     def fetch(
@@ -383,6 +387,20 @@ class Observer:
             self._known |= self._origins.for_origins(wanted, utc_now())
         return dict(self._known)
 
+    def declared(self, seen: Iterable[Evidence]) -> dict[str, Document]:
+        """The licence documents that this evidence declares, by address, asked once each (and again after 24 hours)."""
+        if self._declared is None or rsl.MECHANISM not in self.ruleset.mechanisms:
+            return {}
+        urls = {url for evidence in seen for url in rsl.declared_urls(evidence, self.ruleset.robots)}
+        return self._declared.for_urls(sorted(url for url in urls if self._may_be_read(url)), utc_now())
+
+    def _may_be_read(self, url: str) -> bool:
+        """Whether a declared address may be contacted: a web address without secrets, that nothing keeps out."""
+        try:
+            return secret_in_url(canonical_url(url)) is None and self._kept_out(url) is None
+        except InputError:
+            return False
+
 
 def observer_at(home: Home) -> Observer:
     """An observer as the home sets it up: rules, tombstones, lists, grants; origins are asked again after 24 hours."""
@@ -403,9 +421,21 @@ def observer_at(home: Home) -> Observer:
             max_document_bytes=home.ruleset.robots.max_bytes,
         )
     )
-    origins = OriginDocuments(fetcher, home.ruleset.origin_documents, OriginFiles(home.origins_path))
+    silences = DocumentFiles(home.silences_path)
+    origins = OriginDocuments(
+        fetcher,
+        home.ruleset.origin_documents,
+        OriginFiles(home.origins_path),
+        claims=FileClaims(home.origins_path),
+        silences=silences,
+    )
+    declared = DeclaredDocuments(
+        fetcher, DocumentFiles(home.declared_path), claims=FileClaims(home.declared_path), silences=silences
+    )
     registries = home.registries() if registry.MECHANISM in home.ruleset.mechanisms else None
-    return Observer(fetcher, origins, home.ruleset, home.tombstones(), home.product, registries, home.grants())
+    return Observer(
+        fetcher, origins, home.ruleset, home.tombstones(), home.product, registries, home.grants(), declared
+    )
 
 
 # ── the ledger takes over ──────────────────────────────────────────────────────────────────────────────────────────
@@ -413,7 +443,8 @@ def observer_at(home: Home) -> Observer:
 
 def append_crawl(home: Home, crawl: str, progress: Progress = silent) -> CrawlSummary:
     """Append a crawl's parts to the ledger, unit by unit, then let the crawl's files go."""
-    origins = OriginFiles(home.origins_path)
+    origins, declared = OriginFiles(home.origins_path), DocumentFiles(home.declared_path)
+    used: dict[str, Document] = {}
     pictures: dict[str, dict[str, Any]] = {str(row["url"]): row for row in _pictures(home, crawl)}
     tombstones, ruleset = home.tombstones(), home.ruleset
     page_parts = sorted((_directory(home, crawl) / "parts" / "pages").glob("*.parquet"))
@@ -425,8 +456,12 @@ def append_crawl(home: Home, crawl: str, progress: Progress = silent) -> CrawlSu
         for done, part in enumerate(page_parts, 1):
             rows = read_part(part)
             outcomes.update(("page", _outcome(r)) for r in rows)
-            pairs += _append_pages(ledger, crawl, part.stem, rows, pictures, origins, tombstones, ruleset)
+            pairs += _append_pages(
+                ledger, crawl, part.stem, rows, pictures, origins, declared, used, tombstones, ruleset
+            )
             progress(done, len(page_parts), "ledger: ")
+        append_declared(ledger, crawl, used)
+        append_silences(ledger, crawl, DocumentFiles(home.silences_path))
         publish(ledger, home.snapshot_path, now=utc_now())
     unanswered = {d.error for seed in _plan(home, crawl).get("seeds", ()) for d in _documents(origins, origin_of(seed))}
     _finish(home, crawl)
@@ -465,27 +500,42 @@ def _remedy(summary: CrawlSummary, unanswered: Collection[str | None]) -> str:
 
 
 def append_origins(ledger: Ledger, crawl: str, origins: Mapping[str, OriginEvidence]) -> None:
-    documents = [(o.origin, n, d) for o in origins.values() for n, d in o.documents]
-    rows = [
-        {
-            "url": d.url,
-            "url_key": url_key(canonical_url(d.url)),
-            "kind": f"origin-{name}",
-            "status": d.status,
-            "outcome": d.error or ("ok" if d.status in (200, 203) else f"http-{d.status}"),
-            "final_url": d.url,
-            "hops_json": json.dumps([{"url": d.url, "status": d.status, "headers": d.headers}]),
-            "body_sha256": d.body_sha256,
-            "size_bytes": len(d.body or b""),
-            "started_at": _naive(d.fetched_at),
-            "elapsed_ms": None,
-            "observer": OBSERVER,
-            "unit_id": crawl,
-        }
-        for _, name, d in documents
-    ]
-    _append_documents(ledger, f"{crawl}/origins", {d.body_sha256: d.body for _, _, d in documents})
+    documents = [(f"origin-{n}", d) for o in origins.values() for n, d in o.documents]
+    _append_documents(ledger, f"{crawl}/origins", {d.body_sha256: d.body for _, d in documents})
+    rows = [_document_row(kind, d, crawl) for kind, d in documents]
     ledger.append("fetch", rows, key=f"{crawl}/origins/fetch")
+
+
+def append_declared(ledger: Ledger, key: str, documents: Mapping[str, Document]) -> None:
+    """Append documents that were asked for because somebody declared them, bodies and requests."""
+    if documents:
+        _append_documents(ledger, f"{key}/declared", {d.body_sha256: d.body for d in documents.values()})
+        rows = [_document_row("declared", d, key) for _, d in sorted(documents.items())]
+        ledger.append("fetch", rows, key=f"{key}/declared/fetch")
+
+
+def append_silences(ledger: Ledger, key: str, silences: Mapping[str, Document]) -> None:
+    """Append the requests that nobody answered while an older copy counts: the copy's evidence does not show them."""
+    if rows := [_document_row("unanswered", d, key) for _, d in sorted(silences.items())]:
+        ledger.append("fetch", rows, key=f"{key}/silences/fetch")
+
+
+def _document_row(kind: str, document: Document, unit: str) -> dict[str, object]:
+    return {
+        "url": document.url,
+        "url_key": url_key(canonical_url(document.url)),
+        "kind": kind,
+        "status": document.status,
+        "outcome": document.error or ("ok" if document.status in (200, 203) else f"http-{document.status}"),
+        "final_url": document.url,
+        "hops_json": json.dumps([{"url": document.url, "status": document.status, "headers": document.headers}]),
+        "body_sha256": document.body_sha256,
+        "size_bytes": len(document.body or b""),
+        "started_at": _naive(document.fetched_at),
+        "elapsed_ms": None,
+        "observer": OBSERVER,
+        "unit_id": unit,
+    }
 
 
 def _append_documents(ledger: Ledger, key: str, bodies: Mapping[str | None, bytes | None]) -> None:
@@ -497,7 +547,8 @@ def _append_documents(ledger: Ledger, key: str, bodies: Mapping[str | None, byte
         if sha not in known
     ]
     if rows:
-        ledger.append("document", rows, key=f"{key}/document")
+        # The same place may be appended twice: killed in between, it finds documents that were asked for anew.
+        ledger.append("document", rows, key=f"{key}/document/{unit_id(*(str(r['body_sha256']) for r in rows))[:16]}")
 
 
 def _append_pictures(ledger: Ledger, crawl: str, home: Home, tombstones: Tombstones) -> None:
@@ -542,6 +593,8 @@ def _append_pages(
     rows: Sequence[dict[str, Any]],
     pictures: Mapping[str, dict[str, Any]],
     origins: Mapping[str, OriginEvidence],
+    declared: Mapping[str, Document],
+    used: dict[str, Document],
     tombstones: Tombstones,
     ruleset: Ruleset,
 ) -> int:
@@ -560,6 +613,10 @@ def _append_pages(
                 continue
             observed_at: datetime = (picture or row)["started_at"]
             evidence = _evidence(pair, row, page, picture, origins, observed_at)
+            documents = {u: declared[u] for u in rsl.declared_urls(evidence, ruleset.robots) if u in declared}
+            evidence = replace(evidence, declared=tuple(documents.values()))
+            bodies |= {d.body_sha256: d.body for d in documents.values()}
+            used |= documents
             text, sha = evidence.alt, evidence.content_sha256
             described = text is not None and is_description(text, ruleset.text)
             if not described and sha in captioned:
@@ -590,12 +647,27 @@ def _evidence(
         page=_fetched(page_row, "page"),
         page_meta=tuple((name, content) for name, content in page["meta"]),
         page_rsl=tuple((kind, value) for kind, value in page["rsl"]),
-        declared=(),
         image=_fetched(picture, "image") if picture is not None else None,
         origins=origins,
         facts=_facts(picture) if picture is not None else None,
         tombstoned="",  # asked just before: what a tombstone covers leaves no row at all
         now=observed_at,
+    )
+
+
+def _seen(row: Mapping[str, Any], origins: Mapping[str, OriginEvidence]) -> Evidence:
+    """A page or a picture by itself, as far as it may declare licence documents."""
+    hops = _hops(row["hops_json"])
+    about = dict.fromkeys(origin_of(url) for url in (row["url"], *(hop.url for hop in hops)))
+    return Evidence(
+        page_url=None,
+        image_url=row["url"],
+        observed_at=row["started_at"],
+        observer=OBSERVER,
+        observer_version="",
+        origins=tuple(origins[origin] for origin in about if origin in origins),
+        page_rsl=tuple((kind, value) for kind, value in _page_json(row)["rsl"]) if row.get("page_json") else None,
+        hops=hops,
     )
 
 
