@@ -30,7 +30,7 @@ from flows.stages.origins import DocumentFiles, OriginFiles
 from flows.stages.parts import read_part, unit_id, write_part
 from flows.terminal import Progress, silent
 from policy.durable import sweep_unfinished, write_durably
-from policy.errors import InputError
+from policy.errors import ConfigurationError, InputError
 from policy.evidence import (
     Document,
     Evidence,
@@ -294,7 +294,7 @@ def run_image_unit(home: Home, crawl: str, unit: str, progress: Any = lambda don
 
     with DecodePool(
         settings.decode_workers,
-        config=ShapeConfig(size_px=settings.size, quality=settings.quality),
+        config=ShapeConfig(settings.size, settings.quality, c2pa_trust_anchors=trust_anchors(home)),
         limits=DecodeLimits(max_pixels=settings.max_pixels),
         analyser="curation.face_detection:default_detector",
     ) as pool:
@@ -311,6 +311,30 @@ def run_image_unit(home: Home, crawl: str, unit: str, progress: Any = lambda don
     observer.declared(_seen(row, observer.known()) for row in rows)
     write_part(_part(home, crawl, "pictures", unit), rows, IMAGE_SCHEMA)
     return _summary(unit, rows, started)
+
+
+def trust_anchors(home: Home) -> str | None:
+    """The certificates of [images] c2pa_trust_anchors in PEM; None trusts nobody. A relative path is the home's.
+
+    Raises:
+        ConfigurationError: the file cannot be read or holds no certificate.
+    """
+    named = home.settings.images.c2pa_trust_anchors
+    if not named:
+        return None
+    file, where = home.path / named, f"{home.settings_path}, images.c2pa_trust_anchors"
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        told = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise ConfigurationError(
+            f"{file} cannot be read ({told})", where=where, remedy='Name a PEM file, or "" to trust nobody'
+        ) from error
+    try:
+        check_trust_anchors(text)
+    except ValueError as error:
+        raise ConfigurationError(f"{file}: {error}", where=where) from error
+    return text
 
 
 class Observer:

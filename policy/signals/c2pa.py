@@ -19,6 +19,16 @@ class C2paRules:
     damaged: Literal["deny", "defer"]
 
 
+def check_trust_anchors(text: str) -> None:
+    """Raise ValueError for what is no list of certificates in PEM: nobody would be trusted, in silence."""
+    from cryptography import x509  # here: only who trusts somebody needs it
+
+    try:
+        x509.load_pem_x509_certificates(text.encode())
+    except ValueError as error:
+        raise ValueError("holds no certificate in PEM") from error
+
+
 def read_c2pa(body: bytes, trust_anchors: str | None = None) -> C2pa:
     """The training-mining entries of an image's manifest store; never raises for what the bytes hold, asks nobody.
 
