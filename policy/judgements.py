@@ -70,6 +70,14 @@ SENTENCES: Mapping[str, str] = {
     # TDMRep
     # ai.txt, trust.txt
     # embedded metadata
+    "xmp-prohibited": "The image's own metadata prohibits data mining (PLUS Data Mining).",
+    "xmp-constrained": "The image's own metadata prohibits data mining but on conditions that nobody has met.",
+    "xmp-allowed": "The image's own metadata allows data mining.",
+    "xmp-unspecified": "The image's own metadata leaves data mining unspecified.",
+    "xmp-unknown-value": "The image's own metadata says of data mining what is not in the vocabulary.",
+    "xmp-damaged-reservation": "The image's metadata is damaged, and the words of a reservation stand in it.",
+    "xmp-damaged": "The image's metadata, or the file around it, is damaged: what it said cannot be told.",
+    "xmp-absent": "The image's own metadata says nothing of data mining.",
     # C2PA
     # registries
     "registry-listed": "A list that the operator imported names it.",
