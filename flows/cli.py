@@ -721,7 +721,7 @@ def grant_add(
     )
     _print_grant(added, as_json)
     if not as_json:
-        say("Next: custody decide")
+        say("Next: custody decide; the pixels of what was denied are gone, so crawl its pages again before you seal")
 
 
 @grant.command("list")

@@ -164,6 +164,8 @@ def _domain(text: str) -> str:
         url = canonical_url(f"http://{text}/")
     except InputError:
         raise refused from None
+    if ":" in text and not text.startswith("["):
+        raise refused
     host = host_of(url).rstrip(".")
     if url != f"http://{host_of(url)}/" or not re.fullmatch(r"[a-z0-9_.-]+|\[[0-9a-f:.]+\]", host):
         raise refused
