@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
 from curation.fetch import Fetched, Gate, Request
-from curation.hosts import OriginDocuments, document_of
+from curation.hosts import DeclaredDocuments, FileClaims, OriginDocuments, document_of, renewed
 from policy.errors import ConfigurationError
-from policy.evidence import Hop, OriginEvidence
+from policy.evidence import Document, Hop, OriginEvidence
 
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 ORIGIN = "https://e.org"
@@ -136,3 +138,175 @@ def test_only_known_documents_are_asked_for() -> None:
     """A name that is no origin document is refused, with those that are."""
     with pytest.raises(ConfigurationError, match="robots"):
         OriginDocuments(FakeTransport({}), ("robots", "humans"))
+
+
+# ── since when ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def answer(days: float, status: int | None, body: bytes | None = None) -> Document:
+    digest = None if body is None else Document.digest(body)
+    error = "timeout" if status is None else None
+    return Document(f"{ORIGIN}/x", status, NOW + timedelta(days=days), body=body, body_sha256=digest, error=error)
+
+
+@pytest.mark.parametrize(
+    ("answers", "status", "since"),
+    [
+        # (days, status, body) one after the other; what is kept at the end, and the day since when
+        ([(0, 200, b"a")], 200, None),
+        ([(0, 200, b"a"), (2, 200, b"a")], 200, 0),
+        ([(0, 200, b"a"), (2, 200, b"a"), (9, 200, b"a")], 200, 0),
+        ([(0, 200, b"a"), (2, 200, b"b")], 200, None),
+        ([(0, 200, b"a"), (2, 200, b"b"), (3, 200, b"b")], 200, 2),
+        ([(0, 404, None), (2, 404, None)], 404, 0),
+        ([(0, 404, None), (2, 403, None)], 403, None),
+        ([(0, None, None), (2, 503, None), (3, None, None)], None, 0),
+        ([(0, None, None), (2, 200, b"a")], 200, None),
+        # a silence within 30 days leaves the copy, and its date; beyond them it counts from the copy's date
+        ([(0, 200, b"a"), (2, None, None)], 200, None),
+        ([(0, 200, b"a"), (31, None, None)], None, 0),
+        ([(0, 200, b"a"), (31, None, None), (40, 503, None)], 503, 0),
+        # not modified: what is stored stays
+        ([(0, 200, b"a"), (2, 304, None)], 200, 0),
+        ([(0, 304, None)], 304, None),
+    ],
+)
+def test_since_says_how_long_a_document_has_said_what_it_says(
+    answers: list[tuple[float, int | None, bytes | None]], status: int | None, since: float | None
+) -> None:
+    """Equal answers and silences in a row carry the date of the first; a different answer begins anew."""
+    kept: Document | None = None
+    for one in answers:
+        kept = renewed(kept, answer(*one))
+    assert kept is not None
+    assert kept.status == status
+    assert kept.since == (None if since is None else NOW + timedelta(days=since))
+    if status == 200:
+        assert kept.body is not None
+
+
+def test_a_304_keeps_what_is_stored() -> None:
+    """Not modified confirms the copy: its body, with the date of the confirmation."""
+    robots = f"{ORIGIN}/robots.txt"
+    documents = OriginDocuments(FakeTransport({robots: ("ok", 200, b"rules")}))
+    documents.for_origins([ORIGIN], NOW)
+    later = NOW + timedelta(days=2)
+    documents.transport = FakeTransport({robots: ("http-304", 304, b"")}, later)
+    document = documents.for_origins([ORIGIN], later)[ORIGIN].get("robots")
+    assert document is not None
+    assert (document.body, document.fetched_at, document.since) == (b"rules", later, NOW)
+
+
+def test_an_origin_that_is_silent_over_a_copy_is_asked_again_after_an_hour_and_not_at_once() -> None:
+    """The copy counts meanwhile, and the silence is on record with the time since when; an answer ends it."""
+    robots = f"{ORIGIN}/robots.txt"
+    documents = OriginDocuments(FakeTransport({robots: ("ok", 200, b"rules")}))
+    documents.for_origins([ORIGIN], NOW)
+    asked = []
+    for hours in (25, 25.5, 26, 26.5):
+        now = NOW + timedelta(hours=hours)
+        documents.transport = FakeTransport({robots: ("timeout", None, b"")}, now)
+        document = documents.for_origins([ORIGIN], now)[ORIGIN].get("robots")
+        assert document is not None
+        assert (document.body, document.fetched_at) == (b"rules", NOW)
+        asked.append(len(documents.transport.asked))
+    assert asked == [1, 0, 1, 0]
+    silence = documents.silences[robots]
+    assert (silence.error, silence.fetched_at) == ("timeout", NOW + timedelta(hours=26))
+    assert silence.since == NOW + timedelta(hours=25)
+    documents.transport = FakeTransport({robots: ("ok", 200, b"new")}, NOW + timedelta(hours=28))
+    documents.for_origins([ORIGIN], NOW + timedelta(hours=28))
+    assert documents.silences == {}
+
+
+# ── trust.txt ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+WELL_KNOWN, ROOT = f"{ORIGIN}/.well-known/trust.txt", f"{ORIGIN}/trust.txt"
+NO = b"datatrainingallowed=no"
+
+
+@pytest.mark.parametrize(
+    ("answers", "url", "status", "asked"),
+    [
+        ({WELL_KNOWN: ("ok", 200, NO)}, WELL_KNOWN, 200, 1),
+        ({ROOT: ("ok", 200, NO)}, ROOT, 200, 2),
+        ({WELL_KNOWN: ("http-410", 410, b""), ROOT: ("ok", 200, NO)}, ROOT, 200, 2),
+        ({WELL_KNOWN: ("ok", 200, b"<!DOCTYPE html><p>Oops"), ROOT: ("ok", 200, NO)}, ROOT, 200, 2),
+        ({}, WELL_KNOWN, 404, 2),
+        ({ROOT: ("ok", 200, b"<html>")}, WELL_KNOWN, 404, 2),
+        ({ROOT: ("http-403", 403, b"")}, ROOT, 403, 2),
+        ({ROOT: ("http-503", 503, b"")}, ROOT, 503, 2),
+        ({WELL_KNOWN: ("http-403", 403, b"")}, WELL_KNOWN, 403, 1),
+        ({WELL_KNOWN: ("timeout", None, b"")}, WELL_KNOWN, None, 1),
+    ],
+)
+def test_trust_txt_is_looked_for_in_both_places(
+    answers: dict[str, tuple[str, int | None, bytes]], url: str, status: int | None, asked: int
+) -> None:
+    """Where /.well-known/trust.txt is absent /trust.txt is asked for, and the one that says something is kept."""
+    transport = FakeTransport(answers)
+    documents = OriginDocuments(transport, ("trust_txt",))
+    document = documents.for_origins([ORIGIN], NOW)[ORIGIN].get("trust_txt")
+    assert document is not None
+    assert (document.url, document.status) == (url, status)
+    assert len(transport.asked) == asked
+    documents.for_origins([ORIGIN], NOW + timedelta(minutes=1))
+    assert len(transport.asked) == asked
+
+
+def test_a_trust_txt_at_the_root_carries_its_since_from_day_to_day() -> None:
+    """The absence at the first place does not come between two equal answers of the second."""
+    documents = OriginDocuments(FakeTransport({ROOT: ("ok", 200, NO)}), ("trust_txt",))
+    documents.for_origins([ORIGIN], NOW)
+    later = NOW + timedelta(days=2)
+    documents.transport = FakeTransport({ROOT: ("ok", 200, NO)}, later)
+    document = documents.for_origins([ORIGIN], later)[ORIGIN].get("trust_txt")
+    assert document is not None
+    assert (document.body, document.since) == (NO, NOW)
+
+
+# ── declared documents ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_declared_document_is_asked_for_once_however_many_declare_it() -> None:
+    """One request an address and day; absence, text and silence are kept as for an origin's own documents."""
+    urls = [f"{ORIGIN}/a.xml", "https://other.org/b.xml", f"{ORIGIN}/c.xml"]
+    transport = FakeTransport({urls[0]: ("ok", 200, b"<rsl/>"), urls[2]: ("http-503", 503, b"")})
+    documents = DeclaredDocuments(transport)
+    for hours in (0, 0.5):
+        found = documents.for_urls([*urls, *urls], NOW + timedelta(hours=hours))
+        assert [found[url].status for url in urls] == [200, 404, 503]
+    assert transport.asked == urls
+    documents.for_urls(urls, NOW + timedelta(hours=1))
+    assert transport.asked == [*urls, urls[2]]
+    documents.for_urls(urls, NOW + timedelta(hours=24))
+    assert len(transport.asked) == 7
+    assert len(documents.take_fetched()) == 7
+
+
+def test_a_declared_document_outlives_a_silence() -> None:
+    """The older copy counts while its address does not answer, up to 30 days."""
+    url = f"{ORIGIN}/a.xml"
+    documents = DeclaredDocuments(FakeTransport({url: ("ok", 200, b"<rsl/>")}))
+    documents.for_urls([url], NOW)
+    for days, status in ((2, 200), (31, None)):
+        now = NOW + timedelta(days=days)
+        documents.transport = FakeTransport({url: ("dns", None, b"")}, now)
+        assert documents.for_urls([url], now)[url].status == status
+    assert documents.cache[url].since == NOW
+
+
+# ── claims ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_worker_that_dies_while_asking_leaves_its_claim_to_the_next(tmp_path: Path) -> None:
+    """A claim ends with its holder; whoever waited asks then."""
+    claims = FileClaims(tmp_path)
+    release = claims.take(ORIGIN, wait_s=0)
+    assert release is not None
+    assert FileClaims(tmp_path).take(ORIGIN, wait_s=0) is None
+    threading.Timer(0.2, release).start()
+    transport = FakeTransport({})
+    found = OriginDocuments(transport, claims=claims).for_origins([ORIGIN], NOW)
+    assert found[ORIGIN].documents[0][1].status == 404
+    assert transport.asked == [f"{ORIGIN}/robots.txt"]
