@@ -1,7 +1,7 @@
 """The policy alone, offline: one case as a JSON line in, one answer out (`custody inspect judge`).
 
-A line gives what was observed; DESIGN.md section 9 has its shape, and beside it "alt", "caption", "caption_score"
-and "tombstoned" ("" or null: none). Of a mechanism of whose input the line gives something, what it does not mention
+A line gives what was observed; DESIGN.md section 9 has its shape, and beside it "alt", "caption", "caption_score",
+"md5" and "tombstoned" ("" or null: none). Of a mechanism of whose input the line gives something, what it does not mention
 of the page and the image's responses said nothing; an origin whose document it does not give was not asked, and a
 mechanism of whose input it gives nothing has not been observed.
 """
@@ -12,13 +12,28 @@ import base64
 import binascii
 import dataclasses
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
 from urllib.parse import urljoin
 
 from policy.errors import CustodyError, InputError
-from policy.evidence import ORIGIN_DOCUMENTS, Document, Evidence, Face, Headers, Hop, LicenceClaim, OriginEvidence
+from policy.evidence import (
+    ORIGIN_DOCUMENTS,
+    C2pa,
+    Document,
+    Embedded,
+    Evidence,
+    Face,
+    Headers,
+    Hop,
+    LicenceClaim,
+    OriginEvidence,
+    RegistryAnswer,
+)
+from policy.licences import embedded_claims
 from policy.origins import origin_of
 from policy.ruleset import KNOWN, Ruleset, judge
 from policy.signals import robots
@@ -35,17 +50,42 @@ class PairHints(Protocol):
 
 
 class PageHints(Protocol):
-    """What a page reader found: robots-like meta elements, the page's licence claims, and its images."""
+    """What a page reader found: robots-like meta elements, RSL, the page's licence claims, and its images."""
 
     @property
     def meta(self) -> tuple[tuple[str, str], ...]: ...
+    @property
+    def rsl(self) -> tuple[tuple[str, str], ...]: ...
     @property
     def licence_claims(self) -> tuple[LicenceClaim, ...]: ...
     @property
     def pairs(self) -> Sequence[PairHints]: ...
 
 
-ReadPage = Callable[[bytes, str, str | None], PageHints]
+@dataclass(frozen=True, slots=True)
+class ImageFacts:
+    """What was read out of an image's file; width and height None: it does not decode."""
+
+    content_sha256: str
+    content_md5: str
+    embedded: Embedded
+    c2pa: C2pa
+    width: int | None = None
+    height: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Readers:
+    """What reads what a line names, and the imported lists, where there are any.
+
+    `page(html, base_url, content_type)`; `image(path)`, which raises InputError for a file that cannot be read.
+    """
+
+    page: Callable[[bytes, str, str | None], PageHints]
+    image: Callable[[str], ImageFacts]
+    registries: Callable[[Evidence], tuple[RegistryAnswer, ...]] | None = None
+
+
 
 # The order in which decisions are answered.
 MECHANISMS = (
@@ -55,20 +95,19 @@ MECHANISMS = (
 
 _KEYS = frozenset(
     {"url", "page_url", "agent", "now", "origins", "page", "image", "licence", "faces", "width", "height", "sha256"}
-    | {"pdq", "nsfw", "mechanisms", "alt", "caption", "caption_score", "tombstoned", *ORIGIN_DOCUMENTS}
+    | {"pdq", "md5", "nsfw", "mechanisms", "alt", "caption", "caption_score", "tombstoned", *ORIGIN_DOCUMENTS}
 )
 
 
-def judge_line(line: str, ruleset: Ruleset, *, read_page: ReadPage, now: datetime | None = None) -> dict[str, Any]:
+def judge_line(line: str, ruleset: Ruleset, readers: Readers, *, now: datetime | None = None) -> dict[str, Any]:
     """Judge one JSON line; a line that is no case gives {"error": …}.
 
-    `read_page(html, base_url, content_type)` reads the page's HTML. `now` counts where the line names none
-    (None: the clock). Keys that nobody reads are named under "ignored".
+    `now` counts where the line names none (None: the clock). Keys that nobody reads are named under "ignored".
     """
     try:
         case = _Case(json.loads(line))
         at = case.time("now", now or datetime.now(UTC))
-        evidence = _evidence(case, at, read_page)
+        evidence = _evidence(case, at, readers)
         asked = case.mechanisms()
         agent = case.text("agent")
     except (json.JSONDecodeError, RecursionError) as error:
@@ -106,20 +145,30 @@ def _given(case: _Case, evidence: Evidence) -> Iterator[str]:
     """The mechanisms of whose input the line gives something."""
     documents = {name: d for o in evidence.origins for name, d in o.documents}
     yield from documents
+    if "robots" in documents:  # whose lines they are
+        yield from ("ai_agents", "content_usage", "content_signal")
     page, image = case.has("page"), case.has("image")
     if page or image:
         yield "x_robots"
     names = {name.strip().lower() for headers in _all_headers(evidence) for name, _ in headers}
     metas = {name.strip().lower() for name, _ in evidence.page_meta or ()}
     lines = {e.name for d in _bodies(evidence, "robots") for e in robots.parsed(d).extensions}
-    if "content-usage" in names | lines:
+    if "content-usage" in names:
         yield "content_usage"
-    if "content-signal" in names | lines:
+    if "content-signal" in names:
         yield "content_signal"
-    if "license" in lines or any("rsl+xml" in v.lower() for h in _all_headers(evidence) for _, v in h):
+    if "license" in lines or evidence.page_rsl or any("rsl+xml" in v.lower() for h in _all_headers(evidence) for _, v in h):
         yield "rsl"
     if {"tdm-reservation", "tdm-policy"} & (names | metas):
         yield "tdmrep"
+    if evidence.embedded is not None:
+        yield from ("xmp", "c2pa")
+        if any(field.name.startswith("tdm:") for field in evidence.embedded.fields):
+            yield "tdmrep"
+        if embedded_claims(evidence.embedded):
+            yield "licence"
+    if evidence.registry is not None and any(map(case.has, ("sha256", "md5", "pdq"))):
+        yield "registry"
     for key, mechanism in (("licence", "licence"), ("faces", "faces"), ("width", "size"), ("height", "size")):
         if case.has(key):
             yield mechanism
@@ -150,24 +199,29 @@ def _with_silence(evidence: Evidence) -> Evidence:
         hops=evidence.hops if evidence.hops is not None else (),
         page_headers=evidence.page_headers if evidence.page_headers is not None else (),
         page_meta=evidence.page_meta if evidence.page_meta is not None else (),
+        embedded=evidence.embedded if evidence.embedded is not None else Embedded(""),
+        c2pa=evidence.c2pa if evidence.c2pa is not None else C2pa("absent"),
     )
 
 
 # ── the line as evidence ───────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _evidence(case: _Case, now: datetime, read_page: ReadPage) -> Evidence:
+def _evidence(case: _Case, now: datetime, readers: Readers) -> Evidence:
     url, page_url = case.required_text("url"), case.text("page_url")
     origin_of(url)
     if page_url is not None:
         origin_of(page_url)
-    meta, claims = _page(case, url, page_url, read_page)
+    meta, rsl, claims = _page(case, url, page_url, readers)
     if (licence := case.text("licence")) is not None:
         claims = (*(claims or ()), LicenceClaim(licence, "given", "image"))
     elif case.has("licence"):  # null: looked for, none found
         claims = claims or ()
-    caption = case.text("caption")
-    return Evidence(
+    facts = _image(case, readers)
+    if facts is not None and claims is None:
+        claims = ()
+    width, height = case.whole("width"), case.whole("height")
+    evidence = Evidence(
         page_url=page_url,
         image_url=url,
         observed_at=now,
@@ -176,33 +230,53 @@ def _evidence(case: _Case, now: datetime, read_page: ReadPage) -> Evidence:
         origins=_origins(case, url, now),
         page_headers=case.child("page").headers("headers") if case.has("page") else None,
         page_meta=meta,
+        page_rsl=rsl,
         hops=_hops(case, url),
+        embedded=facts.embedded if facts is not None else None,
+        c2pa=facts.c2pa if facts is not None else None,
         licence_claims=claims,
-        content_sha256=case.text("sha256"),
-        width=case.whole("width"),
-        height=case.whole("height"),
-        pdq=case.text("pdq"),
+        content_sha256=_digest(case, "sha256", 64) or (facts.content_sha256 if facts is not None else None),
+        content_md5=_digest(case, "md5", 32) or (facts.content_md5 if facts is not None else None),
+        width=width if width is not None or facts is None else facts.width,
+        height=height if height is not None or facts is None else facts.height,
+        pdq=_digest(case, "pdq", 64),
         faces=case.faces(),
         alt=case.text("alt"),
         text_origin="alt" if case.has("alt") else None,
-        caption=caption,
+        caption=case.text("caption"),
         caption_score=case.number("caption_score"),
         nsfw=case.number("nsfw"),
         tombstoned=(case.text("tombstoned") or "") if case.has("tombstoned") else None,
     )
+    if readers.registries is None:
+        return evidence
+    return dataclasses.replace(evidence, registry=readers.registries(evidence))
+
+
+def _digest(case: _Case, key: str, digits: int) -> str | None:
+    text = case.text(key)
+    if text is not None and not re.fullmatch(rf"[0-9a-fA-F]{{{digits}}}", text):
+        raise InputError(f"must be {digits} hex digits", where=key)
+    return text.lower() if text is not None else None
+
+
+def _image(case: _Case, readers: Readers) -> ImageFacts | None:
+    """What the file that the line names holds."""
+    path = case.child("image").text("path") if case.has("image") else None
+    return readers.image(path) if path is not None else None
 
 
 def _page(
-    case: _Case, url: str, page_url: str | None, read_page: ReadPage
-) -> tuple[tuple[tuple[str, str], ...] | None, tuple[LicenceClaim, ...] | None]:
-    """Meta elements and licence claims of the page's HTML, those near this very image first."""
+    case: _Case, url: str, page_url: str | None, readers: Readers
+) -> tuple[tuple[tuple[str, str], ...] | None, tuple[tuple[str, str], ...] | None, tuple[LicenceClaim, ...] | None]:
+    """Meta elements, RSL and licence claims of the page's HTML, those near this very image first."""
     html = case.child("page").text("html") if case.has("page") else None
     if html is None:
-        return None, None
+        return None, None, None
     content_type = "text/html; charset=utf-8"
-    page = read_page(html.encode("utf-8", errors="replace"), page_url or url, content_type)
+    page = readers.page(html.encode("utf-8", errors="replace"), page_url or url, content_type)
     near = [claim for pair in page.pairs if pair.image_url == url for claim in pair.licence_claims]
-    return page.meta, tuple(dict.fromkeys((*near, *page.licence_claims)))
+    return page.meta, page.rsl, tuple(dict.fromkeys((*near, *page.licence_claims)))
 
 
 def _origins(case: _Case, url: str, now: datetime) -> tuple[OriginEvidence, ...]:
@@ -226,6 +300,8 @@ def _hops(case: _Case, url: str) -> tuple[Hop, ...] | None:
     if not case.has("image"):
         return None
     image = case.child("image")
+    if image.has("path") and not (image.has("hops") or image.has("headers")):
+        return None  # a file; how it was answered was not observed
     answers = image.list_of_headers("hops") if image.has("hops") else (image.headers("headers"),)
     hops: list[Hop] = []
     for number, headers in enumerate(answers):

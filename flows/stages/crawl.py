@@ -48,6 +48,7 @@ from policy.registries import Registries
 from policy.removals import Tombstones
 from policy.ruleset import Ruleset
 from policy.signals import registry, robots, rsl
+from policy.signals.c2pa import check_trust_anchors
 from policy.snapshot import publish
 from policy.text import is_description
 from policy.verdict import Judgement, Stance, Verdict

@@ -9,26 +9,21 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from multiprocessing import get_context
-from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
 
 from curation.images import PixelStore
 from flows.home import Home, utc_now
 from flows.stages.evidence import shared_texts
-from flows.stages.judging import DECISION_COLUMNS, SIGNAL_COLUMNS, Asked, Changes, Judging
+from flows.stages.judging import Asked, Case, Judges
 from flows.stages.parts import unit_id
 from flows.terminal import Progress, silent
 from policy.ledger import Ledger
 from policy.ruleset import Ruleset
 from policy.snapshot import publish
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 SLICE = 40_000  # pairs that are fetched and appended at once
 CHUNK = 2_000  # pairs that a worker judges at once
@@ -123,21 +118,22 @@ def judge_pairs(ledger: Ledger, ruleset: Ruleset, home: Home, progress: Progress
     asked, now = Asked.at(home, ledger), utc_now()
     parts, bodies = shared_texts(ledger)
     given = {"decide_id": decide_id, "ruleset_digest": ruleset.digest, "decided_at": _naive(now)}
-    done = 0
-    with _judges((ruleset.text_body, now, asked, parts, bodies), pairs) as judge:
+    done, cores = 0, len(os.sched_getaffinity(0))
+    case = Case(ruleset.text_body, now, asked, parts, bodies)
+    with Judges(case, cores if pairs >= WORKERS_FROM else 1) as judges:
         for number, (low, high) in enumerate(_slices(pairs)):
             found = ledger.query_arrow(_SLICE, {"low": low, "high": high})
-            decisions: list[Changes] = []
-            for changes, count in judge(found):
-                decisions.append(changes)
-                done += count
-                progress(done, pairs, "decide: ")
+            judged = []
+            for chunk in judges.judge(_chunks(found)):
+                judged.append(chunk)
+                progress(min(done + len(judged) * CHUNK, pairs), pairs, "decide: ")
+            done += found.num_rows
+            judged.sort(key=lambda chunk: chunk[0])
+            decisions = _with(pa.concat_tables(d for _, d, _ in judged), given) if judged else None
+            signals = _with(pa.concat_tables(s for _, _, s in judged), {"decide_id": decide_id}) if judged else None
             key = f"decide/{decide_id}/{head}/{number}"
-            batches = [
-                ("decision", _table((c.decisions for c in decisions), DECISION_COLUMNS, given), f"{key}/decision"),
-                ("signal", _table((c.signals for c in decisions), SIGNAL_COLUMNS, given), f"{key}/signal"),
-            ]
-            ledger.append_many([batch for batch in batches if batch[1].num_rows])
+            tables = (("decision", decisions), ("signal", signals))
+            ledger.append_many([(name, t, f"{key}/{name}") for name, t in tables if t is not None and t.num_rows])
     # Counted from the ledger, not while judging: a run that was killed and run again says the same.
     ((changed,),) = ledger.query("SELECT count(DISTINCT pair_key) FROM decision WHERE decide_id = ?", [decide_id])
     confirmation = given | {"judged": pairs, "unchanged": pairs - changed, "changed": changed}
@@ -152,58 +148,16 @@ def _slices(pairs: int) -> Iterator[tuple[str, str]]:
     return itertools.pairwise(bounds)
 
 
-def _table(rows: Iterator[Sequence[Sequence[object]]], names: Sequence[str], given: dict[str, object]) -> pa.Table:
-    """Columns that came in chunks, and those that are the same in every row."""
-    import pyarrow as pa
-
-    columns: list[list[object]] = [[] for _ in names]
-    for chunk in rows:
-        for column, values in zip(columns, chunk, strict=True):
-            column += values
-    table = {name: pa.array(values) for name, values in zip(names, columns, strict=True)}
-    wanted = given if "verdict" in table else {"decide_id": given["decide_id"]}
-    return pa.table(table | {name: pa.array([value] * len(columns[0])) for name, value in wanted.items()})
+def _with(table: pa.Table, given: Mapping[str, object]) -> pa.Table:
+    """The table with these values in every row."""
+    for name, value in given.items():
+        table = table.append_column(name, pa.array([value] * table.num_rows))
+    return table
 
 
-# ── who judges ─────────────────────────────────────────────────────────────────────────────────────────────────────
-
-_State = tuple[str, datetime, Asked, dict[str, str], dict[str, bytes]]
-_Judge = Callable[["pa.Table"], Iterator[tuple[Changes, int]]]
-
-
-@contextmanager
-def _judges(state: _State, pairs: int) -> Iterator[_Judge]:
-    """What judges a slice, chunk by chunk in order: this process, or a worker a core where there is much to do."""
-    cores = len(os.sched_getaffinity(0))
-    if pairs < WORKERS_FROM or cores == 1:
-        judging = _judging(state)
-        yield lambda table: ((judging.chunk(c), len(c["pair_key"])) for c in _chunks(table))
-        return
-    # Fresh interpreters: a ledger's connection must not cross a fork.
-    with ProcessPoolExecutor(cores, get_context("spawn"), initializer=_begin, initargs=(state,)) as pool:
-        yield lambda table: pool.map(_work, _chunks(table))
-
-
-def _chunks(table: pa.Table) -> Iterator[dict[str, list[Any]]]:
+def _chunks(table: pa.Table) -> Iterator[pa.Table]:
     for start in range(0, table.num_rows, CHUNK):
-        yield table.slice(start, CHUNK).to_pydict()
-
-
-def _judging(state: _State) -> Judging:
-    ruleset_text, now, asked, parts, bodies = state
-    return Judging(Ruleset.parse(ruleset_text), now, asked, parts, bodies)
-
-
-_worker: Judging
-
-
-def _begin(state: _State) -> None:
-    global _worker  # a worker process has one judge for its life
-    _worker = _judging(state)
-
-
-def _work(chunk: dict[str, list[Any]]) -> tuple[Changes, int]:
-    return _worker.chunk(chunk), len(chunk["pair_key"])
+        yield table.slice(start, CHUNK)
 
 
 def _naive(moment: datetime) -> datetime:

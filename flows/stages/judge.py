@@ -2,22 +2,58 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from curation.images import DecodeError, DecodeLimits, read_header
 from curation.pages import read_page
-from policy.judge import judge_line
+from flows.home import Home
+from policy.errors import InputError
+from policy.judge import ImageFacts, Readers, judge_line
 from policy.ruleset import Ruleset
+from policy.signals.c2pa import read_c2pa
+from policy.signals.embedded import read_embedded
 
 
-def judge_lines(lines: Iterable[str], policy_file: Path | None) -> Iterator[dict[str, Any]]:
+def judge_lines(lines: Iterable[str], policy_file: Path | None, home: Home | None = None) -> Iterator[dict[str, Any]]:
     """Judge JSON lines one by one; a line that is no case answers {"error": …} and the rest goes on.
+
+    `home`: whose imported lists are asked; None asks none.
 
     Raises:
         ConfigurationError: the policy file cannot be used.
     """
     ruleset = Ruleset.load(policy_file) if policy_file is not None else Ruleset.default()
+    registries = home.registries().answers_for if home is not None else None
+    readers = Readers(read_page, _read_image, registries)
     for line in lines:
         if line.strip():
-            yield judge_line(line, ruleset, read_page=read_page)
+            yield judge_line(line, ruleset, readers)
+
+
+def _read_image(path: str) -> ImageFacts:
+    try:
+        body = Path(path).read_bytes()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"the file cannot be read ({reason})", where="image.path") from error
+    width, height = _size(body)
+    return ImageFacts(
+        hashlib.sha256(body).hexdigest(),
+        hashlib.md5(body, usedforsecurity=False).hexdigest(),
+        read_embedded(body),
+        read_c2pa(body),
+        width,
+        height,
+    )
+
+
+def _size(body: bytes) -> tuple[int | None, int | None]:
+    """Width and height as displayed; None of what does not decode."""
+    try:
+        header = read_header(body, DecodeLimits())
+    except DecodeError:
+        return None, None
+    return header.width, header.height

@@ -1,15 +1,29 @@
-"""One judge's work in a decide run: stored evidence in, the decisions that differ from what stands out."""
+"""Who judges in a decide run: stored evidence in, the decisions that differ from what stands out.
+
+One judge works in this process; where there is much to do, one a core in processes of their own. Those are fresh
+interpreters that import neither the caller's main module nor its ledger connection; what passes between is Arrow.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any
+from socket import socketpair
+from types import TracebackType
+from typing import Self
+
+import pyarrow as pa
 
 from flows.home import Home
+from policy.errors import StorageError
 from policy.evidence import Evidence, Shared
 from policy.grants import Grants
 from policy.judgements import judgement
@@ -21,10 +35,19 @@ from policy.ruleset import KNOWN, Ruleset
 from policy.signals import registry
 from policy.verdict import Judgement
 
-DECISION_COLUMNS = (
-    *("pair_key", "evidence_id", "rule", "rule_version", "verdict", "reason_code", "reason_detail", "where_found"),
+DECISIONS = pa.schema(
+    [
+        *((name, pa.string()) for name in ("pair_key", "evidence_id", "rule")),
+        ("rule_version", pa.int32()),
+        *((name, pa.string()) for name in ("verdict", "reason_code", "reason_detail", "where_found")),
+    ]
 )
-SIGNAL_COLUMNS = ("pair_key", "evidence_id", "mechanism", "stance", "where_found", "value", "document_sha256")
+SIGNALS = pa.schema(
+    [
+        (name, pa.string())
+        for name in ("pair_key", "evidence_id", "mechanism", "stance", "where_found", "value", "document_sha256")
+    ]
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,34 +75,35 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Changes:
-    """Columns of rows, in the order of DECISION_COLUMNS and SIGNAL_COLUMNS."""
+class Case:
+    """All that a judge needs beside the pairs: it travels to worker processes whole."""
 
-    decisions: tuple[list[object], ...]
-    signals: tuple[list[object], ...]
+    ruleset_text: str
+    now: datetime
+    asked: Asked
+    parts: Mapping[str, str]
+    bodies: Mapping[str, bytes]
 
 
 class Judging:
     """Judges stored evidence under one ruleset at one time."""
 
-    def __init__(
-        self,
-        ruleset: Ruleset,
-        now: datetime,
-        asked: Asked,
-        parts: Mapping[str, str],
-        bodies: Mapping[str, bytes],
-    ) -> None:
-        self._ruleset, self._now = ruleset, now
+    def __init__(self, case: Case) -> None:
+        ruleset, asked = Ruleset.parse(case.ruleset_text), case.asked
+        self._ruleset, self._now = ruleset, case.now
         self._tombstones, self._registries, self._grants = asked.tombstones(), asked.registries, asked.grants
-        self._shared = Shared(parts, bodies)
+        self._shared = Shared(case.parts, case.bodies)
         self._dropped = {rule: judgement(rule, None, "not-asked") for rule in KNOWN - set(ruleset.mechanisms)}
         self._versions = {rule: ruleset.rule_version(rule) for rule in KNOWN}
 
-    def chunk(self, columns: Mapping[str, list[Any]]) -> Changes:
-        """Judge the pairs of a chunk: columns pair_key, evidence_id, body_json, rules, said (digests of last words)."""
+    def chunk(self, pairs: pa.Table) -> tuple[pa.Table, pa.Table]:
+        """Decisions and signals that are new of the pairs of a chunk.
+
+        `pairs`: columns pair_key, evidence_id, body_json, rules, said (digests of what each rule said last).
+        """
         decisions: list[tuple[object, ...]] = []
         signals: list[tuple[object, ...]] = []
+        columns = pairs.to_pydict()
         for pair, evidence_id, body, rules, said in zip(*(columns[name] for name in _CHUNK), strict=True):
             stood = dict(zip(rules, said, strict=True))
             for judged in self._judge(body, stood):
@@ -93,7 +117,7 @@ class Judging:
                     (pair, evidence_id, s.mechanism, s.stance.value, s.where, s.value, s.document_sha256)
                     for s in judged.signals
                 )
-        return Changes(_columns(decisions, len(DECISION_COLUMNS)), _columns(signals, len(SIGNAL_COLUMNS)))
+        return _table(decisions, DECISIONS), _table(signals, SIGNALS)
 
     def _judge(self, body: str, stood: Mapping[str, int]) -> Iterator[Judgement]:
         evidence = self._asked_anew(Evidence.from_json(body, self._shared))
@@ -128,5 +152,134 @@ def _digest(last_words: tuple[object, ...]) -> int:
     return int.from_bytes(hashlib.md5(text, usedforsecurity=False).digest()[8:], "little")
 
 
-def _columns(rows: list[tuple[object, ...]], count: int) -> tuple[list[object], ...]:
-    return tuple(list(column) for column in zip(*rows, strict=True)) or tuple([] for _ in range(count))
+def _table(rows: list[tuple[object, ...]], schema: pa.Schema) -> pa.Table:
+    columns = list(zip(*rows, strict=True)) or [()] * len(schema)
+    return pa.table([pa.array(map(_storable, c), f.type) for c, f in zip(columns, schema, strict=True)], schema)
+
+
+def _storable(value: object) -> object:
+    """A lone surrogate, which UTF-8 has no bytes for, can reach us from a JSON escape."""
+    if isinstance(value, str) and not value.isascii():
+        return value.encode("utf-8", "replace").decode()
+    return value
+
+
+# ── workers ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Judges:
+    """Judges one table of pairs after the other: in this process, or in `workers` of their own."""
+
+    def __init__(self, case: Case, workers: int) -> None:
+        self._own = Judging(case) if workers < 2 else None
+        self._workers = [_Worker(case) for _ in range(workers)] if self._own is None else []
+
+    def judge(self, chunks: Iterable[pa.Table]) -> Iterator[tuple[int, pa.Table, pa.Table]]:
+        """(number of the chunk, decisions, signals), as they are done."""
+        if self._own is not None:
+            yield from ((number, *self._own.chunk(chunk)) for number, chunk in enumerate(chunks))
+            return
+        for number, chunk in enumerate(chunks):
+            yield from self._until_idle()
+            next(w for w in self._workers if w.number is None).give(number, chunk)
+        while any(w.number is not None for w in self._workers):
+            yield from self._take()
+
+    def _until_idle(self) -> Iterator[tuple[int, pa.Table, pa.Table]]:
+        while all(w.number is not None for w in self._workers):
+            yield from self._take()
+
+    def _take(self) -> Iterator[tuple[int, pa.Table, pa.Table]]:
+        busy = {w.connection: w for w in self._workers if w.number is not None}
+        for connection in wait(list(busy)):
+            yield busy[connection].take()  # type: ignore[index]  # wait() returns what it was given
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for worker in self._workers:
+            worker.stop()
+
+
+class _Worker:
+    """A process and the chunk it has in hand."""
+
+    def __init__(self, case: Case) -> None:
+        self.number: int | None = None
+        ours, theirs = socketpair()
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-c", "from flows.stages.judging import work; work()", str(theirs.fileno())],
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, "PYTHONPATH": _search_path()},
+            )
+        self.connection = Connection(ours.detach())
+        self._send(pickle.dumps(case))
+
+    def give(self, number: int, chunk: pa.Table) -> None:
+        self._send(_written(chunk))
+        self.number = number
+
+    def take(self) -> tuple[int, pa.Table, pa.Table]:
+        assert self.number is not None
+        try:
+            answer = self.number, _read(self.connection.recv_bytes()), _read(self.connection.recv_bytes())
+        except (EOFError, OSError) as error:
+            raise self._ended() from error
+        self.number = None
+        return answer
+
+    def stop(self) -> None:
+        self.connection.close()
+        self._process.kill()  # it holds nothing that is not sent
+        self._process.wait()
+
+    def _send(self, data: bytes) -> None:
+        try:
+            self.connection.send_bytes(data)
+        except OSError as error:
+            raise self._ended() from error
+
+    def _ended(self) -> StorageError:
+        return StorageError(
+            "a judging process ended before its work was done",
+            where="custody decide",
+            remedy="Run the same command again: what was appended stays; if memory is short, close other programs",
+        )
+
+
+def work() -> None:
+    """A worker's whole life: its case, then one chunk after another until its connection closes."""
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    connection = Connection(int(sys.argv[1]))
+    judging = Judging(pickle.loads(connection.recv_bytes()))  # our own process's words, over a socket of our own
+    while True:
+        try:
+            chunk = connection.recv_bytes()
+        except (EOFError, OSError):
+            return
+        for table in judging.chunk(_read(chunk)):
+            connection.send_bytes(_written(table))
+
+
+def _search_path() -> str:
+    root = str(Path(__file__).resolve().parent.parent.parent)
+    return os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
+def _written(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    written: bytes = sink.getvalue().to_pybytes()
+    return written
+
+
+def _read(data: bytes) -> pa.Table:
+    return pa.ipc.open_stream(data).read_all()
