@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import datetime
+from itertools import islice
 from typing import Final, NamedTuple, TypeAlias
 from urllib.parse import urljoin
 
@@ -22,7 +23,7 @@ from policy.signals import robots
 from policy.signals.origin_document import read_status, sniffs_as_html
 from policy.signals.places import Response, asked_urls, responses
 from policy.signals.robots import ExtensionLine, RobotsFile, RobotsRules
-from policy.signals.rsl_document import Content, RslDocument, Term, Unreadable, parse, parsed
+from policy.signals.rsl_document import Content, RslDocument, Term, Unreadable, parsed, parsed_text
 from policy.verdict import Judgement, Signal, Stance, Verdict
 
 MECHANISM: Final = "rsl"
@@ -123,13 +124,16 @@ def _of_lines(
     """The `License:` lines of our groups, or, where a group has none, those of the whole site (section 4.4)."""
     lines: dict[int, ExtensionLine] = {}
     for token in rules.product_tokens:
-        ours = [line for line in file.extensions_for(token) if line.name == "license"]
-        ours = ours or [line for line in file.site_wide if line.name == "license"]
+        ours = _licences(file.extensions_for(token)) or _licences(file.site_wide)
         lines |= {line.line_no: line for line in ours}
     for line in sorted(lines.values()):
         where, said = f"{document.url}:{line.line_no}", line.line.strip()
         url = _address(line.value, document.url)
         yield Declared(where, said, url, origin, scope, document.fetched_at, document.body_sha256)
+
+
+def _licences(lines: Iterable[ExtensionLine]) -> list[ExtensionLine]:
+    return list(islice((line for line in lines if line.name == "license"), MAX_DECLARED + 1))
 
 
 def _of_headers(response: Response, asked: tuple[str, ...], now: datetime) -> Iterator[Declared]:
@@ -265,8 +269,9 @@ def _judge_declared(
     declared: Declared, evidence: Evidence, rules: RobotsRules, max_age_days: int, now: datetime
 ) -> Judgement:
     if declared.inline is not None:
-        text = parse(declared.inline, encoding="utf-8")
-        return _judge_text(text, declared, evidence, declared.where, None)
+        if len(declared.inline) > rules.max_bytes:
+            return _unread(declared, f"it is longer than {rules.max_bytes} bytes", declared.where)
+        return _judge_text(parsed_text(declared.inline), declared, evidence, declared.where, None)
     if not declared.url:
         return _unread(declared, "the address cannot be asked", declared.where)
     document = _document(declared, evidence)

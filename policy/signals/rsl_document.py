@@ -5,6 +5,7 @@ https://rslstandard.org/rsl, sections 3 and appendix A. Nothing here knows who d
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -104,11 +105,17 @@ def parse(xml: bytes, *, encoding: str | None = None) -> RslDocument | Unreadabl
 
 
 _PARSED = Remembered(parse, max_bytes=8 * 2**20)
+_PARSED_TEXTS = Remembered(functools.partial(parse, encoding="utf-8"), max_bytes=8 * 2**20)
 
 
 def parsed(xml: bytes) -> RslDocument | Unreadable:
     """`parse`, remembered by content."""
     return _PARSED.get(xml)
+
+
+def parsed_text(xml: bytes) -> RslDocument | Unreadable:
+    """`parse` of what stood in a page and is UTF-8 by now, whatever it declares; remembered by content."""
+    return _PARSED_TEXTS.get(xml)
 
 
 class _Licence:

@@ -685,6 +685,17 @@ def test_a_cut_document_never_permits(at: int) -> None:
 
 
 @settings(max_examples=300)
+@given(at=st.integers(0, len(WHOLE) - 1), byte=st.integers(0, 255))
+def test_an_edited_prohibition_never_permits(at: int, byte: int) -> None:
+    """One byte put in the place of another may end what a prohibition is about, never turn it into a permission."""
+    never = rsl(content(NEVER), content('<license><permits type="usage">search</permits></license>', "/free/")).encode()
+    at %= len(never)
+    answer = judged(licensed(never[:at] + bytes([byte]) + never[at + 1 :]))
+    assert answer.verdict is not Verdict.ALLOW
+    assert answer.verdict is Verdict.DENY or answer.reason.code == "rsl-no-match"
+
+
+@settings(max_examples=300)
 @given(st.binary(max_size=300) | st.text(max_size=300).map(lambda t: t.encode("utf-8", "replace")))
 def test_no_bytes_make_the_reader_raise(body: bytes) -> None:
     """Any bytes are a document or unreadable."""
