@@ -9,10 +9,11 @@ Lines that are no rule (Content-Usage, Content-Signal, License, Crawl-delay, any
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Generic, Literal, NamedTuple, TypeVar
@@ -109,8 +110,10 @@ class _CompiledRule:
             self.normal = self.strict if normal == pattern else _compiled(normal)
 
     @property
-    def literal(self) -> bool:
-        return isinstance(self.strict, str)
+    def heads(self) -> set[str]:
+        """What the paths that it holds for begin with."""
+        forms = (self.strict,) if self.normal is None else (self.strict, self.normal)
+        return {form if isinstance(form, str) else form.head for form in forms}
 
     def matches(self, path: str, normal_path: str) -> bool:
         if _matches(self.strict, path):
@@ -148,60 +151,192 @@ class PathPattern:
         return self._rule.matches(path, _normal_path(path))
 
 
-class _Matcher:
-    """The rules that hold for one agent, the most specific first."""
+def _ranked(rules: Iterable[_Rule]) -> list[tuple[tuple[int, bool, int], str, _Rule]]:
+    """Longest pattern first; of equals the Allow; of those the first in the file."""
+    return sorted(
+        ((-len(pattern), not rule.allow, rule.line_no), pattern, rule) for rule in rules for pattern in _patterns(rule)
+    )
 
-    __slots__ = ("literal_heads", "rules", "wildcards")
+
+class _Matcher:
+    """The rules that hold for one agent, the most specific first, and by what their paths begin with."""
+
+    __slots__ = ("by_head", "heads", "lengths", "rules")
 
     def __init__(self, rules: Iterable[_Rule]) -> None:
-        # Longest pattern first; of equals the Allow; of those the first in the file.
-        ranked = sorted(
-            ((-len(pattern), not rule.allow, rule.line_no), pattern, rule)
-            for rule in rules
-            for pattern in _patterns(rule)
-        )
-        self.rules = [_CompiledRule(rule, pattern) for _, pattern, rule in ranked]
-        self.wildcards = [rule for rule in self.rules if not rule.literal]
-        self.literal_heads = tuple(
-            {form for rule in self.rules for form in (rule.strict, rule.normal) if isinstance(form, str)}
-        )
+        self.rules = [_CompiledRule(rule, pattern) for _, pattern, rule in _ranked(rules)]
+        self.by_head: dict[str, list[int]] = {}
+        for rank, rule in enumerate(self.rules):
+            for head in rule.heads:
+                self.by_head.setdefault(head, []).append(rank)
+        self.lengths = sorted({len(head) for head in self.by_head})
+        self.heads = tuple(self.by_head) if len(self.by_head) <= _FEW_HEADS else None
 
     def judge(self, path: str) -> RobotsAnswer:
         path = _escaped(path)
         normal = _normal_path(path)
-        # Most paths begin with no rule's literal: one call in C answers for all of those.
-        literal = path.startswith(self.literal_heads) or (normal is not path and normal.startswith(self.literal_heads))
-        for rule in self.rules if literal else self.wildcards:
+        # Most paths begin as no rule does: one call in C answers for all of those.
+        if self.heads is not None and not (
+            path.startswith(self.heads) or (normal is not path and normal.startswith(self.heads))
+        ):
+            return _NO_RULE
+        for rank in self._candidates(path, normal):
+            rule = self.rules[rank]
             if rule.matches(path, normal):
                 return rule.answer
         return _NO_RULE
 
+    def _candidates(self, path: str, normal: str) -> Iterable[int]:
+        if len(self.rules) <= _FEW_HEADS:
+            return range(len(self.rules))
+        found: set[int] = set()
+        for form in (path,) if normal is path else (path, normal):
+            for length in self.lengths:
+                if length > len(form):
+                    break
+                found.update(self.by_head.get(form[:length], ()))
+        return sorted(found)
+
+
+_FEW_HEADS = 64
+
 
 _NO_RULE = RobotsAnswer(True, 0, "")
+
+
+class _Group:
+    """The rules and extension lines of all groups that hold for one agent: `spans` of the file's text."""
+
+    __slots__ = ("_asked", "_extensions", "_joined", "_matcher", "_spans", "_text")
+
+    def __init__(self, text: str, spans: Sequence[tuple[int, int]]) -> None:
+        self._text, self._spans = text, spans
+        self._joined: str | None = None
+        self._asked = 0
+        self._matcher: _Matcher | None = None
+        self._extensions: tuple[ExtensionLine, ...] | None = None
+        if sum(end - start for start, end in spans) <= _SMALL_CHARS:
+            self._matcher = self._compiled()
+
+    def judge(self, path: str) -> RobotsAnswer:
+        if self._matcher is None:
+            self._asked += 1
+            if self._asked <= _SCANS:
+                return self._scanned(path)
+            self._matcher = self._compiled()
+        return self._matcher.judge(path)
+
+    @property
+    def extensions(self) -> tuple[ExtensionLine, ...]:
+        if self._extensions is None:
+            self._extensions = tuple(line for _, line in _extension_lines(self._text, self._spans))
+        return self._extensions
+
+    def _compiled(self) -> _Matcher:
+        """Every rule made ready: dear for masses of them, and then each path is cheap."""
+        return _Matcher(self._rules())
+
+    def _rules(self) -> Iterator[_Rule]:
+        for line_no, line in self._lines():
+            kind, _, value = _statement(line)
+            if kind in (_ALLOW, _DISALLOW):
+                yield _Rule(kind == _ALLOW, value, line_no, line)
+
+    def _lines(self) -> Iterator[tuple[int, str]]:
+        line_no, counted = 0, 0
+        for start, end in self._spans:
+            line_no, counted = line_no + self._text.count("\n", counted, start), start
+            yield from enumerate(self._text[start + 1 : end].split("\n"), line_no + 1)
+
+    def _scanned(self, path: str) -> RobotsAnswer:
+        """The answer for one path by one regular expression over the text, which leaves few rules to look at."""
+        path = _escaped(path)
+        normal = _normal_path(path)
+        if self._joined is None:
+            self._joined = "".join(self._text[start:end] for start, end in self._spans)
+        rules = []
+        for at, line in enumerate(dict.fromkeys(_perhaps_about(path, normal).findall(self._joined))):
+            kind, _, value = _statement(line)
+            rules.append(_Rule(kind == _ALLOW, value, at, line))
+        for _, pattern, rule in _ranked(rules):
+            if _CompiledRule(rule, pattern).matches(path, normal):
+                return self._found(rule)
+        return _NO_RULE
+
+    def _found(self, rule: _Rule) -> RobotsAnswer:
+        """The rule's first line in the file: its number, and how it stands there."""
+        joined = self._joined or ""
+        found = re.search(rf"\n{_GAP}{re.escape(rule.line)}{_GAP}(?=[\n#\0]|\Z)", joined)
+        at = found.start() if found is not None else 0
+        for start, end in self._spans:
+            if at < end - start:
+                at += start
+                break
+            at -= end - start
+        end = self._text.find("\n", at + 1)
+        line = self._text[at + 1 : end if end >= 0 else len(self._text)]
+        return RobotsAnswer(rule.allow, self._text.count("\n", 0, at + 1), line)
+
+
+# A group of so many characters is made ready at once; of a longer one, after so many paths have been looked for.
+_SMALL_CHARS = 65_536
+_SCANS = 64
 
 
 class RobotsFile:
     """A robots.txt: the groups of an agent are looked for when it is first asked about.
 
     `bad_lines`: numbers of lines that hold, outside comments, bytes that are no text: a rule may have been lost there.
+    `is_page`: it is an HTML page and no robots.txt. `judgements`: what was said of it before, for who asks often.
     """
 
-    __slots__ = ("_extensions", "_of_agent", "_site_wide", "_text", "bad_lines", "size_bytes")
+    __slots__ = (
+        "_extensions",
+        "_of_agent",
+        "_of_class",
+        "_site_wide",
+        "_text",
+        "bad_lines",
+        "is_page",
+        "judgements",
+        "size_bytes",
+    )
 
     def __init__(self, text: str, bad_lines: tuple[int, ...], size_bytes: int) -> None:
-        self._text = "\n" + text  # every line follows a line feed
+        text = "\n" + text  # every line follows a line feed
+        if len(text) > _MAX_LINE_CHARS and _LONG_LINE.search(text):
+            text = _LONG_LINE.sub(r"\1", text)
+        self._text = text
         self.bad_lines, self.size_bytes = bad_lines, size_bytes
-        self._of_agent: dict[str, tuple[_Matcher, tuple[ExtensionLine, ...]]] = {}
+        self._of_agent: dict[str, _Group] = {}
+        self._of_class: dict[tuple[str, ...], tuple[tuple[tuple[str, ...], _Group], ...]] = {}
         self._extensions: tuple[ExtensionLine, ...] | None = None
         self._site_wide: tuple[ExtensionLine, ...] | None = None
+        self.is_page = False
+        self.judgements: dict[tuple[str, int, str | None], Judgement] = {}
 
     def judge(self, agent: str, path: str) -> RobotsAnswer:
         """Whether `agent` (a product token) may fetch `path` (path and query); no rule allows."""
-        return self._for(agent)[0].judge(path)
+        return self._for(agent).judge(path)
 
     def extensions_for(self, agent: str) -> tuple[ExtensionLine, ...]:
         """The extension lines in the groups that hold for `agent`."""
-        return self._for(agent)[1]
+        return self._for(agent).extensions
+
+    def named(self, agents: tuple[str, ...]) -> tuple[tuple[tuple[str, ...], _Group], ...]:
+        """Which of `agents` (product tokens) have groups of their own: those that share all of theirs come together.
+
+        Of each: `judge(path)` and `extensions`.
+        """
+        if (known := self._of_class.get(agents)) is None:
+            present = {_token_in(m.group(1)) for m in _any_of(agents).finditer(self._text)}
+            groups: dict[tuple[tuple[int, int], ...], list[str]] = {}
+            for agent in agents:
+                if agent.lower() in present and (spans := self._spans_naming(agent.lower())):
+                    groups.setdefault(_rule_spans(self._text, spans), []).append(agent)
+            known = tuple((tuple(names), _Group(self._text, spans)) for spans, names in groups.items())
+            self._of_class = {agents: known}
+        return known
 
     @property
     def extensions(self) -> tuple[ExtensionLine, ...]:
@@ -221,68 +356,33 @@ class RobotsFile:
         return self._site_wide
 
     @property
+    def names_agents(self) -> bool:
+        return _NAMING_LINE.search(self._text) is not None
+
+    @property
     def agents(self) -> tuple[str, ...]:
         """The agents that are named, lower case, "*" among them, in the file's order."""
-        statements = (_statement(line) for _, _, line in self._lines_beginning(_AGENT_LINE))
-        named = (token for kind, _, value in statements if kind == _USER_AGENT for token in _tokens(value))
-        return tuple(dict.fromkeys(named))
+        values = dict.fromkeys(_NAMING_LINE.findall(self._text))
+        return tuple(dict.fromkeys(token for value in values for token in _tokens(value.strip(_WHITE))))
 
-    def _for(self, agent: str) -> tuple[_Matcher, tuple[ExtensionLine, ...]]:
+    def _for(self, agent: str) -> _Group:
         known = self._of_agent.get(agent)
         if known is None:
-            statements = self._group_of(agent.lower())
-            rules = (
-                _Rule(s.kind == _ALLOW, s.value, s.line_no, s.line) for s in statements if s.kind in (_ALLOW, _DISALLOW)
-            )
-            extensions = tuple(
-                ExtensionLine(s.line_no, s.key, _readable(s.value), _readable(s.line))
-                for s in statements
-                if s.kind == _EXTENSION
-            )
-            known = _Matcher(rules), extensions
+            token = agent.lower()
+            spans = self._spans_naming(token) or [m.span() for m in _EVERYONES.finditer(self._text)]
+            known = _Group(self._text, spans)
             if len(self._of_agent) < 64:  # the agents asked for are our own few
                 self._of_agent[agent] = known
         return known
 
-    def _group_of(self, token: str) -> list[_Statement]:
-        """The rules and extension lines of every group that names the agent, else of those for all agents."""
-        ours: list[_Statement] = []
-        everyones: list[_Statement] = []
-        named = False
-        text, at, line_no, counted = self._text, 0, 0, 0
-        candidates = _agent_lines(token)
-        while (candidate := candidates.search(text, at)) is not None:
-            at = candidate.start() + 1
-            line_no, counted = line_no + text.count("\n", counted, at), at
-            group: list[_Statement] = []
-            names: set[str] = set()
-            ruled = False  # a User-agent line after a rule begins the next group
-            while at <= len(text):
-                end = text.find("\n", at)
-                end = len(text) if end < 0 else end
-                line = text[at : min(end, at + _MAX_LINE_CHARS)]
-                kind, key, value = _statement(line)
-                if kind == _USER_AGENT:
-                    if ruled:
-                        break
-                    names.update(_tokens(value))
-                elif kind != _OTHER:
-                    group.append(_Statement(line_no, kind, key, value, line))
-                    ruled = ruled or kind != _EXTENSION
-                at, counted, line_no = end + 1, end + 1, line_no + 1
-            if token in names:
-                named = True
-                ours += group
-            if "*" in names:
-                everyones += group
-            at, counted, line_no = at - 1, at - 1, line_no - 1
-        return ours if named else everyones
+    def _spans_naming(self, token: str) -> list[tuple[int, int]]:
+        """Where the groups lie that name the agent (in lower case)."""
+        if not _WIDE_TOKEN.fullmatch(token) or (self._text.isascii() and token not in self._text.lower()):
+            return []
+        return [m.span() for m in _groups_of(token).finditer(self._text) if m.lastindex is not None]
 
     def _all_extensions(self) -> Iterator[tuple[int, ExtensionLine]]:
-        for at, no, line in self._lines_beginning(_EXTENSION_LINE):
-            kind, key, value = _statement(line)
-            if kind == _EXTENSION:
-                yield at, ExtensionLine(no, key, _readable(value), _readable(line))
+        return _extension_lines(self._text, ((0, len(self._text)),))
 
     def _stands_alone(self, at: int) -> bool:
         """Whether no agent and no rule stands above the line that begins at `at`, up to an empty line."""
@@ -298,22 +398,24 @@ class RobotsFile:
             at = start
         return False
 
-    def _lines_beginning(self, beginning: re.Pattern[str]) -> Iterator[tuple[int, int, str]]:
-        """Where each such line begins, its number, the line."""
-        line_no, counted = 0, 0
-        for match in beginning.finditer(self._text):
+
+def _extension_lines(text: str, spans: Iterable[tuple[int, int]]) -> Iterator[tuple[int, ExtensionLine]]:
+    """Where each extension line begins, and the line."""
+    line_no, counted = 0, 0
+    for start, end in spans:
+        for match in _EXTENSION_LINE.finditer(text, start, end):
             at = match.start() + 1
-            line_no, counted = line_no + self._text.count("\n", counted, at), at
-            end = self._text.find("\n", at)
-            yield at, line_no, self._text[at : min(len(self._text) if end < 0 else end, at + _MAX_LINE_CHARS)]
+            line_no, counted = line_no + text.count("\n", counted, at), at
+            stop = text.find("\n", at, end)
+            line = text[at : end if stop < 0 else stop]
+            kind, key, value = _statement(line)
+            if kind == _EXTENSION:
+                yield at, ExtensionLine(line_no, key, _readable(value), _readable(line))
 
 
-class _Statement(NamedTuple):
-    line_no: int
-    kind: int
-    key: str
-    value: str
-    line: str
+def _rule_spans(text: str, spans: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """The groups without the lines above their first rule or extension: equal for all the agents that share them."""
+    return tuple((first.start(), end) for start, end in spans if (first := _SAYING_LINE.search(text, start, end)))
 
 
 _DISALLOW, _ALLOW, _USER_AGENT, _EXTENSION, _OTHER = range(5)
@@ -324,23 +426,85 @@ _KEYS = (
     ("allow", _ALLOW),
 )
 _PARAGRAPH_LINES = 50
+_KEY_CHARS = 40
 _EXTENSION_NAMES = frozenset({"content-usage", "content-signal", "license", "crawl-delay"})
 _WHITE = " \t\n\v\f\r"
 _RFC_TOKEN = re.compile(r"[A-Za-z_-]*")
 _WIDE_TOKEN = re.compile(r"[A-Za-z0-9_.-]*")  # "img2dataset", "archive.org_bot": names the RFC's token cuts short
-_AGENT_LINE = re.compile(r"\n[ \t\v\f]*user[- ]?agent", re.IGNORECASE)
-_EXTENSION_LINE = re.compile(rf"\n[ \t\v\f]*(?:{'|'.join(sorted(_EXTENSION_NAMES))})", re.IGNORECASE)
+
+# The same grammar in regular expressions, for files of any size: each looks at a line once and never goes back.
+_GAP = r"[ \t\v\f]*+"
+_WORD = r"[^ \t\n:#\0]"
+_COLON = rf"(?:[^\n:#\0]*+:|{_WORD}*+[ \t]++(?={_WORD}++{_GAP}(?:[\n#\0]|\Z)))"  # or the line's only two words
+_AGENT_KEY = rf"{_GAP}(?ai:user)(?:-?(?ai:agent){_COLON}|[ ](?ai:agent)[^\n:#\0]*+:)"
+_RULE_KEY = rf"(?ai:allow|di(?:s(?:al(?:l[ao]|o)w|sal(?:l)?ow)|asllow)){_COLON}"
+_LONG_LINE = re.compile(rf"(\n[^\n]{{{_MAX_LINE_CHARS}}})[^\n]++")
+_NAMING_LINE = re.compile(rf"\n{_AGENT_KEY}{_GAP}([*A-Za-z0-9_.-][^\n#\0]*+)")
+_EXTENSION_LINE = re.compile(rf"\n{_GAP}(?ai:{'|'.join(sorted(_EXTENSION_NAMES))})")
+_SAYING_LINE = re.compile(rf"\n{_GAP}(?:{_RULE_KEY}|(?ai:{'|'.join(sorted(_EXTENSION_NAMES))})[^\n]*+)")
+_EVERYONE = rf"{_AGENT_KEY}{_GAP}\*(?=[ \t\v\f\n#\0]|\Z)"
+# A group: its User-agent lines and whatever else stands before the first rule, then all up to a User-agent line.
+_HEADER = rf"(?:\n(?!{_GAP}{_RULE_KEY})[^\n]*+)*+"
+_BODY = rf"(?:\n(?!{_AGENT_KEY})[^\n]*+)*+"
+_EVERYONES = re.compile(rf"\n{_EVERYONE}[^\n]*+{_HEADER}{_BODY}(?:\n{_EVERYONE}[^\n]*+{_HEADER}{_BODY})*+")
+
+
+def _names(tokens: Iterable[str]) -> str:
+    """A User-agent line that names one of the tokens, as `_tokens` reads it."""
+    strict = "|".join(re.escape(t) for t in tokens if _RFC_TOKEN.fullmatch(t))
+    wide = "|".join(re.escape(t) for t in tokens)
+    either = rf"(?:{strict})(?![A-Za-z_-])|(?:{wide})(?![A-Za-z0-9_.-])" if strict else rf"(?:{wide})(?![A-Za-z0-9_.-])"
+    return rf"{_AGENT_KEY}{_GAP}(?ai:{either})"
 
 
 @functools.lru_cache(maxsize=256)
-def _agent_lines(token: str) -> re.Pattern[str]:
-    """Beginnings of the User-agent lines that could name the agent or everyone: the line itself is read with care."""
-    return re.compile(rf"{_AGENT_LINE.pattern}[^\n]*?(?:\*|{re.escape(token)})", re.IGNORECASE)
+def _groups_of(token: str) -> re.Pattern[str]:
+    """The groups that name the agent: the first capture says so where one begins by naming everyone."""
+    named = _names((token,))
+    return re.compile(
+        rf"\n(?:({named})[^\n]*+{_HEADER}{_BODY}(?:\n{named}[^\n]*+{_HEADER}{_BODY})*+"
+        rf"|{_EVERYONE}[^\n]*+(?:\n(?!{_GAP}{_RULE_KEY}|{named})[^\n]*+)*+(?:\n({named})[^\n]*+{_HEADER})?{_BODY})"
+    )
+
+
+@functools.lru_cache(maxsize=8)
+def _any_of(agents: tuple[str, ...]) -> re.Pattern[str]:
+    """A User-agent line that names one of the agents."""
+    return re.compile(rf"\n({_names(agents)})")
+
+
+def _token_in(line: str) -> str:
+    """The name at the end of what `_any_of` found."""
+    return line[len(line.rstrip(_NAME_CHARS)) :].lower()
+
+
+_NAME_CHARS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-"
+
+
+def _perhaps_about(path: str, normal: str) -> re.Pattern[str]:
+    """The rules that could hold for a path: they begin as it does, and have no plain character that it has not.
+
+    Both are told of the text as it stands; wildcards, escapes and whatever else is not plain pass for anything.
+    """
+    others = re.escape("".join(sorted(_PLAIN_CHARS - set(path) - set(normal) - {"/"})))
+    index = r"index\.htm[^\n#\0]*+"  # an Allow of it may stand for its directory
+    known = rf"(?:[^{others}\n#\0/%]++|%(?:[0-9A-Fa-f]{{2}})?+|/(?:{index})?+)*+"
+    begins = ""
+    if len(path) < _BEGINNING:
+        begins = _NO_PLAIN_CHAR + (rf"|{index}" if path.endswith("/") else "")
+    for char in reversed(path[:_BEGINNING]):
+        begins = rf"{_NO_PLAIN_CHAR}|{re.escape(char)}(?:{begins})" if char in _PLAIN_CHARS else ""
+    return re.compile(rf"\n{_GAP}({_RULE_KEY}{_GAP}(?={begins}){known}){_GAP}(?=[\n#\0]|\Z)")
+
+
+_BEGINNING = 12
+_PLAIN_CHARS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~:/?[]@!&'()+,;=")
+_NO_PLAIN_CHAR = rf"[^{re.escape(''.join(sorted(_PLAIN_CHARS)))}]|\Z"
 
 
 @functools.lru_cache(maxsize=4096)
 def _kind_of(key: str) -> tuple[int, str]:
-    name = key.strip(_WHITE).lower()
+    name = key.lower()
     if name in _EXTENSION_NAMES:
         return _EXTENSION, name
     return next((kind for start, kind in _KEYS if name.startswith(start)), _OTHER), name
@@ -358,24 +522,32 @@ def _statement(line: str) -> tuple[int, str, str]:
         if len(words) != 2:
             return _OTHER, "", ""
         key, value = words
-    kind, name = _kind_of(key) if len(key) < 100 else (_OTHER, "")
+    kind, name = _kind_of(key.strip(_WHITE)[:_KEY_CHARS])
     return kind, name, value.strip(_WHITE)
 
 
 def parse(body: bytes) -> RobotsFile:
     """Read a robots.txt of any size; whatever it holds, it is a file with some rules or none."""
     text, damaged = _decoded(body)
-    text = text.replace("\r\n", "\n").replace("\r", "\n")
-    bad_lines = _bad_lines(text) if damaged else ()
-    return RobotsFile(text, bad_lines, len(body))
+    if "\r" in text:
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
+    file = RobotsFile(text, _bad_lines(text) if damaged else (), len(body))
+    file.is_page = sniffs_as_html(body) and not file.names_agents
+    return file
 
 
 def _bad_lines(text: str) -> tuple[int, ...]:
-    lines = enumerate(text.split("\n"), 1)
-    return tuple(no for no, line in lines if _DAMAGE.search(line[:_MAX_LINE_CHARS].partition("#")[0]))
+    """The first lines with damage outside comments, as many as a reader may want to see."""
+    numbers: list[int] = []
+    line_no, counted, text = 0, 0, "\n" + text
+    for match in itertools.islice(_DAMAGED_LINE.finditer(text), _MAX_BAD_LINES):
+        line_no, counted = line_no + text.count("\n", counted, match.start() + 1), match.start() + 1
+        numbers.append(line_no)
+    return tuple(numbers)
 
 
-_DAMAGE = re.compile("[\0\udc80-\udcff\ufffd]")
+_MAX_BAD_LINES = 100
+_DAMAGED_LINE = re.compile(r"\n[^\n#\0\udc80-\udcff\ufffd]*+[\0\udc80-\udcff\ufffd]")
 
 
 def _decoded(body: bytes) -> tuple[str, bool]:
@@ -392,8 +564,11 @@ def _decoded(body: bytes) -> tuple[str, bool]:
         if body.startswith(mark):
             body = body[len(mark) :]
             break
-    text = body.decode("utf-8", errors="surrogateescape")
-    return text, "\0" in text or not _is_utf8(body)
+    try:
+        text = body.decode("utf-8")
+    except UnicodeDecodeError:
+        return body.decode("utf-8", errors="surrogateescape"), True
+    return text, "\0" in text
 
 
 _BOMS = (
@@ -419,14 +594,6 @@ def _wide_encoding(body: bytes) -> str | None:
 def _readable(line: str) -> str:
     """The line for a reader, lone surrogates replaced."""
     return line.encode("utf-8", errors="surrogateescape").decode("utf-8", errors="replace")
-
-
-def _is_utf8(body: bytes) -> bool:
-    try:
-        body.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def _tokens(value: str) -> tuple[str, ...]:
@@ -531,7 +698,7 @@ def read(document: Document, rules: RobotsRules, now: datetime) -> RobotsFile | 
     if isinstance(body, Judgement):
         return body
     file = parsed(body)
-    if sniffs_as_html(body) and not file.agents:
+    if file.is_page:
         return absent_as_html(MECHANISM, document)
     return file
 
@@ -547,6 +714,18 @@ def may_fetch(document: Document | None, url: str, agent: str, now: datetime, ru
 
 def _judge_file(file: RobotsFile, document: Document, url: str, agent: str) -> Judgement:
     answer = file.judge(agent, path_of(url))
+    key = document.url, answer.line_no, document.body_sha256
+    if (known := file.judgements.get(key)) is None:
+        known = _judge_answer(file, document, answer)
+        if len(file.judgements) < _MAX_REMEMBERED:
+            file.judgements[key] = known
+    return known
+
+
+_MAX_REMEMBERED = 1_024
+
+
+def _judge_answer(file: RobotsFile, document: Document, answer: RobotsAnswer) -> Judgement:
     where = f"{document.url}:{answer.line_no}" if answer.line_no else document.url
     line = _readable(answer.line).strip()
 
@@ -565,7 +744,8 @@ def _judge_file(file: RobotsFile, document: Document, url: str, agent: str) -> J
 
 def damaged(file: RobotsFile, document: Document) -> Judgement:
     """DEFER: some lines hold bytes that are no text, and might have been a no."""
-    where, detail = f"{document.url}:{file.bad_lines[0]}", f"{len(file.bad_lines)} damaged lines"
+    where, count = f"{document.url}:{file.bad_lines[0]}", len(file.bad_lines)
+    detail = f"{count} damaged lines" if count < _MAX_BAD_LINES else f"{count} damaged lines or more"
     signal = Signal(MECHANISM, where, Stance.ERROR, detail, document.body_sha256)
     return judgement(MECHANISM, Verdict.DEFER, "robots-bad-encoding", detail, where, (signal,))
 
