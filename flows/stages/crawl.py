@@ -286,7 +286,7 @@ def run_image_unit(home: Home, crawl: str, unit: str, progress: Any = lambda don
         for row, result in results:
             assert isinstance(row, dict)  # the tag is the row that waits for its picture
             if isinstance(result, Shaped):
-                if not observer.tombstones.covers_content(result.content_sha256):
+                if not observer.keeps_out(result):
                     pixels.put(result.content_sha256, result.jpeg)
                 row |= _shaped_row(result)
             else:
@@ -395,6 +395,13 @@ class Observer:
         if self.tombstones.covers_url(url):
             return "tombstoned"
         return "registry-listed" if self.registries.covers_url(url) else None
+
+    def keeps_out(self, picture: Shaped) -> bool:
+        """Whether a removal or a hash list names these bytes: they are known by their digests, and never kept."""
+        if self.tombstones.covers_content(picture.content_sha256):
+            return True
+        answers = self.registries.answers(sha256=picture.content_sha256, md5=picture.content_md5, pdq=picture.pdq)
+        return any(answer.match for answer in answers)
 
     def _is_let_in(self, url: str, judged: Judgement) -> bool:
         """Whether who runs the site has agreed, whatever its robots.txt says; silence is no answer to that."""

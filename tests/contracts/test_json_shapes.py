@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from flows.home import Home
 from tests.builders import DATASET, Custody, Journey, Removed
 
 pytestmark = pytest.mark.timeout(900)  # the first test to ask for the journey waits for it
@@ -118,6 +119,27 @@ def test_inspect_judge(journey: Journey, custody: Custody, tmp_path: Path) -> No
     assert (denied["verdict"], allowed["verdict"]) == ("deny", "allow")
     assert {d["verdict"] for d in denied["decisions"]} <= {"allow", "deny", "defer", "unset"}
     assert "error" in error
+
+
+def test_lists_and_grants(custody: Custody, tmp_path: Path) -> None:
+    """`policy import` and `lists` say what counts and since when; every step of a grant prints the same shape."""
+    home = Home.create(tmp_path / "home")
+    file = tmp_path / "optouts.txt"
+    file.write_text("nobody.example\n")
+    listed = {"name": str, "kind": str, "rows": int, "dated_at": str, "max_age_days": int, "sha256": str}
+    imported = custody(home, "policy", "import", str(file), "--kind", "domain")
+    assert fits(imported, listed | {"skipped": int, "changed": bool}) == []
+    states = custody(home, "policy", "lists")
+    assert fits(states, [listed | {"state": str, "age_days": int, "required": bool}]) == []
+    given = ("--giver", "A. Giver", "--capacity", "rights-holder", "--domain", "a.example", "--document", str(file))
+    added = custody(home, "grant", "add", *given)
+    grant = {"id": str, "state": str, "capacity": str, "scope_kind": str, "scope": str, "mechanisms": [str]}
+    for shown in (
+        added,
+        *custody(home, "grant", "list"),
+        custody(home, "grant", "end", added["id"], "--reason", "over"),
+    ):
+        assert fits(shown, grant | {"valid_from": str, "document_sha256": str}) == []
 
 
 def test_why_audit_and_sql(journey: Journey, custody: Custody) -> None:

@@ -356,6 +356,10 @@ def test_a_hash_list_denies_what_was_crawled_before_it_came(tmp_path: Path, site
     assert stood["/a.png"][:2] == ("deny", "registry-listed")
     assert f"hashes of {TODAY}: {kind} " in stood["/a.png"][2]
     assert stood["/b.png"][0] == "allow"
+    told(home, "crawl", site.url("/"))  # met again, it is known by its digests, and its pixels are not kept
+    assert not (home.pixels_path / sha256[:2] / f"{sha256}.jpg").exists()
+    told(home, "decide")
+    assert standing(home)["/a.png"][:2] == ("deny", "registry-listed")
 
 
 def test_nothing_is_sealed_without_a_list_that_is_required(tmp_path: Path, site: Site) -> None:
