@@ -771,10 +771,15 @@ def inspect() -> None:
 )
 @click.argument("file", type=click.File("r", encoding="utf-8", errors="replace"), default="-")
 def inspect_judge(home_path: Path, as_json: bool, policy_file: Path | None, file: Any) -> None:
-    """The policy alone, offline: JSON lines in, JSON lines out (docs/policy.md has examples)."""
+    """The policy alone, offline: JSON lines in, JSON lines out (docs/policy.md has examples).
+
+    Where --home is a home, its imported lists are asked for the mechanism registry.
+    """
+    from flows.home import Home
     from flows.stages import judge as stage
 
-    for line in stage.judge_lines(file, policy_file):
+    home = Home(home_path) if Home(home_path).ledger_path.is_file() else None
+    for line in stage.judge_lines(file, policy_file, home):
         print_json(line)
 
 

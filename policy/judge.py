@@ -33,7 +33,6 @@ from policy.evidence import (
     OriginEvidence,
     RegistryAnswer,
 )
-from policy.licences import embedded_claims
 from policy.origins import origin_of
 from policy.ruleset import KNOWN, Ruleset, judge
 from policy.signals import robots
@@ -145,23 +144,26 @@ def _given(case: _Case, evidence: Evidence) -> Iterator[str]:
     """The mechanisms of whose input the line gives something."""
     documents = {name: d for o in evidence.origins for name, d in o.documents}
     yield from documents
-    if "robots" in documents:  # whose lines they are
-        yield from ("ai_agents", "content_usage", "content_signal")
     page, image = case.has("page"), case.has("image")
     if page or image:
         yield "x_robots"
     names = {name.strip().lower() for headers in _all_headers(evidence) for name, _ in headers}
     metas = {name.strip().lower() for name, _ in evidence.page_meta or ()}
-    lines = {e.name for d in _bodies(evidence, "robots") for e in robots.parsed(d).extensions}
-    if "content-usage" in names:
+    files = [robots.parsed(body) for body in _bodies(evidence, "robots")]
+    lines = {line.name for file in files for line in file.extensions}
+    if any(agent != "*" for file in files for agent in file.agents):
+        yield "ai_agents"
+    if "content-usage" in names | lines:
         yield "content_usage"
-    if "content-signal" in names:
+    if "content-signal" in names | lines:
         yield "content_signal"
     if "license" in lines or evidence.page_rsl or any("rsl+xml" in v.lower() for h in _all_headers(evidence) for _, v in h):
         yield "rsl"
     if {"tdm-reservation", "tdm-policy"} & (names | metas):
         yield "tdmrep"
     if evidence.embedded is not None:
+        from policy.licences import embedded_claims
+
         yield from ("xmp", "c2pa")
         if any(field.name.startswith("tdm:") for field in evidence.embedded.fields):
             yield "tdmrep"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ def judge_lines(lines: Iterable[str], policy_file: Path | None, home: Home | Non
     """
     ruleset = Ruleset.load(policy_file) if policy_file is not None else Ruleset.default()
     registries = home.registries().answers_for if home is not None else None
-    readers = Readers(read_page, _read_image, registries)
+    readers = replace(READERS, registries=registries)
     for line in lines:
         if line.strip():
             yield judge_line(line, ruleset, readers)
@@ -57,3 +58,6 @@ def _size(body: bytes) -> tuple[int | None, int | None]:
     except DecodeError:
         return None, None
     return header.width, header.height
+
+
+READERS = Readers(read_page, _read_image)

@@ -5,11 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
+from rich.console import Console
+from rich.markup import escape as literal
+
 from flows.home import Home
 from flows.stages.lookup import covering, pairs_of, read_query
 from flows.terminal import escape, stdout_console
 from policy.judgements import sentence
 from policy.ledger import Ledger
+from policy.remedies import what_would_change
 
 _STANDING = """
 SELECT o.pair_key, o.page_url, o.image_url, o.alt, s.verdict, s.rule, s.reason_code, s.since, s.ruleset_digest
@@ -20,10 +24,17 @@ FROM (
 """
 _DECISIONS = """
 SELECT pair_key, rule, verdict, reason_code, coalesce(reason_detail, ''), coalesce(where_found, ''), ruleset_digest,
-       evidence_id, decided_at
+       evidence_id, decided_at, decide_id
 FROM decision WHERE pair_key IN (SELECT unnest(?::VARCHAR[]))
 ORDER BY pair_key, batch_seq, row_no
 """
+# What the evidence said, statement by statement: those that stood when a rule spoke last.
+_SIGNALS = """
+SELECT pair_key, mechanism, decide_id, stance, coalesce(where_found, ''), coalesce(value, '')
+FROM signal WHERE pair_key IN (SELECT unnest(?::VARCHAR[])) ORDER BY pair_key, batch_seq, row_no
+"""
+_CONFIRMED = "SELECT ruleset_digest, decided_at FROM confirmation ORDER BY batch_seq DESC, row_no DESC LIMIT 1"
+_RESERVED = "SELECT pair_key, mechanism, since FROM reserved WHERE pair_key IN (SELECT unnest(?::VARCHAR[]))"
 _USES = """
 SELECT pair_key, dataset, ordinal, caption, caption_origin FROM slot WHERE pair_key IN (SELECT unnest(?::VARCHAR[]))
 ORDER BY dataset, ordinal
@@ -31,8 +42,20 @@ ORDER BY dataset, ordinal
 
 
 @dataclass(frozen=True, slots=True)
+class Statement:
+    """What was found in one place: allow, deny, constrained, unset, error or unreachable."""
+
+    stance: str
+    where: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
 class Ruling:
-    """One decision on record, in words too. `standing`: no later one of the same rule replaced it."""
+    """One decision on record, in words too. `standing`: no later one of the same rule replaced it.
+
+    `statements`: all that its rule found, not only what won. `change`: what would change it, of one that keeps out.
+    """
 
     rule: str
     verdict: str
@@ -44,6 +67,8 @@ class Ruling:
     evidence_id: str
     decided_at: datetime
     standing: bool
+    statements: tuple[Statement, ...] = ()
+    change: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,15 +86,21 @@ class PairStory:
     ruleset_digest: str | None
     rulings: tuple[Ruling, ...]
     slots: tuple[tuple[str, int], ...]
+    reserved: tuple[tuple[str, datetime], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """The answer to `custody why`. `removal`: the removal whose tombstone covers what was named."""
+    """The answer to `custody why`. `removal`: the removal whose tombstone covers what was named.
+
+    `confirmed_under`, `confirmed_at`: the ruleset and time of the newest `custody decide`, by which all still stands.
+    """
 
     query: str
     pairs: tuple[PairStory, ...]
     removal: str | None
+    confirmed_under: str | None = None
+    confirmed_at: datetime | None = None
 
 
 def why(home: Home, query: str) -> Story:
@@ -83,18 +114,37 @@ def why(home: Home, query: str) -> Story:
         tombstones = home.tombstones(ledger)
         pairs = pairs_of(ledger, named)
         stories = _stories(ledger, pairs)
-    removal = covering(tombstones, named)
-    return Story(query, stories, removal)
+        confirmed = ledger.query(_CONFIRMED)
+    under, at = confirmed[0] if confirmed else (None, None)
+    return Story(query, stories, covering(tombstones, named), under, at)
 
 
 def _stories(ledger: Ledger, pairs: list[str]) -> tuple[PairStory, ...]:
     decisions = ledger.query(_DECISIONS, [pairs])
     last = {(row[0], row[1]): i for i, row in enumerate(decisions)}
+    found: dict[tuple[str, str, str], list[Statement]] = {}
+    for pair, mechanism, decide, stance, where, value in ledger.query(_SIGNALS, [pairs]):
+        found.setdefault((pair, mechanism, decide), []).append(Statement(stance, where, value))
     rulings: dict[str, list[Ruling]] = {}
-    for i, (pair, rule, verdict, code, detail, where, digest, evidence, at) in enumerate(decisions):
-        rulings.setdefault(pair, []).append(
-            Ruling(rule, verdict, code, sentence(code), detail, where, digest, evidence, at, last[(pair, rule)] == i)
+    for i, (pair, rule, verdict, code, detail, where, digest, evidence, at, decide) in enumerate(decisions):
+        ruling = Ruling(
+            rule=rule,
+            verdict=verdict,
+            code=code,
+            words=sentence(code),
+            detail=detail,
+            where=where,
+            ruleset_digest=digest,
+            evidence_id=evidence,
+            decided_at=at,
+            standing=last[(pair, rule)] == i,
+            statements=tuple(dict.fromkeys(found.get((pair, rule, decide), ()))),
+            change=what_would_change(code) if verdict in ("deny", "defer") else "",
         )
+        rulings.setdefault(pair, []).append(ruling)
+    reserved: dict[str, list[tuple[str, datetime]]] = {}
+    for pair, mechanism, since in ledger.query(_RESERVED, [pairs]):
+        reserved.setdefault(pair, []).append((mechanism, since))
     slots: dict[str, list[tuple[str, int]]] = {}
     for pair, dataset, ordinal, _, _ in ledger.query(_USES, [pairs]):
         slots.setdefault(pair, []).append((dataset, ordinal))
@@ -111,41 +161,47 @@ def _stories(ledger: Ledger, pairs: list[str]) -> tuple[PairStory, ...]:
             digest,
             tuple(rulings.get(pair, ())),
             tuple(slots.get(pair, ())),
+            tuple(reserved.get(pair, ())),
         )
         for pair, page, image, alt, verdict, rule, code, since, digest in ledger.query(_STANDING, [pairs])
     )
 
 
+_ENDS_OF_A_YES = "a no at a recheck, an approved removal, or evidence that grows too old"
 _MARK = {"allow": "[green]allow[/]", "deny": "[red]deny [/]", "defer": "[yellow]defer[/]", "unset": "[dim]  -  [/]"}
 
 
 def tell(story: Story) -> None:
     """Print a story for a person."""
-    from rich.markup import escape as literal
-
     console = stdout_console(soft_wrap=True)
-
-    def shown(text: str | None) -> str:
-        return literal(escape(text or ""))
-
     if not story.pairs:
-        console.print(f"Nothing on record for {shown(story.query)}.")
+        console.print(f"Nothing on record for {_shown(story.query)}.")
     for pair in story.pairs:
-        console.print(f"\n[bold]{shown(pair.image_url)}[/]")
-        console.print(f"  on    {shown(pair.page_url)}")
-        console.print(f"  text  {shown(pair.text) or '(none)'}")
+        console.print(f"\n[bold]{_shown(pair.image_url)}[/]")
+        console.print(f"  on    {_shown(pair.page_url)}")
+        console.print(f"  text  {_shown(pair.text) or '(none)'}")
         if pair.verdict is None:
             console.print("  not judged yet: custody decide")
             continue
         since = f"{pair.since:%Y-%m-%d %H:%M} UTC" if pair.since else "?"
-        console.print(f"  stands {_MARK[pair.verdict].strip()} since {since}, ruleset {pair.ruleset_digest}")
+        console.print(f"  stands {_MARK[pair.verdict].strip()} since {since}, under ruleset {pair.ruleset_digest}")
+        if story.confirmed_at is not None and story.confirmed_at != pair.since:
+            confirmed = f"{story.confirmed_at:%Y-%m-%d %H:%M} UTC, under ruleset {story.confirmed_under}"
+            console.print(f"    last judged {confirmed}")
         for ruling in pair.rulings:
             if ruling.standing:
-                detail = f": {shown(ruling.detail)}" if ruling.detail else "."
-                where = f"  [dim]({shown(ruling.where)})[/]" if ruling.where else ""
-                deciding = " [bold]← decides[/]" if ruling.rule == pair.rule and pair.verdict != "allow" else ""
-                words = ruling.words.rstrip(".")
-                console.print(f"    {_MARK[ruling.verdict]}  {ruling.rule:<13} {words}{detail}{where}{deciding}")
+                _tell_ruling(console, ruling, deciding=ruling.rule == pair.rule and pair.verdict != "allow")
+        for mechanism, at in pair.reserved:
+            console.print(f"  reserved by {mechanism} since {at:%Y-%m-%d %H:%M} UTC: a recheck saw the no")
+        keeping_out = [r for r in pair.rulings if r.standing and r.change]
+        if keeping_out:
+            console.print("  what would change it: all of")
+            for ruling in keeping_out:
+                console.print(f"    {ruling.rule:<14} {ruling.change}")
+        elif pair.verdict == "allow":
+            console.print(
+                "  what would change it: a no at a recheck, an approved removal, or evidence that grows too old"
+            )
         for ruling in pair.rulings:
             if not ruling.standing:
                 console.print(
@@ -156,3 +212,20 @@ def tell(story: Story) -> None:
             console.print(f"  sealed in {dataset}, slot {ordinal}")
     if story.removal:
         console.print(f"\nIt was removed: {story.removal}. Nothing may bring it back.")
+
+
+def _tell_ruling(console: Console, ruling: Ruling, *, deciding: bool) -> None:
+    """One rule's last word, and below it the other statements that it found."""
+    detail = f": {_shown(ruling.detail)}" if ruling.detail else "."
+    where = f"  [dim]({_shown(ruling.where)})[/]" if ruling.where else ""
+    mark = " [bold]← decides[/]" if deciding else ""
+    console.print(f"    {_MARK[ruling.verdict]}  {ruling.rule:<14} {ruling.words.rstrip('.')}{detail}{where}{mark}")
+    for statement in ruling.statements:
+        if (statement.where, statement.value) != (ruling.where, ruling.detail) and statement.value:
+            said, place = _shown(statement.value), _shown(statement.where)
+            console.print(f"           [dim]{'':<14} {statement.stance}: {said}  ({place})[/]")
+
+
+def _shown(text: str | None) -> str:
+    """Text from the web, for a terminal and within markup."""
+    return literal(escape(text or ""))

@@ -18,8 +18,8 @@ import policy
 from curation.addresses import _FORBIDDEN_V4, _FORBIDDEN_V6
 from curation.fetch import OUTCOMES
 from curation.images import DECODE_ERROR_CODES
-from curation.pages import read_page
 from flows.settings import DEFAULT_TEXT
+from flows.stages.judge import READERS
 from policy.audit import list_audits
 from policy.judge import judge_line
 from policy.judgements import SENTENCES
@@ -88,7 +88,7 @@ EXAMPLES = [json.loads(body) for kind, body in FENCED.findall(POLICY) if kind ==
 @pytest.mark.parametrize(("line", "answer"), list(zip(EXAMPLES[::2], EXAMPLES[1::2], strict=True)))
 def test_the_worked_examples_answer_as_the_page_says(line: object, answer: object) -> None:
     """What is printed beside an input is what `custody inspect judge` answers."""
-    assert judge_line(json.dumps(line), Ruleset.default(), read_page=read_page, now=NOW) == answer
+    assert judge_line(json.dumps(line), Ruleset.default(), READERS, now=NOW) == answer
 
 
 # ── ledger.md ──────────────────────────────────────────────────────────────────────────────────────────────────────

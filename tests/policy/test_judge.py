@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policy.evidence import LicenceClaim
-from policy.judge import MECHANISMS, PairHints, judge_line
+from policy.errors import InputError
+from policy.evidence import C2pa, Embedded, EmbeddedField, LicenceClaim
+from policy.judge import MECHANISMS, ImageFacts, PairHints, Readers, judge_line
 from policy.ruleset import KNOWN, Ruleset
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -32,6 +33,7 @@ class Page:
     meta: tuple[tuple[str, str], ...] = ()
     licence_claims: tuple[LicenceClaim, ...] = ()
     pairs: Sequence[PairHints] = ()
+    rsl: tuple[tuple[str, str], ...] = ()
 
 
 def read_page(html: bytes, base_url: str, content_type: str | None) -> Page:
@@ -43,8 +45,23 @@ def read_page(html: bytes, base_url: str, content_type: str | None) -> Page:
     )
 
 
+def read_image(path: str) -> ImageFacts:
+    """A file reader that knows three files."""
+    match path:
+        case "plain.jpg":
+            return ImageFacts("ab" * 32, "cd" * 16, Embedded("image/jpeg"), C2pa("absent"), 200, 100)
+        case "reserved.jpg":
+            field = EmbeddedField("plus:DataMining", "http://ns.useplus.org/ldf/vocab/DMI-PROHIBITED", "XMP, APP1")
+            return ImageFacts("ab" * 32, "cd" * 16, Embedded("image/jpeg", (field,)), C2pa("absent"), 200, 100)
+        case _:
+            raise InputError("the file cannot be read (No such file or directory)", where="image.path")
+
+
+READERS = Readers(read_page, read_image)
+
+
 def judge(**line: object) -> dict[str, Any]:
-    return judge_line(json.dumps({"url": URL, **line}), RULESET, read_page=read_page, now=NOW)
+    return judge_line(json.dumps({"url": URL, **line}), RULESET, READERS, now=NOW)
 
 
 def verdicts(answer: dict[str, Any]) -> dict[str, str]:
@@ -197,7 +214,7 @@ def test_a_redirect_is_followed_to_its_origin() -> None:
 )
 def test_a_line_that_is_no_case_says_so(line: str) -> None:
     """Whatever stands on a line, the answer is one error for that line."""
-    answer = judge_line(line, RULESET, read_page=read_page, now=NOW)
+    answer = judge_line(line, RULESET, READERS, now=NOW)
     assert list(answer) == ["error"]
     assert answer["error"]
 

@@ -1,0 +1,67 @@
+"""What would change a verdict: for every reason that keeps a sample out, who could do what.
+
+`custody why` says it beside the reason. The longest beginning of a code that is listed here speaks for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+_SOURCE = "the source takes it back, and the next recheck sees that"
+_RIGHTS = "a grant of the rights holder covers it (custody grant add)"
+_OPERATOR = "a grant of the site's operator covers it (custody grant add)"
+_AGAIN = "it is observed again: custody recheck, or a new crawl of the page"
+
+# Beginning of a code -> what would change it; several ways are joined by "or".
+REMEDIES: Mapping[str, tuple[str, ...]] = {
+    "": (_SOURCE, _RIGHTS),
+    "not-observed": (_AGAIN,),
+    "not-asked": ("policy.toml names the mechanism again",),
+    "evidence-stale": (_AGAIN,),
+    "evidence-incomplete": (_AGAIN,),
+    "fetch-failed": ("the picture can be fetched at a later crawl",),
+    "mechanism-not-built": ("a version that reads it, or policy.toml without the mechanism",),
+    "robots-": (_SOURCE, _OPERATOR),
+    "robots-forbidden": ("the site shows its robots.txt", "robots.forbidden_status of policy.toml is changed"),
+    "robots-unreachable": ("the site answers for its robots.txt again",),
+    "robots-unreadable": ("the site answers with a robots.txt that can be read",),
+    "robots-bad-encoding": ("the site answers with a robots.txt that can be read",),
+    "robots-too-large": ("the site's robots.txt becomes shorter", "robots.max_bytes of policy.toml is raised"),
+    "ai-agents-": (_SOURCE, _RIGHTS, "ai_agents.honour of policy.toml is changed"),
+    "tdmrep-": (_SOURCE, _RIGHTS),
+    "tdmrep-invalid": ("the site mends its tdmrep.json",),
+    "tdmrep-unreachable": ("the site answers again",),
+    "tdmrep-forbidden": ("the site shows its tdmrep.json",),
+    "rsl-": ("the licence document permits training freely", _RIGHTS),
+    "x-robots-": (_SOURCE, _RIGHTS),
+    "x-robots-noindex": (_SOURCE, _RIGHTS, "x_robots.index_family of policy.toml is changed"),
+    "x-robots-noimageindex": (_SOURCE, _RIGHTS, "x_robots.index_family of policy.toml is changed"),
+    "x-robots-none": (_SOURCE, _RIGHTS, "x_robots.index_family of policy.toml is changed"),
+    "xmp-": (_RIGHTS, "the source puts a file without the reservation in its place"),
+    "c2pa-": (_RIGHTS, "the source puts a file without the reservation in its place"),
+    "registry-": ("the list's next edition leaves it out (custody policy import)",),
+    "registry-missing": ("the list is imported (custody policy import)",),
+    "registry-overdue": ("a newer edition of the list is imported (custody policy import)",),
+    "licence-": (
+        "the source states another licence, and the next recheck sees that",
+        _RIGHTS,
+        "purpose or licence.table of policy.toml is changed",
+    ),
+    "licence-unknown": ("the source states a licence, and the next recheck sees that", _RIGHTS),
+    "licence-share-alike": (_RIGHTS, "policy.toml undertakes share-alike (licence.share_alike)"),
+    "licence-reserved": (_RIGHTS,),
+    "licence-conflict": ("a person looks: a grant of the rights holder settles it (custody grant add)",),
+    "face-": ("a grant of the depicted person covers it (custody grant add)", "faces.mode of policy.toml is changed"),
+    "too-": ("the bounds under [size] of policy.toml are changed",),
+    "caption-": ("custody caption finds a caption that is sure enough", "the page gets an alt text"),
+    "text-": ("the page gets another alt text", "the keys under [text] of policy.toml are changed"),
+    "tombstoned": ("nothing: a removal is final",),
+    "removal-held": ("the removal request is decided (custody removal approve, or reject)",),
+}
+
+
+def what_would_change(code: str) -> str:
+    """In words, what would change the verdict of a reason: "when A, or when B"."""
+    beginnings = (code[:end] for end in range(len(code), -1, -1))
+    ways = next(REMEDIES[beginning] for beginning in beginnings if beginning in REMEDIES)
+    return ", or ".join(ways)
