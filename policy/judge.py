@@ -1,9 +1,9 @@
 """The policy alone, offline: one case as a JSON line in, one answer out (`custody inspect judge`).
 
 A line gives what was observed; DESIGN.md section 9 has its shape, and beside it "alt", "caption", "caption_score",
-"md5" and "tombstoned" ("" or null: none). Of a mechanism of whose input the line gives something, what it does not mention
-of the page and the image's responses said nothing; an origin whose document it does not give was not asked, and a
-mechanism of whose input it gives nothing has not been observed.
+"md5" and "tombstoned" ("" or null: none). Of a mechanism of whose input the line gives something, what it does not
+mention of the page and the image's responses said nothing; an origin whose document it does not give was not asked,
+and a mechanism of whose input it gives nothing has not been observed.
 """
 
 from __future__ import annotations
@@ -157,7 +157,8 @@ def _given(case: _Case, evidence: Evidence) -> Iterator[str]:
         yield "content_usage"
     if "content-signal" in names | lines:
         yield "content_signal"
-    if "license" in lines or evidence.page_rsl or any("rsl+xml" in v.lower() for h in _all_headers(evidence) for _, v in h):
+    linked = any("rsl+xml" in value.lower() for headers in _all_headers(evidence) for _, value in headers)
+    if "license" in lines or evidence.page_rsl or linked:
         yield "rsl"
     if {"tdm-reservation", "tdm-policy"} & (names | metas):
         yield "tdmrep"
