@@ -298,7 +298,7 @@ def _document(declared: Declared, evidence: Evidence) -> Document | None:
     for origin in (origin_of(declared.url), declared.origin):
         known = evidence.origin(origin)
         if known is not None and (given := known.get(MECHANISM)) is not None:
-            return given
+            return replace(given, url=declared.url)
     return None
 
 
