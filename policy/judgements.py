@@ -79,6 +79,16 @@ SENTENCES: Mapping[str, str] = {
     "xmp-damaged": "The image's metadata, or the file around it, is damaged: what it said cannot be told.",
     "xmp-absent": "The image's own metadata says nothing of data mining.",
     # C2PA
+    "c2pa-absent": "The image holds no C2PA manifest.",
+    "c2pa-silent": "The C2PA manifests say nothing of training or data mining.",
+    "c2pa-not-allowed": "A C2PA manifest of the image or of one of its ingredients does not allow training.",
+    "c2pa-constrained": "A C2PA manifest allows training on a condition only, and no grant covers it.",
+    "c2pa-unknown-word": "A C2PA manifest speaks of training in a word that the specification does not know.",
+    "c2pa-not-trusted": "A C2PA manifest allows training; that alone is no permission.",
+    "c2pa-allowed": "A valid C2PA manifest, signed by somebody whom the operator trusts, allows generative training.",
+    "c2pa-unreadable": "There is a C2PA manifest store, and it cannot be read; what it says is not known.",
+    "c2pa-changed": "The C2PA manifest store was changed after it was signed; what it said is not known.",
+    "c2pa-remote": "The C2PA manifest is said to be elsewhere, and is not asked for; what it says is not known.",
     # registries
     "registry-listed": "A list that the operator imported names it.",
     "registry-missing": "A list that the ruleset requires was never imported.",
