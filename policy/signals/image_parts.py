@@ -524,6 +524,7 @@ _RESOURCES = (b"8BIM", b"MeSa", b"AgHg", b"PHUT", b"DCSR")
 _XMP_UUID = bytes.fromhex("BE7ACFCB97A942E89C71999491E3AFAC")
 _BRANDS = {"avif": "image/avif", "avis": "image/avif", "heic": "image/heic", "heix": "image/heic", "jxl ": "image/jxl"}
 _OUTER = (b"moov", b"trak", b"udta")  # of an image sequence
+_PICTURES = {"ISO media": (b"meta", b"moov"), "JPEG XL": (b"jxlc", b"jxlp"), "JPEG 2000": (b"jp2c",)}
 
 
 class _Box(NamedTuple):
@@ -534,13 +535,14 @@ class _Box(NamedTuple):
 
 def _boxes_of(view: memoryview, media: str = "ISO media") -> Found:
     """The boxes of an ISO base media file (ISO/IEC 14496-12), the items of its meta box, XMP in a uuid box."""
-    waiting, metas, inflater = [(0, len(view))], 0, _Inflater()
+    waiting, metas, inflater, has_picture = [(0, len(view))], 0, _Inflater(), False
     for _ in range(_MAX_DIRECTORIES):
         if not waiting:
             break
         start, end = waiting.pop(0)
         for box in _boxes(view, start, end):
             inside = view[box.start : box.end]
+            has_picture |= box.kind in _PICTURES[media]
             if box.kind == b"meta":
                 metas += 1
                 if metas <= _MAX_DIRECTORIES:
@@ -557,6 +559,8 @@ def _boxes_of(view: memoryview, media: str = "ISO media") -> Found:
                 waiting.append((box.start, box.end))
             elif not box.kind:
                 yield Damage(f"a box at {box.start} of the file is broken or cut off", (view[start:],))
+    if not has_picture:
+        yield Damage("the file ends before its picture", (view,))
     if waiting or metas > _MAX_DIRECTORIES:
         yield Damage("more boxes than are read", (view,))
 
