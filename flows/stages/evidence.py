@@ -56,9 +56,9 @@ def shared_texts(ledger: Ledger) -> tuple[dict[str, str], dict[str, bytes]]:
     return _parts(ledger), _bodies(ledger)
 
 
-def newest_evidence(ledger: Ledger, pairs: Sequence[str]) -> dict[str, Evidence]:
-    """The newest evidence of each pair, without document bodies."""
-    shared = Shared(_parts(ledger))
+def newest_evidence(ledger: Ledger, pairs: Sequence[str], *, bodies: bool = False) -> dict[str, Evidence]:
+    """The newest evidence of each pair; without `bodies` its documents are known by their digests only."""
+    shared = Shared(_parts(ledger), _bodies(ledger) if bodies else {})
     return {pair: Evidence.from_json(body, shared) for pair, body in ledger.query(_NEWEST, [list(pairs)])}
 
 

@@ -17,7 +17,7 @@ from curation.fetch import Fetched
 from curation.pages import Page, read_page
 from curation.pair import origin_of
 from flows.home import Home, utc_now
-from flows.stages.crawl import Observer, append_origins, observer_at
+from flows.stages.crawl import Observer, append_declared, append_origins, observer_at
 from flows.stages.decide import decide
 from flows.stages.evidence import evidence_batches, newest_evidence
 from flows.stages.parts import unit_id
@@ -26,6 +26,7 @@ from policy.errors import InputError
 from policy.evidence import Document, Evidence, LicenceClaim, OriginEvidence
 from policy.ledger import Ledger
 from policy.ruleset import Ruleset
+from policy.signals import rsl
 from policy.signals.places import asked_urls
 
 OBSERVER = "custody-recheck/1"
@@ -93,7 +94,7 @@ def recheck(home: Home, progress: Progress = silent, *, dataset: str | None = No
     for start in range(0, len(pairs), SLICE):
         chunk = pairs[start : start + SLICE]
         with home.ledger(readonly=True) as ledger:
-            evidence = newest_evidence(ledger, chunk)
+            evidence = newest_evidence(ledger, chunk, bodies=True)
         counts.new_evidence += _renew(home, observer, evidence, counts)
         progress(min(start + SLICE, len(pairs)), len(pairs), "recheck: ")
     decided = decide(home, progress)
@@ -141,12 +142,18 @@ def _renew(home: Home, observer: Observer, evidence: Mapping[str, Evidence], cou
         pair: _with_origins(_with_responses(e, pages, pictures, read) if pair in responses else e, fresh)
         for pair, e in evidence.items()
     }
+    licences = observer.declared(
+        e for pair, e in newer.items() if e != evidence[pair] or _has_due_licence(e, rules, now)
+    )
+    if licences:
+        newer = {pair: _with_declared(e, licences, rules) for pair, e in newer.items()}
     changed = [(p, replace(e, observer=OBSERVER)) for p, e in sorted(newer.items()) if e != evidence[p]]
     if not (changed or due):
         return 0
     with home.ledger() as ledger:
         key = f"recheck/{ledger.head()[0]}/{unit_id(*(p for p, _ in changed), *sorted(due))[:12]}"
         append_origins(ledger, key, {o: fresh[o] for o in due if o in fresh})
+        append_declared(ledger, key, licences)
         event = {"kind": "recheck", "subject": None, "detail": key, "happened_at": now.replace(tzinfo=None)}
         ledger.append_many([*evidence_batches(ledger, changed, key, key), ("event", [event], f"{key}/event")])
     return len(changed)
@@ -174,6 +181,11 @@ def _due_origins(evidence: Evidence, rules: Ruleset, now: datetime) -> Iterator[
             age = _age(rules, _BY_DOCUMENT[name])
             if document is None or not _answered(document) or _is_due(document.fetched_at, age, now):
                 yield origin
+
+
+def _has_due_licence(evidence: Evidence, rules: Ruleset, now: datetime) -> bool:
+    age = _age(rules, ("rsl",))
+    return any(not _answered(d) or _is_due(d.fetched_at, age, now) for d in evidence.declared)
 
 
 # ── what was answered ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -245,23 +257,25 @@ def _origins(urls: Sequence[str]) -> Iterator[str]:
 def _merged(known: OriginEvidence | None, fresh: OriginEvidence | None) -> OriginEvidence | None:
     """What answered replaces what is known; what did not answer leaves it, and its age, as it is."""
     if known is None or fresh is None:
-        return known or _bodiless(fresh)
+        return known or fresh
     old, new = dict(known.documents), dict(fresh.documents)
     names = [*old, *(name for name in new if name not in old)]
     return OriginEvidence(known.origin, tuple((n, _newer(old.get(n), new.get(n))) for n in names))
 
 
-def _bodiless(origin: OriginEvidence | None) -> OriginEvidence | None:
-    if origin is None:
-        return None
-    return OriginEvidence(origin.origin, tuple((n, replace(d, body=None)) for n, d in origin.documents))
+def _with_declared(evidence: Evidence, fresh: Mapping[str, Document], rules: Ruleset) -> Evidence:
+    """The evidence with the documents that it declares now, each as it answered last."""
+    known = {d.url: d for d in evidence.declared}
+    urls = rsl.declared_urls(evidence, rules.robots)
+    documents = (_newer(known.get(url), fresh.get(url)) for url in urls if url in known or url in fresh)
+    return replace(evidence, declared=tuple(documents))
 
 
 def _newer(old: Document | None, new: Document | None) -> Document:
     if new is None or (old is not None and _answered(old) and not _answered(new)):
         assert old is not None  # one of the two holds this name
         return old
-    return replace(new, body=None)
+    return new
 
 
 def _answered(document: Document) -> bool:

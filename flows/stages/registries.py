@@ -312,8 +312,8 @@ def _entries(opened: IO[bytes], file: Path, kind: str, column: str | None) -> It
 @contextmanager
 def _text(opened: IO[bytes], zipped: bool) -> Iterator[IO[str]]:
     raw: Any = gzip.GzipFile(fileobj=opened) if zipped else opened
-    # What is no UTF-8 becomes what no URL or hash holds, so that its line is named.
-    with io.TextIOWrapper(raw, encoding="utf-8-sig", errors="replace", newline=None) as text:
+    # What is no UTF-8 becomes what no URL, name or hash holds, so that its line is named.
+    with io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape", newline=None) as text:
         yield text
 
 
@@ -385,14 +385,14 @@ def _parquet(opened: IO[bytes], file: Path, kind: str, column: str | None) -> It
                 number += 1
                 if value is not None and (text := _cell(value, kind).strip()):
                     yield number, text
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise InputError(f"no Parquet file that can be read ({error})", where=str(file)) from error
 
 
 def _cell(value: object, kind: str) -> str:
     if isinstance(value, bytes):  # a hash as its bytes, or a text without its type
         raw = len(value) == _DIGITS.get(kind, 0) // 2
-        return value.hex() if raw else value.decode("utf-8", "replace")
+        return value.hex() if raw else value.decode("utf-8", "surrogateescape")
     return str(value)
 
 
