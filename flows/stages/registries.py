@@ -244,7 +244,13 @@ class _Reading:
         )
 
 
+# A URL parser drops tabs and line ends and keeps the rest: what was two entries would be one that nobody means.
+_TWO = re.compile(r"[\x00-\x1f\x7f]|[\s,;|\"]https?://", re.IGNORECASE)
+
+
 def _url(text: str) -> str:
+    if _TWO.search(text):
+        raise ValueError("more than one http(s) URL")
     try:
         return url_value(canonical_url(text))
     except InputError:
@@ -254,6 +260,8 @@ def _url(text: str) -> str:
 def _domain(text: str) -> str:
     """The name of a site: "example.org", "*.example.org", "www.example.org", "https://example.org/"; IDNs in ASCII."""
     name = text.lower()
+    if _TWO.search(name):
+        raise ValueError("more than one domain name")
     if not name.startswith(("http://", "https://")):
         name = "http://" + name.removeprefix("*.").removeprefix(".")
     try:
@@ -334,7 +342,7 @@ def _plain(lines: Iterable[str]) -> Iterator[tuple[int, str]]:
 
 
 def _csv(lines: Iterator[str], file: Path, kind: str, column: str | None, delimiter: str) -> Iterator[tuple[int, str]]:
-    rows = csv.reader(lines, delimiter=delimiter)
+    rows = csv.reader(lines, delimiter=delimiter, strict=True)
     place: int | None = None
     try:
         for row in rows:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import json
@@ -12,14 +13,20 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
+from hypothesis import given
+from hypothesis import strategies as st
 
 from flows import settings
 from flows.cli import cli
 from flows.home import Home
+from flows.stages.registries import _Reading
+from flows.terminal import silent
+from policy.errors import InputError
 from policy.ruleset import Ruleset
 from tests.builders import replaced
 from tests.flows.site import Answer, Site, picture
@@ -172,6 +179,14 @@ def test_a_column_is_named_or_numbered(home: Home, tmp_path: Path) -> None:
     [
         ("url", "l.txt", "https://a.example/\nnot a url\n", ("l.txt:2", "'not a url' is no http(s) URL", "--skip-bad")),
         ("url", "l.txt", "example.org/x.jpg\n", ("l.txt:1",)),
+        ("url", "l.txt", b"https://a.example/\nhttps://a.example/\xff\n", ("l.txt:2",)),
+        ("url", "l.txt", "https://a.example/x https://a.example/y\n", ("l.txt:1", "more than one")),
+        ("url", "l.txt", "https://a.example/x,https://a.example/y\n", ("l.txt:1", "more than one")),
+        ("url", "l.txt", "https://a.example/x\tred apple\n", ("l.txt:1", "more than one")),
+        ("url", "l.csv", 'url,n\n"https://a.example/,1\nhttps://b.example/,2\n', ("no CSV",)),
+        ("url", "l.csv", 'url,n\n"https://a.example/,1\nhttps://b.example/",2\n', ("l.csv:3", "more than one")),
+        ("domain", "l.csv", 'domain,n\n"a.example\nb.example",2\n', ("l.csv:3", "more than one")),
+        ("domain", "l.csv", b"domain,n\nb\xfccher.example,1\n", ("l.csv:2",)),
         ("url", "l.csv", 'url,n\n"https://a.example/\n",1\nftp://x/,2\n', ("l.csv:4", "ftp://x/")),
         ("url", "l.csv", "url,n\n\nhttps://a.example/\nhttps://b.example/,2\nonly-one\n", ("l.csv:5",)),
         ("url", "l.csv", "n,url\n1,https://a.example/\n2\n", ("l.csv:3", "the row has 1 columns")),
@@ -209,6 +224,24 @@ def test_a_file_that_is_not_understood_whole_is_not_imported(
     refused(run(home, "policy", "import", file, "--kind", kind, "--name", "mine"), 2, *said)
     assert told(home, "policy", "lists") == []
     assert list(home.path.glob("registries/*")) == list(home.path.glob("registries/.*")) == []
+
+
+@given(st.data())
+@hypothesis.settings(max_examples=150, deadline=None)
+def test_whatever_a_file_holds_it_is_a_list_or_a_message(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    """Cut, flipped and spliced files of every form: read, or refused with one explained error, nothing else."""
+    path = tmp_path_factory.mktemp("damaged")
+    write = data.draw(st.sampled_from([_plain, _zipped, _csv, _parquet]))
+    file = write(path, "url")
+    body = bytearray(file.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        place = data.draw(st.integers(0, len(body)))
+        body[place : place + data.draw(st.integers(0, 9))] = data.draw(st.binary(max_size=6))
+    file.write_bytes(body[: data.draw(st.integers(0, len(body)))] if data.draw(st.booleans()) else body)
+    with contextlib.suppress(InputError):
+        list(_Reading(file, "url", data.draw(st.booleans()), silent).keys(None))
 
 
 def test_bad_lines_may_be_left_out_and_are_counted(home: Home, tmp_path: Path) -> None:
