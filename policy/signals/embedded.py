@@ -27,6 +27,7 @@ NEEDLES: Final = ("DMI-PROHIBITED", "tdm:reservation")
 _MAX_FIELDS = 500
 _MAX_ERRORS = 20
 _MAX_PARTS = 1_000
+_MAX_DATASETS = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ class _Reader:
         self._needles: set[str] = set()
         self._digests: dict[bytes, None] = {}
         self._budget = Budget()
-        self._datasets = _MAX_FIELDS
+        self._datasets = _MAX_DATASETS
         self._to_scan = 2 * size + 4 * MAX_PACKET_BYTES
         self._extended: set[str] = set()
         self._extended_wanted: set[str] = set()
@@ -72,7 +73,7 @@ class _Reader:
             self._iim(bytes(part.data[:MAX_PACKET_BYTES]), f"IPTC, {part.where}")
         elif part.kind == "text":
             self._field(part.name, _text(part.data), part.where)
-        else:
+        elif part.data:
             self._extended.add(part.name)
             self._packet(part.data, f"XMP, {part.where}")
 

@@ -300,6 +300,8 @@ def _webp(body: bytes, view: memoryview) -> Found:
         kind, length = body[at : at + 4], int.from_bytes(body[at + 4 : at + 8], "little")
         end = at + 8 + length
         if end > len(body) or not kind.strip(b" \0").isalnum():
+            if at >= size:  # something else behind the file's end
+                break
             yield Damage(f"the chunk at {at} of the WebP is broken or cut off", (view[max(0, at - _OVERLAP) :],))
             return
         chunk = view[at + 8 : end]

@@ -9,7 +9,7 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-BENCHMARKS = ("startup", "ledger", "judging", "registry")
+BENCHMARKS = ("startup", "ledger", "judging", "registry", "embedded")
 RESULTS = Path(__file__).resolve().parent.parent.parent / "docs" / "benchmarks.md"
 
 

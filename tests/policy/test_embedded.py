@@ -286,6 +286,10 @@ def test_a_file_that_is_cut_short_is_never_silent(name: str) -> None:
 
 
 SILENT = {
+    "jpeg-trailer": jpeg(tail=b"something else"),
+    "png-trailer": png() + b"something else",
+    "webp-trailer": riff((b"VP8 ", bytes(33))) + b"something else",
+    "png-empty-packet": png(itxt(b"")),
     "jpeg": jpeg(segment(0xE0, b"JFIF\0")),
     "png": png(),
     "webp": riff((b"VP8 ", bytes(33))),
@@ -683,6 +687,13 @@ IPTC = [
     ("iptc:Credit", "Credit"),
     ("iptc:CopyrightNotice", "(c) A"),
 ]
+
+
+def test_many_keywords_hide_no_notice() -> None:
+    """Hundreds of other records before the one that counts are jumped over."""
+    many = b"".join(dataset(2, 25, b"keyword") for _ in range(2_000)) + dataset(2, 116, b"(c) A")
+    found = read_embedded(tiff({33723: many}))
+    assert ([f.value for f in found.fields], found.errors) == (["(c) A"], ())
 
 
 @pytest.mark.parametrize(
