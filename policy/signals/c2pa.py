@@ -382,7 +382,9 @@ def _superbox(walk: _Walk, data: memoryview, start: int, end: int, labels: tuple
                 raise _Broken("a superbox does not describe itself")
             label = _label(data, first, last)
             inside = (*labels, label)
-            if len(inside) == 2:
+            if len(inside) == 1 and label != "c2pa":
+                walk.doubts.append(f"a manifest store by another name: {label[:60]!r}")
+            elif len(inside) == 2:
                 walk.manifests.append(label)
             elif len(inside) == 3 and not _PARTS_OF_A_MANIFEST.match(label):
                 walk.doubts.append(f"a part of a manifest that is not known: {label[:60]!r}")
@@ -566,6 +568,8 @@ class _Cbor:
             self._take(1)
         elif info > 24:
             raise _Broken("not CBOR")
+        if info < 20 or info == 23:
+            self.walk.doubts.append("a CBOR value that means nothing")
         return {20: False, 21: True}.get(info)
 
     def _string(self, major: int, size: int | None, depth: int) -> str | bytes:
