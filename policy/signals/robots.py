@@ -207,10 +207,10 @@ _NO_RULE = RobotsAnswer(True, 0, "")
 class _Group:
     """The rules and extension lines of all groups that hold for one agent: `spans` of the file's text."""
 
-    __slots__ = ("_asked", "_extensions", "_joined", "_matcher", "_spans", "_text")
+    __slots__ = ("_asked", "_extensions", "_joined", "_loose", "_matcher", "_spans", "_text")
 
-    def __init__(self, text: str, spans: Sequence[tuple[int, int]]) -> None:
-        self._text, self._spans = text, spans
+    def __init__(self, text: str, spans: Sequence[tuple[int, int]], *, loose: bool = False) -> None:
+        self._text, self._spans, self._loose = text, spans, loose
         self._joined: str | None = None
         self._asked = 0
         self._matcher: _Matcher | None = None
@@ -240,7 +240,12 @@ class _Group:
         for line_no, line in self._lines():
             kind, _, value = _statement(line)
             if kind in (_ALLOW, _DISALLOW):
-                yield _Rule(kind == _ALLOW, value, line_no, line)
+                yield self._rule(kind == _ALLOW, value, line_no, line)
+
+    def _rule(self, allow: bool, pattern: str, line_no: int, line: str) -> _Rule:
+        if self._loose and pattern[:1] not in _PATTERN_BEGINNINGS:
+            pattern = ("/" if allow else "*") + pattern
+        return _Rule(allow, pattern, line_no, line)
 
     def _lines(self) -> Iterator[tuple[int, str]]:
         line_no, counted = 0, 0
@@ -255,9 +260,10 @@ class _Group:
         if self._joined is None:
             self._joined = "".join(self._text[start:end] for start, end in self._spans)
         rules = []
-        for at, line in enumerate(dict.fromkeys(_perhaps_about(path, normal).findall(self._joined))):
+        about = _perhaps_about(path, normal, anywhere=self._loose)
+        for at, line in enumerate(dict.fromkeys(about.findall(self._joined))):
             kind, _, value = _statement(line)
-            rules.append(_Rule(kind == _ALLOW, value, at, line))
+            rules.append(self._rule(kind == _ALLOW, value, at, line))
         for _, pattern, rule in _ranked(rules):
             if _CompiledRule(rule, pattern).matches(path, normal):
                 return self._found(rule)
@@ -281,6 +287,8 @@ class _Group:
 # A group of so many characters is made ready at once; of a longer one, after so many paths have been looked for.
 _SMALL_CHARS = 65_536
 _SCANS = 64
+_MAX_REMEMBERED = 1_024
+_PATTERN_BEGINNINGS = ("", "/", "*", "%", "$")
 
 
 class RobotsFile:
@@ -292,6 +300,7 @@ class RobotsFile:
 
     __slots__ = (
         "_extensions",
+        "_loose",
         "_of_agent",
         "_of_class",
         "_site_wide",
@@ -302,22 +311,28 @@ class RobotsFile:
         "size_bytes",
     )
 
-    def __init__(self, text: str, bad_lines: tuple[int, ...], size_bytes: int) -> None:
+    def __init__(self, text: str, bad_lines: tuple[int, ...], size_bytes: int, *, loose: bool = False) -> None:
         text = "\n" + text  # every line follows a line feed
         if len(text) > _MAX_LINE_CHARS and _LONG_LINE.search(text):
             text = _LONG_LINE.sub(r"\1", text)
-        self._text = text
+        self._text, self._loose = text, loose
         self.bad_lines, self.size_bytes = bad_lines, size_bytes
         self._of_agent: dict[str, _Group] = {}
         self._of_class: dict[tuple[str, ...], tuple[tuple[tuple[str, ...], _Group], ...]] = {}
         self._extensions: tuple[ExtensionLine, ...] | None = None
         self._site_wide: tuple[ExtensionLine, ...] | None = None
         self.is_page = False
-        self.judgements: dict[tuple[str, int, str | None], Judgement] = {}
+        self.judgements: dict[tuple[object, ...], Judgement] = {}
 
     def judge(self, agent: str, path: str) -> RobotsAnswer:
         """Whether `agent` (a product token) may fetch `path` (path and query); no rule allows."""
         return self._for(agent).judge(path)
+
+    def remember(self, key: tuple[object, ...], judged: Judgement) -> Judgement:
+        """Keep a judgement in `judgements`, within bounds."""
+        if len(self.judgements) < _MAX_REMEMBERED:
+            self.judgements[key] = judged
+        return judged
 
     def extensions_for(self, agent: str) -> tuple[ExtensionLine, ...]:
         """The extension lines in the groups that hold for `agent`."""
@@ -357,7 +372,13 @@ class RobotsFile:
 
     @property
     def names_agents(self) -> bool:
+        """Whether there is a User-agent line."""
         return _NAMING_LINE.search(self._text) is not None
+
+    @property
+    def has_rules(self) -> bool:
+        """Whether there is an Allow or a Disallow, in a group or not."""
+        return _RULE_LINE.search(self._text) is not None
 
     @property
     def agents(self) -> tuple[str, ...]:
@@ -370,7 +391,9 @@ class RobotsFile:
         if known is None:
             token = agent.lower()
             spans = self._spans_naming(token) or [m.span() for m in _EVERYONES.finditer(self._text)]
-            known = _Group(self._text, spans)
+            if self._loose and not self.names_agents:
+                spans = [(0, len(self._text))]
+            known = _Group(self._text, spans, loose=self._loose)
             if len(self._of_agent) < 64:  # the agents asked for are our own few
                 self._of_agent[agent] = known
         return known
@@ -410,7 +433,7 @@ def _extension_lines(text: str, spans: Iterable[tuple[int, int]]) -> Iterator[tu
             line = text[at : end if stop < 0 else stop]
             kind, key, value = _statement(line)
             if kind == _EXTENSION:
-                yield at, ExtensionLine(line_no, key, _readable(value), _readable(line))
+                yield at, ExtensionLine(line_no, key, readable(value), readable(line))
 
 
 def _rule_spans(text: str, spans: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
@@ -434,13 +457,15 @@ _WIDE_TOKEN = re.compile(r"[A-Za-z0-9_.-]*")  # "img2dataset", "archive.org_bot"
 
 # The same grammar in regular expressions, for files of any size: each looks at a line once and never goes back.
 _GAP = r"[ \t\v\f]*+"
-_WORD = r"[^ \t\n:#\0]"
-_COLON = rf"(?:[^\n:#\0]*+:|{_WORD}*+[ \t]++(?={_WORD}++{_GAP}(?:[\n#\0]|\Z)))"  # or the line's only two words
+_WORD, _NO_WHITE = r"[^ \t\n:#\0]", r"[^ \t\v\f\n:#\0]"
+# A key's end: the colon or, where it was forgotten, the gap between the line's only two words.
+_COLON = rf"(?:[^\n:#\0]*+:|{_WORD}*+[ \t]++(?=[\v\f]*+{_NO_WHITE}{_WORD}*+{_GAP}(?:[\n#\0]|\Z)))"
 _AGENT_KEY = rf"{_GAP}(?ai:user)(?:-?(?ai:agent){_COLON}|[ ](?ai:agent)[^\n:#\0]*+:)"
 _RULE_KEY = rf"(?ai:allow|di(?:s(?:al(?:l[ao]|o)w|sal(?:l)?ow)|asllow)){_COLON}"
 _LONG_LINE = re.compile(rf"(\n[^\n]{{{_MAX_LINE_CHARS}}})[^\n]++")
 _NAMING_LINE = re.compile(rf"\n{_AGENT_KEY}{_GAP}([*A-Za-z0-9_.-][^\n#\0]*+)")
 _EXTENSION_LINE = re.compile(rf"\n{_GAP}(?ai:{'|'.join(sorted(_EXTENSION_NAMES))})")
+_RULE_LINE = re.compile(rf"\n{_GAP}{_RULE_KEY}")
 _SAYING_LINE = re.compile(rf"\n{_GAP}(?:{_RULE_KEY}|(?ai:{'|'.join(sorted(_EXTENSION_NAMES))})[^\n]*+)")
 _EVERYONE = rf"{_AGENT_KEY}{_GAP}\*(?=[ \t\v\f\n#\0]|\Z)"
 # A group: its User-agent lines and whatever else stands before the first rule, then all up to a User-agent line.
@@ -481,7 +506,7 @@ def _token_in(line: str) -> str:
 _NAME_CHARS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-"
 
 
-def _perhaps_about(path: str, normal: str) -> re.Pattern[str]:
+def _perhaps_about(path: str, normal: str, *, anywhere: bool) -> re.Pattern[str]:
     """The rules that could hold for a path: they begin as it does, and have no plain character that it has not.
 
     Both are told of the text as it stands; wildcards, escapes and whatever else is not plain pass for anything.
@@ -490,9 +515,9 @@ def _perhaps_about(path: str, normal: str) -> re.Pattern[str]:
     index = r"index\.htm[^\n#\0]*+"  # an Allow of it may stand for its directory
     known = rf"(?:[^{others}\n#\0/%]++|%(?:[0-9A-Fa-f]{{2}})?+|/(?:{index})?+)*+"
     begins = ""
-    if len(path) < _BEGINNING:
+    if len(path) < _BEGINNING and not anywhere:
         begins = _NO_PLAIN_CHAR + (rf"|{index}" if path.endswith("/") else "")
-    for char in reversed(path[:_BEGINNING]):
+    for char in reversed("" if anywhere else path[:_BEGINNING]):
         begins = rf"{_NO_PLAIN_CHAR}|{re.escape(char)}(?:{begins})" if char in _PLAIN_CHARS else ""
     return re.compile(rf"\n{_GAP}({_RULE_KEY}{_GAP}(?={begins}){known}){_GAP}(?=[\n#\0]|\Z)")
 
@@ -526,14 +551,26 @@ def _statement(line: str) -> tuple[int, str, str]:
     return kind, name, value.strip(_WHITE)
 
 
-def parse(body: bytes) -> RobotsFile:
-    """Read a robots.txt of any size; whatever it holds, it is a file with some rules or none."""
+def parse(body: bytes, *, loose: bool = False) -> RobotsFile:
+    """Read a robots.txt of any size; whatever it holds, it is a file with some rules or none.
+
+    `loose`: for a file that borrows this shape (ai.txt). A pattern may then lack its slash, as in "Disallow: .jpg",
+    which holds anywhere in a path; and rules without any User-agent line are for everyone.
+    """
+    text, bad_lines = text_of(body)
+    file = RobotsFile(text, bad_lines, len(body), loose=loose)
+    file.is_page = sniffs_as_html(body) and not file.names_agents
+    return file
+
+
+def text_of(body: bytes) -> tuple[str, tuple[int, ...]]:
+    """A body of lines as text, each ended by a line feed; and the numbers of lines that hold, outside comments ("#"),
+    what is no text: undecodable bytes stand there as lone surrogates.
+    """
     text, damaged = _decoded(body)
     if "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
-    file = RobotsFile(text, _bad_lines(text) if damaged else (), len(body))
-    file.is_page = sniffs_as_html(body) and not file.names_agents
-    return file
+    return text, _bad_lines(text) if damaged else ()
 
 
 def _bad_lines(text: str) -> tuple[int, ...]:
@@ -591,7 +628,7 @@ def _wide_encoding(body: bytes) -> str | None:
     return None
 
 
-def _readable(line: str) -> str:
+def readable(line: str) -> str:
     """The line for a reader, lone surrogates replaced."""
     return line.encode("utf-8", errors="surrogateescape").decode("utf-8", errors="replace")
 
@@ -714,20 +751,15 @@ def may_fetch(document: Document | None, url: str, agent: str, now: datetime, ru
 
 def _judge_file(file: RobotsFile, document: Document, url: str, agent: str) -> Judgement:
     answer = file.judge(agent, path_of(url))
-    key = document.url, answer.line_no, document.body_sha256
+    key = MECHANISM, document.url, document.body_sha256, answer.line_no
     if (known := file.judgements.get(key)) is None:
-        known = _judge_answer(file, document, answer)
-        if len(file.judgements) < _MAX_REMEMBERED:
-            file.judgements[key] = known
+        known = file.remember(key, _judge_answer(file, document, answer))
     return known
-
-
-_MAX_REMEMBERED = 1_024
 
 
 def _judge_answer(file: RobotsFile, document: Document, answer: RobotsAnswer) -> Judgement:
     where = f"{document.url}:{answer.line_no}" if answer.line_no else document.url
-    line = _readable(answer.line).strip()
+    line = readable(answer.line).strip()
 
     def said(verdict: Verdict | None, code: str, stance: Stance, detail: str) -> Judgement:
         signal = Signal(MECHANISM, where, stance, detail, document.body_sha256)
