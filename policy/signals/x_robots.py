@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from policy.evidence import Evidence, Headers
-from policy.judgements import judgement, not_observed, unless_stale, worst
+from policy.evidence import Evidence
+from policy.judgements import judgement, unless_stale, worst
+from policy.signals.places import Response, metas, responses
 from policy.verdict import Judgement, Signal, Stance, Verdict
 
 MECHANISM = "x_robots"
@@ -27,6 +28,8 @@ _OTHER_WORDS = frozenset(
 )
 _WORDS = _AGAINST_TRAINING | _AGAINST_INDEXING | _OTHER_WORDS
 _AGENT = re.compile(r"[a-z][a-z0-9_.-]*\Z|\*\Z")
+# The language is ASCII; a word in which something else stands has lost a letter.
+_DAMAGED = re.compile(r"[^\t\n\f\r\x20-\x7e\xa0]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,11 @@ class XRobotsRules:
     product_tokens: tuple[str, ...]
     max_age_days: int
     index_family: Literal["deny", "ignore"]
+
+    @property
+    def agents(self) -> frozenset[str]:
+        """Our names, lower case, as an agent prefix and a meta element's name are compared."""
+        return frozenset(token.lower() for token in self.product_tokens)
 
 
 def directives(value: str, agents: frozenset[str]) -> Iterator[tuple[str, bool]]:
@@ -56,54 +64,43 @@ def directives(value: str, agents: frozenset[str]) -> Iterator[tuple[str, bool]]
 
 
 _QUOTES = " \t\"'"
+_WORD = re.compile(r"[\w-]+")  # whatever the list is separated by
 
 
 def _words(text: str) -> list[str]:
-    return [word for part in re.split(r"[\s;:]+", text) if (word := part.strip(_QUOTES))]
+    return _WORD.findall(text)
 
 
 def judge_x_robots(evidence: Evidence, rules: XRobotsRules, now: datetime) -> Judgement:
     """What the page's headers, its meta elements and every hop of the image's answer say."""
-    agents = frozenset(token.lower() for token in rules.product_tokens)
-    judged = [*_judge_page(evidence, rules, agents), *_judge_hops(evidence, rules, agents)]
-    return unless_stale(worst(judged), evidence.observed_at, now, rules.max_age_days)
+    absent = judgement(MECHANISM, None, "x-robots-absent", where=evidence.image_url)
+    judged = worst([absent, *_judge_headers(evidence, rules), *_judge_metas(evidence, rules)])
+    return unless_stale(judged, evidence.observed_at, now, rules.max_age_days)
 
 
-def _judge_page(evidence: Evidence, rules: XRobotsRules, agents: frozenset[str]) -> Iterator[Judgement]:
-    page = evidence.page_url or "the page"
-    if evidence.page_headers is not None:
-        yield from _judge_headers(evidence.page_headers, f"X-Robots-Tag, {page}", rules, agents)
-    elif evidence.page_url is not None:
-        yield not_observed(MECHANISM, "the page's headers", page)
-    if evidence.page_meta is not None:
-        for name, content in evidence.page_meta:
-            if (name := name.strip().lower()) == "robots" or name in agents:
-                # An agent's own element needs no prefix; one that is written all the same is honoured.
-                yield _judge_value(content, f'meta name="{name}", {page}', rules, agents)
-    elif evidence.page_url is not None:
-        yield not_observed(MECHANISM, "the page's meta elements", page)
+def _judge_headers(evidence: Evidence, rules: XRobotsRules) -> Iterator[Judgement]:
+    for response in responses(MECHANISM, evidence):
+        if isinstance(response, Response):
+            for value in response.values("x-robots-tag"):
+                yield _judge_value(value, f"X-Robots-Tag, {response.place}", rules)
+        else:
+            yield response
 
 
-def _judge_hops(evidence: Evidence, rules: XRobotsRules, agents: frozenset[str]) -> Iterator[Judgement]:
-    if evidence.hops is None:
-        yield not_observed(MECHANISM, "the headers of the image's answer", evidence.image_url)
-        return
-    yield judgement(MECHANISM, None, "x-robots-absent", where=evidence.image_url)
-    for number, hop in enumerate(evidence.hops, 1):
-        yield from _judge_headers(hop.headers, f"X-Robots-Tag, hop {number}, {hop.url}", rules, agents)
+def _judge_metas(evidence: Evidence, rules: XRobotsRules) -> Iterator[Judgement]:
+    """An agent's own element needs no prefix; one that is written all the same is honoured."""
+    for meta in metas(MECHANISM, evidence, "robots", *rules.agents):
+        yield meta if isinstance(meta, Judgement) else _judge_value(meta[1], meta[0], rules)
 
 
-def _judge_headers(headers: Headers, where: str, rules: XRobotsRules, agents: frozenset[str]) -> Iterator[Judgement]:
-    for name, value in headers:
-        if name.strip().lower() == "x-robots-tag":
-            yield _judge_value(value, where, rules, agents)
-
-
-def _judge_value(value: str, where: str, rules: XRobotsRules, agents: frozenset[str]) -> Judgement:
+def _judge_value(value: str, where: str, rules: XRobotsRules) -> Judgement:
     """One header line or meta element: the first word in it that is a no to us decides."""
     denying = _AGAINST_TRAINING | (_AGAINST_INDEXING if rules.index_family == "deny" else frozenset())
-    word = next((w for w, ours in directives(value, agents) if ours and w in denying), None)
+    word = next((w for w, ours in directives(value, rules.agents) if ours and w in denying), None)
     shown = value.strip()
+    if word is None and _DAMAGED.search(value):
+        signal = Signal(MECHANISM, where, Stance.ERROR, shown)
+        return judgement(MECHANISM, Verdict.DEFER, "x-robots-damaged", shown, where, (signal,))
     if word is None:
         signal = Signal(MECHANISM, where, Stance.UNSET, shown)
         return judgement(MECHANISM, None, "x-robots-absent", shown, where, (signal,))
