@@ -261,7 +261,7 @@ class _Group:
             self._joined = "".join(self._text[start:end] for start, end in self._spans)
         rules = []
         about = _perhaps_about(path, normal, anywhere=self._loose)
-        for at, line in enumerate(dict.fromkeys(about.findall(self._joined))):
+        for at, line in enumerate(_lines_found(about, self._joined)):
             kind, _, value = _statement(line)
             rules.append(self._rule(kind == _ALLOW, value, at, line))
         for _, pattern, rule in _ranked(rules):
@@ -313,7 +313,7 @@ class RobotsFile:
 
     def __init__(self, text: str, bad_lines: tuple[int, ...], size_bytes: int, *, loose: bool = False) -> None:
         text = "\n" + text  # every line follows a line feed
-        if len(text) > _MAX_LINE_CHARS and _LONG_LINE.search(text):
+        if _may_have_a_long_line(text):
             text = _LONG_LINE.sub(r"\1", text)
         self._text, self._loose = text, loose
         self.bad_lines, self.size_bytes = bad_lines, size_bytes
@@ -422,6 +422,20 @@ class RobotsFile:
         return False
 
 
+def _lines_found(wanted: re.Pattern[str], text: str) -> Iterable[str]:
+    """The different lines that match, in order. Copies of the first, which may come by the thousands, are cut out."""
+    if (first := wanted.search(text)) is None:
+        return ()
+    line: str = first[1]
+    return dict.fromkeys((line, *wanted.findall(text.replace(f"\n{line}\n", "\n"))))
+
+
+def _may_have_a_long_line(text: str) -> bool:
+    """Whether some stretch of half the limit holds no line feed, as every longer line does."""
+    step = _MAX_LINE_CHARS // 2
+    return any(text.find("\n", at, at + step) < 0 for at in range(0, len(text) - step, step))
+
+
 def _extension_lines(text: str, spans: Iterable[tuple[int, int]]) -> Iterator[tuple[int, ExtensionLine]]:
     """Where each extension line begins, and the line."""
     line_no, counted = 0, 0
@@ -461,15 +475,16 @@ _WORD, _NO_WHITE = r"[^ \t\n:#\0]", r"[^ \t\v\f\n:#\0]"
 # A key's end: the colon or, where it was forgotten, the gap between the line's only two words.
 _COLON = rf"(?:[^\n:#\0]*+:|{_WORD}*+[ \t]++(?=[\v\f]*+{_NO_WHITE}{_WORD}*+{_GAP}(?:[\n#\0]|\Z)))"
 _AGENT_KEY = rf"{_GAP}(?ai:user)(?:-?(?ai:agent){_COLON}|[ ](?ai:agent)[^\n:#\0]*+:)"
-_RULE_KEY = rf"(?ai:allow|di(?:s(?:al(?:l[ao]|o)w|sal(?:l)?ow)|asllow)){_COLON}"
+# What nearly every line begins with first: twice as fast.
+_RULE_KEY = rf"(?>Disallow:|Allow:|{_GAP}(?ai:allow|di(?:s(?:al(?:l[ao]|o)w|sall?ow)|asllow)){_COLON})"
 _LONG_LINE = re.compile(rf"(\n[^\n]{{{_MAX_LINE_CHARS}}})[^\n]++")
 _NAMING_LINE = re.compile(rf"\n{_AGENT_KEY}{_GAP}([*A-Za-z0-9_.-][^\n#\0]*+)")
 _EXTENSION_LINE = re.compile(rf"\n{_GAP}(?ai:{'|'.join(sorted(_EXTENSION_NAMES))})")
-_RULE_LINE = re.compile(rf"\n{_GAP}{_RULE_KEY}")
-_SAYING_LINE = re.compile(rf"\n{_GAP}(?:{_RULE_KEY}|(?ai:{'|'.join(sorted(_EXTENSION_NAMES))})[^\n]*+)")
-_EVERYONE = rf"{_AGENT_KEY}{_GAP}\*(?=[ \t\v\f\n#\0]|\Z)"
+_RULE_LINE = re.compile(rf"\n{_RULE_KEY}")
+_SAYING_LINE = re.compile(rf"\n(?:{_RULE_KEY}|{_GAP}(?ai:{'|'.join(sorted(_EXTENSION_NAMES))})[^\n]*+)")
+_EVERYONE = rf"(?>User-agent:|{_AGENT_KEY}){_GAP}\*(?=[ \t\v\f\n#\0]|\Z)"
 # A group: its User-agent lines and whatever else stands before the first rule, then all up to a User-agent line.
-_HEADER = rf"(?:\n(?!{_GAP}{_RULE_KEY})[^\n]*+)*+"
+_HEADER = rf"(?:\n(?!{_RULE_KEY})[^\n]*+)*+"
 _BODY = rf"(?:\n(?!{_AGENT_KEY})[^\n]*+)*+"
 _EVERYONES = re.compile(rf"\n{_EVERYONE}[^\n]*+{_HEADER}{_BODY}(?:\n{_EVERYONE}[^\n]*+{_HEADER}{_BODY})*+")
 
@@ -479,7 +494,7 @@ def _names(tokens: Iterable[str]) -> str:
     strict = "|".join(re.escape(t) for t in tokens if _RFC_TOKEN.fullmatch(t))
     wide = "|".join(re.escape(t) for t in tokens)
     either = rf"(?:{strict})(?![A-Za-z_-])|(?:{wide})(?![A-Za-z0-9_.-])" if strict else rf"(?:{wide})(?![A-Za-z0-9_.-])"
-    return rf"{_AGENT_KEY}{_GAP}(?ai:{either})"
+    return rf"(?>User-agent:|{_AGENT_KEY}){_GAP}(?ai:{either})"
 
 
 @functools.lru_cache(maxsize=256)
@@ -488,7 +503,7 @@ def _groups_of(token: str) -> re.Pattern[str]:
     named = _names((token,))
     return re.compile(
         rf"\n(?:({named})[^\n]*+{_HEADER}{_BODY}(?:\n{named}[^\n]*+{_HEADER}{_BODY})*+"
-        rf"|{_EVERYONE}[^\n]*+(?:\n(?!{_GAP}{_RULE_KEY}|{named})[^\n]*+)*+(?:\n({named})[^\n]*+{_HEADER})?{_BODY})"
+        rf"|{_EVERYONE}[^\n]*+(?:\n(?!{_RULE_KEY}|{named})[^\n]*+)*+(?:\n({named})[^\n]*+{_HEADER})?{_BODY})"
     )
 
 
