@@ -25,7 +25,7 @@ from policy.verdict import Judgement, Signal, Stance, Verdict
 MECHANISM: Final = "tdmrep"
 
 # A longer file is not read: as JSON it would take a hundred times its size.
-MAX_FILE_BYTES = 2**19
+MAX_FILE_BYTES = 2**17
 
 _RESERVATION: Final = "tdm-reservation"
 _POLICY: Final = "tdm-policy"
