@@ -222,10 +222,14 @@ class Ruleset:
 
 
 class Rule(NamedTuple):
-    """A mechanism's judge and its version, which rises when the same evidence may be judged otherwise."""
+    """A mechanism's judge, its version, which rises when the same evidence may be judged otherwise, and its reading.
+
+    `reads`: all of the ruleset that the judge reads, by attribute; where none of it was edited, it says the same.
+    """
 
     version: int
     judge: Callable[[Ruleset, Evidence, datetime], Judgement]
+    reads: tuple[str, ...]
 
 
 def _judge_tombstone(evidence: Evidence) -> Judgement:
@@ -238,23 +242,41 @@ def _judge_tombstone(evidence: Evidence) -> Judgement:
 
 RULES: Mapping[str, Rule] = MappingProxyType(
     {
-        "robots": Rule(1, lambda r, e, now: judge_robots(e, r.robots, now)),
-        "ai_agents": Rule(1, lambda r, e, now: judge_ai_agents(e, r.ai_agents, r.robots, r.ages.ai_agents, now)),
-        "content_usage": Rule(1, lambda r, e, now: judge_content_usage(e, r.robots, r.ages.content_usage, now)),
-        "content_signal": Rule(1, lambda r, e, now: judge_content_signal(e, r.robots, r.ages.content_signal, now)),
-        "rsl": Rule(1, lambda r, e, now: judge_rsl(e, r.robots, r.ages.rsl, now)),
-        "tdmrep": Rule(1, lambda r, e, now: judge_tdmrep(e, r.tdmrep, r.robots, r.ages.tdmrep, now)),
-        "x_robots": Rule(1, lambda r, e, now: judge_x_robots(e, r.x_robots, now)),
-        "ai_txt": Rule(1, lambda r, e, now: judge_ai_txt(e, r.robots, r.ages.ai_txt, now)),
-        "trust_txt": Rule(1, lambda r, e, now: judge_trust_txt(e, r.robots, r.ages.trust_txt, now)),
-        "xmp": Rule(1, lambda r, e, _: judge_xmp(e, r.xmp)),
-        "c2pa": Rule(1, lambda r, e, _: judge_c2pa(e, r.c2pa)),
-        "registry": Rule(1, lambda r, e, now: judge_registry(e, r.registry, now)),
-        "licence": Rule(1, lambda r, e, now: judge_licence(e, r.licence, now)),
-        "faces": Rule(1, lambda r, e, _: judge_faces(e, r.faces)),
-        "size": Rule(1, lambda r, e, _: judge_size(e, r.size)),
-        "text": Rule(1, lambda r, e, _: judge_text(e, r.text)),
-        "tombstone": Rule(1, lambda _, e, __: _judge_tombstone(e)),
+        "robots": Rule(1, lambda r, e, now: judge_robots(e, r.robots, now), ("robots",)),
+        "ai_agents": Rule(
+            1,
+            lambda r, e, now: judge_ai_agents(e, r.ai_agents, r.robots, r.ages.ai_agents, now),
+            ("ai_agents", "robots", "ages.ai_agents"),
+        ),
+        "content_usage": Rule(
+            1,
+            lambda r, e, now: judge_content_usage(e, r.robots, r.ages.content_usage, now),
+            ("robots", "ages.content_usage"),
+        ),
+        "content_signal": Rule(
+            1,
+            lambda r, e, now: judge_content_signal(e, r.robots, r.ages.content_signal, now),
+            ("robots", "ages.content_signal"),
+        ),
+        "rsl": Rule(1, lambda r, e, now: judge_rsl(e, r.robots, r.ages.rsl, now), ("robots", "ages.rsl")),
+        "tdmrep": Rule(
+            1,
+            lambda r, e, now: judge_tdmrep(e, r.tdmrep, r.robots, r.ages.tdmrep, now),
+            ("tdmrep", "robots", "ages.tdmrep"),
+        ),
+        "x_robots": Rule(1, lambda r, e, now: judge_x_robots(e, r.x_robots, now), ("x_robots",)),
+        "ai_txt": Rule(1, lambda r, e, now: judge_ai_txt(e, r.robots, r.ages.ai_txt, now), ("robots", "ages.ai_txt")),
+        "trust_txt": Rule(
+            1, lambda r, e, now: judge_trust_txt(e, r.robots, r.ages.trust_txt, now), ("robots", "ages.trust_txt")
+        ),
+        "xmp": Rule(1, lambda r, e, _: judge_xmp(e, r.xmp), ("xmp",)),
+        "c2pa": Rule(1, lambda r, e, _: judge_c2pa(e, r.c2pa), ("c2pa",)),
+        "registry": Rule(1, lambda r, e, now: judge_registry(e, r.registry, now), ("registry",)),
+        "licence": Rule(1, lambda r, e, now: judge_licence(e, r.licence, now), ("licence",)),
+        "faces": Rule(1, lambda r, e, _: judge_faces(e, r.faces), ("faces",)),
+        "size": Rule(1, lambda r, e, _: judge_size(e, r.size), ("size",)),
+        "text": Rule(1, lambda r, e, _: judge_text(e, r.text), ("text",)),
+        "tombstone": Rule(1, lambda _, e, __: _judge_tombstone(e), ()),
     }
 )
 BUILT = frozenset(RULES)

@@ -17,37 +17,42 @@ import pyarrow as pa
 
 from curation.images import PixelStore
 from flows.home import Home, utc_now
+from flows.stages.basis import Anew, Basis, to_judge
 from flows.stages.evidence import shared_texts
 from flows.stages.judging import Asked, Case, Judges
 from flows.stages.parts import unit_id
 from flows.terminal import Progress, silent
 from policy.ledger import Ledger
-from policy.ruleset import Ruleset
+from policy.ruleset import KNOWN, Ruleset
 from policy.snapshot import publish
 
 SLICE = 40_000  # pairs that are fetched and appended at once
 CHUNK = 2_000  # pairs that a worker judges at once
 WORKERS_FROM = 20_000  # fewer pairs are judged here before a worker has started
 
-# A slice's newest evidence, and of each rule a digest of its last words: policy/judging compares it.
+# A slice's newest evidence, and a digest of the last words of each rule that is judged anew (flows/stages/judging.py
+# makes the same). `fresh`: evidence that no complete run has judged yet, or whose age begins to count otherwise.
 _SLICE = """
 WITH observed AS (
-    SELECT pair_key, evidence_id, body_json
+    SELECT pair_key, evidence_id, body_json, batch_seq > $after OR ({crossed}) AS fresh
     FROM evidence WHERE pair_key >= $low AND pair_key < $high
     QUALIFY row_number() OVER (PARTITION BY pair_key ORDER BY batch_seq DESC, row_no DESC) = 1
 ),
+wanted AS (SELECT * FROM observed WHERE fresh OR $everyone),
 last_words AS (
-    SELECT pair_key, rule, arg_max(
+    SELECT decision.pair_key, rule, arg_max(
         md5_number_lower(concat(rule_version, chr(31), verdict, chr(31), reason_code, chr(31),
                                 coalesce(reason_detail, ''), chr(31), coalesce(where_found, ''))),
         (batch_seq << 31) | row_no
     ) AS said
-    FROM decision WHERE pair_key >= $low AND pair_key < $high
-    GROUP BY pair_key, rule
+    FROM decision JOIN wanted USING (pair_key)
+    WHERE decision.pair_key >= $low AND decision.pair_key < $high
+      AND (wanted.fresh OR list_contains($rules::VARCHAR[], rule))
+    GROUP BY decision.pair_key, rule
 ),
 stood AS (SELECT pair_key, list(rule) AS rules, list(said) AS said FROM last_words GROUP BY pair_key)
-SELECT pair_key, evidence_id, body_json, coalesce(rules, []) AS rules, coalesce(said, []) AS said
-FROM observed LEFT JOIN stood USING (pair_key) ORDER BY pair_key
+SELECT pair_key, evidence_id, body_json, fresh, coalesce(rules, []) AS rules, coalesce(said, []) AS said
+FROM wanted LEFT JOIN stood USING (pair_key) ORDER BY pair_key
 """
 _STANDING = """
 SELECT verdict, CASE verdict WHEN 'allow' THEN '' ELSE rule END AS decided_by,
@@ -117,17 +122,20 @@ def judge_pairs(ledger: Ledger, ruleset: Ruleset, home: Home, progress: Progress
     )
     asked, now = Asked.at(home, ledger), utc_now()
     parts, bodies = shared_texts(ledger)
+    basis = Basis.of(ruleset, asked, now)
+    anew = to_judge(ledger, basis, asked, parts.values(), KNOWN)
+    case = Case(ruleset.text_body, now, asked, parts, bodies, anew.mechanisms, anew.dropped)
     given = {"decide_id": decide_id, "ruleset_digest": ruleset.digest, "decided_at": _naive(now)}
     done, cores = 0, len(os.sched_getaffinity(0))
-    case = Case(ruleset.text_body, now, asked, parts, bodies)
-    with Judges(case, cores if pairs >= WORKERS_FROM else 1) as judges:
-        for number, (low, high) in enumerate(_slices(pairs)):
-            found = ledger.query_arrow(_SLICE, {"low": low, "high": high})
+    with Judges(case, cores if pairs >= WORKERS_FROM and anew.mechanisms else 1) as judges:
+        for number, slice_ in enumerate(_slices(pairs)):
+            found = _fetch(ledger, anew, *slice_)
             judged = []
             for chunk in judges.judge(_chunks(found)):
                 judged.append(chunk)
                 progress(min(done + len(judged) * CHUNK, pairs), pairs, "decide: ")
-            done += found.num_rows
+            done = min(done + SLICE, pairs)
+            progress(done, pairs, "decide: ")
             judged.sort(key=lambda chunk: chunk[0])
             decisions = _with(pa.concat_tables(d for _, d, _ in judged), given) if judged else None
             signals = _with(pa.concat_tables(s for _, _, s in judged), {"decide_id": decide_id}) if judged else None
@@ -137,8 +145,27 @@ def judge_pairs(ledger: Ledger, ruleset: Ruleset, home: Home, progress: Progress
     # Counted from the ledger, not while judging: a run that was killed and run again says the same.
     ((changed,),) = ledger.query("SELECT count(DISTINCT pair_key) FROM decision WHERE decide_id = ?", [decide_id])
     confirmation = given | {"judged": pairs, "unchanged": pairs - changed, "changed": changed}
+    confirmation["basis_json"] = basis.to_json()
     ledger.append("confirmation", [confirmation], key=f"decide/{decide_id}/{head}/confirmation")
     return changed, pairs, decide_id
+
+
+def _fetch(ledger: Ledger, anew: Anew, low: str, high: str) -> pa.Table:
+    """A slice's pairs that have to be judged."""
+    ranges = (
+        f"(observed_at > TIMESTAMP '{_naive(after)}' AND observed_at <= TIMESTAMP '{_naive(until)}')"
+        for after, until in anew.observed
+    )
+    return ledger.query_arrow(
+        _SLICE.format(crossed=" OR ".join(ranges) or "false"),
+        {
+            "low": low,
+            "high": high,
+            "after": anew.after,
+            "everyone": bool(anew.mechanisms or anew.dropped),
+            "rules": [*anew.mechanisms, *anew.dropped],
+        },
+    )
 
 
 def _slices(pairs: int) -> Iterator[tuple[str, str]]:

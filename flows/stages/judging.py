@@ -13,7 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from socket import socketpair
@@ -31,7 +31,7 @@ from policy.keys import KeyRing
 from policy.ledger import Ledger
 from policy.registries import Registries
 from policy.removals import Tombstones
-from policy.ruleset import KNOWN, Ruleset
+from policy.ruleset import KNOWN, Ruleset, judge
 from policy.signals import registry
 from policy.verdict import Judgement
 
@@ -70,6 +70,19 @@ class Asked:
         epoch = home.tombstones(ledger).epoch
         return cls(home.tombstones_path, home.keys_path, epoch, registries, home.grants(ledger))
 
+    def facts(self) -> tuple[object, ...]:
+        """What it is that is asked: another answer to any of it may judge any pair otherwise."""
+        lists = self.registries.source[1] if self.registries is not None else ()
+        grants = sorted((g.grant, g.ended_at is None) for g in self.grants.all)
+        return self.epoch, tuple((one.name, one.sha256, one.dated_at, one.max_age_days) for one in lists), tuple(grants)
+
+    def boundaries(self) -> Iterator[datetime]:
+        """The moments from which a list or a grant counts otherwise."""
+        for one in self.registries.source[1] if self.registries is not None else ():
+            yield one.dated_at + timedelta(days=one.max_age_days)
+        for grant in self.grants.all:
+            yield from (at for at in (grant.valid_from, grant.valid_to, grant.ended_at) if at is not None)
+
     def tombstones(self) -> Tombstones:
         return Tombstones.load(self.tombstones_path, keys=KeyRing.load(self.keys_path))
 
@@ -83,6 +96,8 @@ class Case:
     asked: Asked
     parts: Mapping[str, str]
     bodies: Mapping[str, bytes]
+    anew: tuple[str, ...]  # the mechanisms that are judged of every pair; of a fresh one all are
+    dropped: tuple[str, ...]  # those that the ruleset names no more
 
 
 class Judging:
@@ -93,20 +108,22 @@ class Judging:
         self._ruleset, self._now = ruleset, case.now
         self._tombstones, self._registries, self._grants = asked.tombstones(), asked.registries, asked.grants
         self._shared = Shared(case.parts, case.bodies)
-        self._dropped = {rule: judgement(rule, None, "not-asked") for rule in KNOWN - set(ruleset.mechanisms)}
+        self._dropped = {rule: judgement(rule, None, "not-asked") for rule in case.dropped}
+        self._anew = case.anew
         self._versions = {rule: ruleset.rule_version(rule) for rule in KNOWN}
 
     def chunk(self, pairs: pa.Table) -> tuple[pa.Table, pa.Table]:
         """Decisions and signals that are new of the pairs of a chunk.
 
-        `pairs`: columns pair_key, evidence_id, body_json, rules, said (digests of what each rule said last).
+        `pairs`: columns pair_key, evidence_id, body_json, fresh (all mechanisms are judged), rules, said (digests of
+        what each rule said last).
         """
         decisions: list[tuple[object, ...]] = []
         signals: list[tuple[object, ...]] = []
         columns = pairs.to_pydict()
-        for pair, evidence_id, body, rules, said in zip(*(columns[name] for name in _CHUNK), strict=True):
+        for pair, evidence_id, body, fresh, rules, said in zip(*(columns[name] for name in _CHUNK), strict=True):
             stood = dict(zip(rules, said, strict=True))
-            for judged in self._judge(body, stood):
+            for judged in self._judge(body, stood, self._ruleset.mechanisms if fresh else self._anew):
                 version = self._versions[judged.mechanism]
                 verdict = judged.verdict.value if judged.verdict is not None else "unset"
                 last = (version, verdict, judged.reason.code, judged.reason.detail, judged.where)
@@ -119,9 +136,9 @@ class Judging:
                 )
         return _table(decisions, DECISIONS), _table(signals, SIGNALS)
 
-    def _judge(self, body: str, stood: Mapping[str, int]) -> Iterator[Judgement]:
+    def _judge(self, body: str, stood: Mapping[str, int], mechanisms: Iterable[str]) -> Iterator[Judgement]:
         evidence = self._asked_anew(Evidence.from_json(body, self._shared))
-        yield from self._ruleset.decide(evidence, self._now)
+        yield from (judge(self._ruleset, name, evidence, self._now) for name in mechanisms)
         # An end to what stands of mechanisms that the ruleset names no more; a removal's hold is none of those.
         yield from (self._dropped[rule] for rule in stood if rule in self._dropped)
 
@@ -140,7 +157,7 @@ class Judging:
         )
 
 
-_CHUNK = ("pair_key", "evidence_id", "body_json", "rules", "said")
+_CHUNK = ("pair_key", "evidence_id", "body_json", "fresh", "rules", "said")
 
 
 def _digest(last_words: tuple[object, ...]) -> int:
