@@ -43,7 +43,10 @@ def test_a_match_denies_and_names_list_date_and_what_was_found() -> None:
     assert (said.verdict, said.reason.code) == (Verdict.DENY, "registry-listed")
     assert said.reason.detail == "optouts of 2026-11-18: url https://a.example/x.jpg"
     assert said.where == "list optouts"
-    assert [(s.where, s.stance) for s in said.signals] == [("list optouts", Stance.DENY)]
+    # The list's digest goes on record with the statement: it is what the decision rests on.
+    assert [(s.where, s.stance, s.document_sha256) for s in said.signals] == [
+        ("list optouts", Stance.DENY, listed.sha256)
+    ]
 
 
 @pytest.mark.parametrize(("days", "code"), [(30, "registry-not-listed"), (31, "registry-overdue")])
