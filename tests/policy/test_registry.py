@@ -45,7 +45,7 @@ def test_a_match_denies_and_names_list_date_and_what_was_found() -> None:
     assert said.where == "list optouts"
     # The list's digest goes on record with the statement: it is what the decision rests on.
     assert [(s.where, s.stance, s.document_sha256) for s in said.signals] == [
-        ("list optouts", Stance.DENY, listed.sha256)
+        ("list optouts", Stance.DENY, URLS.sha256)
     ]
 
 
