@@ -96,6 +96,79 @@ def test_what_is_not_addressed_to_us_says_nothing(value: str) -> None:
     assert [(s.stance, s.value) for s in judged.signals] == [(Stance.UNSET, value)]
 
 
+@pytest.mark.parametrize("word", ["noai", "noimageai", "noml"])
+@pytest.mark.parametrize("index_family", ["deny", "ignore"])
+def test_the_training_words_always_count(word: str, index_family: str) -> None:
+    """noai, noimageai and noml are a no, whatever the ruleset makes of the index family."""
+    rules = replace(RULES, index_family=index_family)
+    assert judge_x_robots(with_header(word), rules, NOW).verdict is Verdict.DENY
+
+
+@pytest.mark.parametrize(("name", "value"), [("X-ROBOTS-TAG", "NOAI"), ("x-robots-tag", "NoImageAI")])
+def test_names_and_values_are_case_insensitive(name: str, value: str) -> None:
+    """Neither the header's name nor its words have a case."""
+    assert judge_x_robots(replace(SILENT, page_headers=((name, value),)), RULES, NOW).verdict is Verdict.DENY
+
+
+@pytest.mark.parametrize(
+    ("value", "verdict"),
+    [
+        ("otherbot: nofollow, noai", None),
+        ("otherbot: noai, custody: nofollow", None),
+        ("otherbot: noai, custody: nofollow, noai", Verdict.DENY),
+        ("otherbot: noai, *: noai", Verdict.DENY),
+        ("noai, otherbot: all", Verdict.DENY),
+        ("custody: all, otherbot: noai", None),
+    ],
+)
+def test_an_agent_prefix_scopes_what_follows_until_the_next(value: str, verdict: Verdict | None) -> None:
+    """What stands behind another agent's name is addressed to it, up to the next name."""
+    assert judge_x_robots(with_header(value), RULES, NOW).verdict is verdict
+
+
+@pytest.mark.parametrize(
+    "directive",
+    [
+        "unavailable_after: 25 Jun 2030 15:00:00 PST",
+        "unavailable_after: Monday, 15-Aug-05 15:52:01 UTC",
+        "unavailable_after:2030-01-01T00:00:00+01:00",
+        "max-snippet: 5",
+        "max-snippet:-1",
+        "max-image-preview: large",
+        "max-video-preview: 0",
+    ],
+)
+def test_valued_directives_hold_a_colon_and_are_no_agent_prefix(directive: str) -> None:
+    """A directive with a value takes nothing that follows it away from us, nor from the agent it stands behind."""
+    assert judge_x_robots(with_header(f"{directive}, noai"), RULES, NOW).verdict is Verdict.DENY
+    assert judge_x_robots(with_header(f"otherbot: {directive}, noai"), RULES, NOW).verdict is None
+    assert judge_x_robots(with_header(f"custody: {directive}, noai"), RULES, NOW).verdict is Verdict.DENY
+
+
+@pytest.mark.parametrize("at", range(3))
+def test_every_hop_of_a_redirect_counts(at: int) -> None:
+    """A no on any response on the way to the image is a no."""
+    hops = tuple(Hop(f"https://{n}.example/x.jpg", 302, header("noai") if n == at else ()) for n in range(3))
+    said = judge_x_robots(replace(SILENT, hops=hops), RULES, NOW)
+    assert (said.verdict, said.where) == (Verdict.DENY, f"X-Robots-Tag, hop {at + 1}, https://{at}.example/x.jpg")
+
+
+@pytest.mark.parametrize("value", ["no\xe4ai", "no\ufffdai", "no\0ai", "\udcff, all", "all\x1c"])
+def test_what_is_no_text_may_have_hidden_a_word(value: str) -> None:
+    """Characters that the language does not have keep the sample out, in a header and in a meta element."""
+    for evidence in (with_header(value), replace(SILENT, page_meta=(("robots", value),))):
+        said = judge_x_robots(evidence, RULES, NOW)
+        assert (said.verdict, said.reason.code) == (Verdict.DEFER, "x-robots-damaged")
+        assert Stance.ERROR in {signal.stance for signal in said.signals}
+    assert judge_x_robots(with_header(f"{value}, noai"), RULES, NOW).verdict is Verdict.DENY
+
+
+@pytest.mark.parametrize("value", ["noai|noml", "noai/noindex", "(noai)", "noai.", "all\nnoai", "{noai}"])
+def test_any_separator_parts_words(value: str) -> None:
+    """Who writes the list in a way of their own is heard."""
+    assert judge_x_robots(with_header(value), RULES, NOW).verdict is Verdict.DENY
+
+
 def test_each_header_line_begins_unaddressed() -> None:
     """An agent prefix ends with its header line."""
     assert judge_x_robots(with_header("otherbot: nofollow", "noai"), RULES, NOW).verdict is Verdict.DENY
