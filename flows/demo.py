@@ -22,7 +22,6 @@ from flows.museum import PICTURES_PER_PAGE, PORT_BASE, Museum, cldr_names
 from flows.terminal import escape, print_json, say
 from policy.durable import write_durably
 from policy.errors import HomeError, InputError
-from policy.ruleset import Ruleset
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -245,7 +244,7 @@ def _open_home(path: Path, museum: Museum, notes: Notes) -> Home:
         path.mkdir(parents=True, exist_ok=True)
         notes.store(path)
         write_durably(path / PHRASES, "".join(f"{name}\n" for name in cldr_names()).encode())
-        Home.create(path, settings_text=settings_text(museum, notes.pages), policy_text=policy_text())
+        Home.create(path, settings_text=settings_text(museum, notes.pages))
     return Home.open(path)
 
 
@@ -261,12 +260,6 @@ def settings_text(museum: Museum, pages: int = 0) -> str:
     if pages:
         replacements["held_out = 250"] = f"held_out = {pages * PICTURES_PER_PAGE // 8}"
     return _replaced(settings.DEFAULT_TEXT, replacements, "custody.toml")
-
-
-def policy_text() -> str:
-    """The strict ruleset, which also heeds the two reservations that this version can see but not read yet."""
-    wanted = '"x_robots", "content_usage", "tdmrep", "licence"'
-    return _replaced(Ruleset.default_text(), {'"x_robots", "licence"': wanted}, "policy.toml")
 
 
 def _replaced(text: str, replacements: dict[str, str], name: str) -> str:

@@ -63,7 +63,8 @@ def test_evidence_comes_back_as_it_was() -> None:
 def test_bodies_travel_by_digest_only() -> None:
     """The JSON holds no document body; without the stored bodies it comes back as missing, not as empty."""
     assert "Disallow" not in FULL.to_json()
-    robots = Evidence.from_json(FULL.to_json(), Shared({n: t for n, (_, t) in FULL.parts().items()})).origins[0].get("robots")
+    parts = {name: text for name, (_, text) in FULL.parts().items()}
+    robots = Evidence.from_json(FULL.to_json(), Shared(parts)).origins[0].get("robots")
     assert robots is not None
     assert robots.body is None
     assert robots.body_sha256 == Document.digest(BODY)

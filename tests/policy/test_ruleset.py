@@ -10,7 +10,17 @@ from pathlib import Path
 import pytest
 
 from policy.errors import ConfigurationError
-from policy.evidence import Document, Evidence, Hop, LicenceClaim, OriginEvidence, Shared
+from policy.evidence import (
+    ORIGIN_DOCUMENTS,
+    C2pa,
+    Document,
+    Embedded,
+    Evidence,
+    Hop,
+    LicenceClaim,
+    OriginEvidence,
+    Shared,
+)
 from policy.judgements import SENTENCES, reason, sentence
 from policy.ruleset import BUILT, KNOWN, Ruleset
 from policy.verdict import Verdict
@@ -23,9 +33,22 @@ GOOD = Evidence(
     observed_at=NOW,
     observer="test",
     observer_version="1",
-    origins=(OriginEvidence("https://a.example", (("robots", Document("https://a.example/robots.txt", 404, NOW)),)),),
+    origins=(
+        OriginEvidence(
+            "https://a.example",
+            tuple(
+                (name, Document("https://a.example" + path, 404, NOW))
+                for name, path in ORIGIN_DOCUMENTS.items()
+                if name != "rsl"
+            ),
+        ),
+    ),
     page_headers=(),
     page_meta=(),
+    page_rsl=(),
+    embedded=Embedded("image/jpeg"),
+    c2pa=C2pa("absent"),
+    registry=(),
     hops=(Hop("https://a.example/x.jpg", 200, ()),),
     licence_claims=(LicenceClaim("https://creativecommons.org/licenses/by/4.0/", "rel-license", "page"),),
     content_sha256="0" * 64,
@@ -39,10 +62,10 @@ GOOD = Evidence(
 
 
 def test_the_packaged_ruleset_is_whole() -> None:
-    """The default loads, judges the seven mechanisms that are built, and explains every key it has."""
+    """The default loads, judges every mechanism that is built, and explains every key it has."""
     ruleset = Ruleset.default()
-    assert ruleset.mechanisms == ("robots", "x_robots", "licence", "faces", "size", "text", "tombstone")
     assert set(ruleset.mechanisms) == BUILT
+    assert {"safety", "duplicate"} == KNOWN - BUILT
     assert ruleset.text_body == TEXT
     assert all(name in TEXT for name in KNOWN)
 
@@ -83,9 +106,9 @@ def test_the_digest_is_of_what_counts() -> None:
         ('mode = "deny"', 'mode = "denny"', "'faces.mode' must be 'deny' or 'blur' or 'allow', is 'denny'"),
         ("min_score = 0.5", "min_score = 1.5", "min_score must lie in [0, 1]"),
         ("share_alike = false", 'share_alike = "no"', "'licence.share_alike' must be true or false"),
-        ('"robots", "x_robots"', '"robotz", "x_robots"', "'robotz', which is not known; did you mean 'robots'?"),
-        ('"robots", "x_robots"', '"robots", "robots"', "each only once"),
-        ('"robots", "x_robots"', '"robots", 3', "'mechanisms' must be a text"),
+        ('"robots", "ai_agents"', '"robotz", "ai_agents"', "'robotz', which is not known; did you mean 'robots'?"),
+        ('"robots", "ai_agents"', '"robots", "robots"', "each only once"),
+        ('"robots", "ai_agents"', '"robots", 3', "'mechanisms' must be a text"),
         ('["custody"]', "[]", "product_tokens must name at least one"),
         ('["custody"]', '["my bot"]', "product_tokens must name at least one"),
         ('["custody"]', '"custody"', "'product_tokens' must be a list"),
@@ -131,7 +154,11 @@ def test_good_evidence_is_allowed() -> None:
 
 
 @pytest.mark.parametrize(
-    "field", ["page_headers", "page_meta", "hops", "licence_claims", "width", "height", "faces", "alt", "tombstoned"]
+    "field",
+    [
+        *("page_headers", "page_meta", "page_rsl", "hops", "embedded", "c2pa", "registry", "licence_claims"),
+        *("width", "height", "faces", "alt", "tombstoned"),
+    ],
 )
 def test_no_single_observation_can_be_missing(field: str) -> None:
     """Take away any one thing that was observed, and the sample is out."""
@@ -150,7 +177,10 @@ def test_old_evidence_keeps_out() -> None:
     ruleset = Ruleset.default()
     judgements = ruleset.decide(GOOD, NOW + timedelta(days=31))
     assert ruleset.verdict(judgements) is Verdict.DEFER
-    assert {j.mechanism for j in judgements if j.reason.code == "evidence-stale"} == {"robots", "x_robots"}
+    stale = {j.mechanism for j in judgements if j.reason.code == "evidence-stale"}
+    # The licence may be older; what lies in the bytes, and what is asked anew each time, does not age.
+    young = {"licence", "xmp", "c2pa", "registry", "faces", "size", "text", "tombstone"}
+    assert stale == set(ruleset.mechanisms) - young
 
 
 def test_evidence_at_rest_is_judged_alike() -> None:
@@ -159,7 +189,7 @@ def test_evidence_at_rest_is_judged_alike() -> None:
     body = b"User-agent: *\nDisallow: /x\n"
     robots = Document("https://a.example/robots.txt", 200, NOW, body=body, body_sha256=Document.digest(body))
     evidence = replace(GOOD, origins=(OriginEvidence("https://a.example", (("robots", robots),)),))
-    again = Evidence.from_json(evidence.to_json(), Shared.of(evidence))
+    again = replace(Evidence.from_json(evidence.to_json(), Shared.of(evidence)), registry=())  # it is asked anew
     assert ruleset.decide(again, NOW) == ruleset.decide(evidence, NOW)
     lost = Evidence.from_json(evidence.to_json(), Shared({n: t for n, (_, t) in evidence.parts().items()}))
     assert ruleset.decide(lost, NOW)[0].reason.code == "evidence-incomplete"
@@ -178,7 +208,8 @@ def test_decisions_carry_evidence_and_ruleset() -> None:
 def test_the_documents_to_ask_follow_from_the_mechanisms() -> None:
     """robots.txt is always asked for; another document where its mechanism is honoured."""
     ruleset = Ruleset.default()
-    assert ruleset.origin_documents == ("robots",)
+    assert ruleset.origin_documents == ("robots", "tdmrep", "ai_txt", "trust_txt")
+    assert ruleset.with_mechanisms(("licence",)).origin_documents == ("robots",)
     more = ruleset.with_mechanisms(("tdmrep", "content_usage", "trust_txt"))
     assert more.origin_documents == ("robots", "tdmrep", "trust_txt")
 
@@ -186,7 +217,7 @@ def test_the_documents_to_ask_follow_from_the_mechanisms() -> None:
 def test_every_reason_has_a_sentence() -> None:
     """Codes are kebab-case and each says itself in words; an unknown one is admitted, not invented."""
     for code, words in SENTENCES.items():
-        assert re.fullmatch(r"[a-z]+(-[a-z]+)*", code)
+        assert re.fullmatch(r"[a-z0-9]+(-[a-z]+)*", code)
         assert words.endswith(".")
         assert "{" not in words
     assert "another version" in sentence("never-heard-of")
