@@ -388,11 +388,12 @@ def test_the_end_of_a_grant_is_a_row_of_its_own(ledger: Ledger) -> None:
     assert (ended.ended_at, ended.giver) == (NOW, "A. Giver")
 
 
-def test_an_erased_grant_covers_nothing(ledger: Ledger) -> None:
+@pytest.mark.parametrize("scope_kind", ["url", "domain", "creator", "sha256"])
+def test_an_erased_grant_covers_nothing(ledger: Ledger, scope_kind: str) -> None:
     """Its scope is gone, and nobody can say any more what it was for."""
-    row = {"consent": "grant-1", "giver": "A. Giver", "capacity": "rights-holder", "scope_kind": "domain"}
+    row = {"consent": "grant-1", "giver": "A. Giver", "capacity": "rights-holder", "scope_kind": scope_kind}
     row |= {"scope": "museum.example", "mechanisms": "licence", "state": "given", "valid_from": NOW, "recorded_at": NOW}
     ledger.append("consent", [row], key="1")
     ledger.append("removal_event", [{"removal": "r", "state": "approved"}], key="r")
     ledger.erase("r", {"consent": "true"})
-    assert Grants.of(ledger).grants_for(PAIR) == ()
+    assert Grants.of(ledger).all == ()
