@@ -1,8 +1,9 @@
 """Rights fields in the image's own bytes: XMP (IPTC/PLUS Data Mining, tdm:, cc:, xmpRights:), EXIF and IPTC IIM.
 
 `read_embedded` reads every packet of every place where a format keeps one (image_parts, xmp_packet); what is damaged is
-recorded and searched for the words of a reservation. `judge_xmp` weighs the PLUS Data Mining property alone: tdm: is
-TDMRep's to judge, the licence fields are the licence rule's.
+recorded and searched for the words of a reservation. What is said in a foreign structure, or by a packet that stands in
+no such place, is named "nested/…": its no counts, its yes does not.
+`judge_xmp` weighs the PLUS Data Mining property alone: tdm: is TDMRep's to judge, the licence fields the licence rule's.
 PLUS vocabulary: https://ns.useplus.org/LDF/ldf-XMPSpecification, IPTC Photo Metadata Standard 2025.1.
 """
 
@@ -49,7 +50,31 @@ def read_embedded(body: bytes) -> Embedded:
             reader.damaged(Damage("more pieces of metadata than are read", (memoryview(body),)))
             break
         reader.take(part)
+    if not reader.has_packets:
+        for packet in _packets_anywhere(body):
+            reader.stray(packet)
     return reader.result(media_type)
+
+
+def _packets_anywhere(body: bytes) -> Iterator[memoryview]:
+    """XMP packets by their text alone (XMP part 1, 7.3.2), where no place that the format has for them held one.
+
+    Somebody may have misspelt the place, or it is a preview's inside a block that nobody reads here.
+    """
+    view = memoryview(body)
+    for begin, end in ((b"<?xpacket begin", b"<?xpacket end"), (b"<x:xmpmeta", b"</x:xmpmeta>")):
+        at = body.find(begin)
+        for _ in range(_MAX_STRAY):
+            if at < 0:
+                break
+            stop = body.find(end, at)
+            stop = min(len(body), stop + len(end) + 16 if stop >= 0 else len(body), at + MAX_PACKET_BYTES)
+            close = body.find(b">", max(at, stop - 17), stop)
+            yield view[at : close + 1 if close >= 0 else stop]
+            at = body.find(begin, stop)
+
+
+_MAX_STRAY = 8
 
 
 class _Reader:
@@ -65,6 +90,18 @@ class _Reader:
         self._to_scan = 2 * size + 4 * MAX_PACKET_BYTES
         self._extended: set[str] = set()
         self._extended_wanted: set[str] = set()
+
+    @property
+    def has_packets(self) -> bool:
+        return bool(self._digests)
+
+    def stray(self, packet: memoryview) -> None:
+        """A packet that stands where nobody looks: what it forbids counts; it neither permits nor is damage."""
+        properties, error = read_packet(bytes(packet), self._budget)
+        for name, value in properties:
+            self._field(NESTED + name.removeprefix(NESTED), value, "XMP, outside of its place")
+        if error and (needles := find_needles((packet,))):
+            self._needles |= needles
 
     def take(self, part: Part | Damage) -> None:
         if isinstance(part, Damage):

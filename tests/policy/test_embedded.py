@@ -469,6 +469,27 @@ def test_an_ingredients_metadata_is_not_the_pictures_own() -> None:
     assert judged(png(itxt(packet(pantry.format(mining())).encode()))) == (Verdict.DENY, "xmp-prohibited")
 
 
+@pytest.mark.parametrize(
+    "misplaced",
+    [
+        lambda xmp: jpeg(app1(xmp).replace(b"xap/1.0/", b"xap/9.9/")),
+        lambda xmp: jpeg(segment(0xE2, xmp)),
+        lambda xmp: jpeg(tail=xmp),
+        lambda xmp: png(chunk(b"tEXt", b"xmp\0" + xmp)),
+        lambda xmp: gif(xmp).replace(b"XMP DataXMP", b"XMP DataABC"),
+        lambda xmp: riff((b"VP8 ", bytes(33)), (b"JUNK", xmp)),
+        lambda xmp: tiff({701: xmp}),
+    ],
+)
+def test_a_packet_outside_of_its_place_may_forbid_and_not_permit(misplaced: Callable[[bytes], bytes]) -> None:
+    """Its no is heard where a reader of the format would not look; its yes and its licence are somebody else's."""
+    assert judged(misplaced(PROHIBITED)) == (Verdict.DENY, "xmp-prohibited")
+    assert judged(misplaced(packet(mining(), wrapped=False).encode())) == (Verdict.DENY, "xmp-prohibited")
+    allowed = packet(mining(VOCABULARY + "DMI-ALLOWED") + "<cc:license>https://x.example</cc:license>").encode()
+    assert judged(misplaced(allowed)) == (None, "xmp-absent")
+    assert values(read_embedded(misplaced(allowed)), "cc:license") == []
+
+
 def test_what_stands_outside_of_the_rdf_does_not_count() -> None:
     """Only what rdf:RDF holds is XMP; a packet without it cannot be read."""
     xmp = f'<x xmlns:plus="{PLUS}" plus:DataMining="{VOCABULARY}DMI-ALLOWED"/>'
