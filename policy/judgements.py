@@ -134,6 +134,8 @@ SENTENCES: Mapping[str, str] = {
     "licence-denied": "The ruleset does not allow this licence for its purpose.",
     "licence-not-listed": "The licence is recognised but not in the ruleset's table.",
     "licence-share-alike": "The licence asks for share-alike, which this ruleset does not undertake.",
+    "licence-incompatible": "The licence asks for share-alike, and what is trained is shared under another licence.",
+    "licence-unreadable": "The image's own metadata cannot be read, so what it says of rights is not known.",
     "licence-unknown": "No licence is stated that can be recognised and that covers the image.",
     "licence-reserved": "All rights are reserved.",
     "licence-conflict": "A statement of reserved rights stands against a freer licence; a person must look.",

@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import functools
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal
 
-from policy.evidence import Evidence, LicenceClaim
+from policy.evidence import Embedded, Evidence, LicenceClaim
 from policy.judgements import judgement, not_observed, unless_stale
+from policy.licence_words import (
+    Terms,
+    elements,
+    licence_url,
+    read_terms,
+    share_alike_compatible,
+    spdx_id,
+    unported,
+)
 from policy.origins import host_of, same_site, site_of
 from policy.verdict import Judgement, Signal, Stance, Verdict
+
+__all__ = [
+    *("MECHANISM", "Attribution", "LicenceRules", "LicenceUse", "attribution", "covers", "embedded_claims"),
+    *("judge_licence", "licence_url", "share_alike_compatible", "spdx_id"),
+]
 
 MECHANISM = "licence"
 
@@ -32,8 +45,10 @@ class LicenceRules:
     """The purpose x licence table and its edges.
 
     `unknown`: no recognised claim covers the image. `not_listed`: recognised, but no row in `table`; a ported
-    licence (CC-BY-3.0-DE) falls back on the row of the unported one. `asset_hosts`: a site (registrable domain or
-    host) and the hosts that serve its images, which a page's licence then covers too.
+    licence (CC-BY-3.0-DE) falls back on the row of the unported one. `share_alike`: whether what is trained is shared
+    under a compatible licence; `export_licence`: which one, an SPDX id, or "" where that is not settled yet.
+    `asset_hosts`: a site (registrable domain or host) and the hosts that serve its images, which a page's licence
+    then covers too.
     """
 
     purpose: Literal["commercial", "research"]
@@ -41,8 +56,15 @@ class LicenceRules:
     unknown: Literal["deny", "defer"]
     not_listed: Literal["deny", "defer"]
     share_alike: bool
+    export_licence: str
     asset_hosts: Mapping[str, tuple[str, ...]]
     table: Mapping[str, LicenceUse]
+
+    def __post_init__(self) -> None:
+        if self.export_licence and (spdx_id(self.export_licence) or "") != self.export_licence:
+            raise ValueError(f"export_licence {self.export_licence!r} is no SPDX id that is known")
+        if self.export_licence and "SA" not in elements(self.export_licence):
+            raise ValueError(f"export_licence {self.export_licence!r} does not share alike; leave it empty")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,207 +79,279 @@ class Attribution:
     changes: str
 
 
-# ── claims to SPDX ids ─────────────────────────────────────────────────────────────────────────────────────────────
+# ── what the image's own bytes claim ───────────────────────────────────────────────────────────────────────────────
 
-# SPDX has ids for these ports only; any other port has the same elements as the unported text.
-_PORTS = frozenset(
-    {"CC-BY-2.5-AU", "CC-BY-3.0-AT", "CC-BY-3.0-AU", "CC-BY-3.0-DE", "CC-BY-3.0-IGO", "CC-BY-3.0-NL", "CC-BY-3.0-US"}
-    | {"CC-BY-NC-3.0-DE", "CC-BY-NC-ND-3.0-DE", "CC-BY-NC-ND-3.0-IGO", "CC-BY-NC-SA-2.0-DE", "CC-BY-NC-SA-2.0-FR"}
-    | {"CC-BY-NC-SA-2.0-UK", "CC-BY-NC-SA-3.0-DE", "CC-BY-NC-SA-3.0-IGO", "CC-BY-ND-3.0-DE", "CC-BY-SA-2.0-UK"}
-    | {"CC-BY-SA-2.1-JP", "CC-BY-SA-3.0-AT", "CC-BY-SA-3.0-DE", "CC-BY-SA-3.0-IGO"}
-)
-_ELEMENTS = ("BY", "NC", "ND", "SA")
-_LICENCES = frozenset({"BY", "BY-NC", "BY-ND", "BY-SA", "BY-NC-ND", "BY-NC-SA"})
-_VERSIONS = frozenset({"1.0", "2.0", "2.5", "3.0", "4.0"})
-
-_URL = re.compile(
-    r"(?:https?:)?//(?:www\.|mirrors\.)?creativecommons\.org/"
-    r"(?P<area>licen[sc]es|publicdomain)/(?P<name>[a-z-]+)/(?P<version>\d\.\d)(?:/(?P<port>[a-z]{2,3}|scotland))?"
-    r"(?:/(?:deed|legalcode|rdf|legalcode-plain)?(?:\.[a-z_-]{2,12})?)?/?(?:[?#].*)?\Z",
-    re.IGNORECASE,
-)
-_SPDX_URL = re.compile(r"(?:https?:)?//(?:www\.)?spdx\.org/licenses/(?P<id>[A-Za-z0-9.+-]+?)(?:\.html|\.json)?/?\Z")
-_ABBREVIATED = re.compile(
-    r"(?:cc|\(cc\)|creative[ -]commons)[ -]+(?P<elements>(?:by|nc|nd|sa)(?:[ -](?:by|nc|nd|sa))*)[ -]*"
-    r"(?:v(?:ersion)?[ .]?)?(?P<version>\d\.\d)(?:[ -](?P<port>[a-z]{2,3}|international|unported|generic))?"
-    r"(?: licen[sc]e| deed)?\Z",
-    re.IGNORECASE,
-)
-_WRITTEN_OUT = re.compile(
-    r"(?:creative[ -]commons[ -]+|cc[ -]+)?(?P<words>attribution(?:[ -]+(?:non[ -]?commercial|no[ -]?deriv(?:ative)?s?"
-    r"(?:[ -]works)?|share[ -]?alike))*)[ -]+(?:licen[sc]e[ -]+)?(?:v(?:ersion)?[ .]?)?(?P<version>\d\.\d)"
-    r"(?:[ -]+(?:international|unported|generic|(?P<port>[a-z]{2,3})))?(?:[ -]+(?:public )?licen[sc]e)?"
-    r"(?:[ -]*\(cc[ -]by[a-z0-9. -]*\))?\Z",
-    re.IGNORECASE,
-)
-_ZERO = re.compile(
-    r"(?:cc[ -]?0|creative commons (?:cc[ -]?0|zero))(?:[ -]?(?:v(?:ersion)?[ .]?)?1\.0)?(?: universal)?"
-    r"(?: public domain dedication)?(?: licen[sc]e)?\Z",
-    re.IGNORECASE,
-)
-_MARK = re.compile(r"(?:cc[ -]?pdm|pdm|(?:creative commons )?public domain mark)(?:[ -]1\.0)?\Z", re.IGNORECASE)
-_RESERVED = re.compile(
-    r"all rights? reserved|tous droits r[ée]serv[ée]s|alle rechte vorbehalten|todos los derechos reservados"
-    r"|tutti i diritti riservati|todos os direitos reservados|alle rechten voorbehouden"
-    r"|©|\(c\) ?\d{4}|\bcopyright(?:ed)?\b",
-    re.IGNORECASE,
-)
+# Property -> what kind of statement it is. The names are those of policy.signals.embedded.
+_EMBEDDED_KINDS: Mapping[str, str] = {
+    "cc:license": "licence",
+    "dcterms:license": "licence",
+    "xmpRights:WebStatement": "terms",
+    "plus:LicensorURL": "terms",
+    "plus:TermsAndConditionsURL": "terms",
+    "cc:morePermissions": "terms",
+    "xmpRights:UsageTerms": "rights",
+    "plus:TermsAndConditionsText": "rights",
+    "plus:OtherConstraints": "rights",
+    "dc:rights": "rights",
+    "dcterms:rights": "rights",
+    "exif:Copyright": "rights",
+    "iptc:CopyrightNotice": "rights",
+}
+_CREATORS = ("cc:attributionName", "dc:creator", "iptc:By-line", "iptc:Byline", "exif:Artist", "plus:ImageCreatorName")
+_CREDITS = ("cc:attributionURL", "photoshop:Credit", "iptc:Credit")
+_TITLES = ("dc:title", "iptc:ObjectName")
+_IN_THE_BYTES = frozenset({"xmp", "exif", "iptc"})
 
 
-@functools.lru_cache(maxsize=65_536)
-def spdx_id(value: str) -> str | None:
-    """The SPDX id of a Creative Commons licence, CC0 or the Public Domain Mark, by URL or name; None: none of these.
-
-    A name without its version ("CC BY") is no licence that could be looked up.
-    """
-    text = " ".join(value.replace("\u2013", "-").replace("\u2010", "-").replace("_", " ").split()).strip(" .")
-    if len(text) > 500:
-        return None
-    if url := _URL.match(text):
-        name, port = url["name"].lower(), (url["port"] or "").upper()
-        if url["area"].lower() == "publicdomain":
-            return {"zero": "CC0-1.0", "mark": "CC-PDM-1.0"}.get(name) if url["version"] == "1.0" else None
-        return _creative_commons(name.split("-"), url["version"], port)
-    if listed := _SPDX_URL.match(text):
-        return spdx_id(listed["id"])
-    if short := _ABBREVIATED.match(text):
-        port = (short["port"] or "").upper()
-        return _creative_commons(re.split("[ -]", short["elements"]), short["version"], port)
-    if written := _WRITTEN_OUT.match(text):
-        return _creative_commons(_elements_of(written["words"]), written["version"], (written["port"] or "").upper())
-    if _ZERO.match(text):
-        return "CC0-1.0"
-    return "CC-PDM-1.0" if _MARK.match(text) else None
-
-
-def _elements_of(words: str) -> list[str]:
-    words = words.lower()
-    spelt = (("by", "attribution"), ("nc", "commercial"), ("nd", "deriv"), ("sa", "alike"))
-    return [short for short, long in spelt if long in words]
+def embedded_claims(embedded: Embedded) -> tuple[LicenceClaim, ...]:
+    """The licence claims and rights statements in an image's XMP, EXIF and IPTC fields, of image scope."""
+    if not embedded.fields:
+        return ()
+    said: dict[str, str] = {}
+    for field in embedded.fields:
+        said.setdefault(field.name, field.value)
+    title, creator, credit = (
+        next((said[name] for name in names if said.get(name)), None) for names in (_TITLES, _CREATORS, _CREDITS)
+    )
+    claims = (
+        LicenceClaim(
+            value=field.value,
+            source=_source(field.name),
+            scope="image",
+            title=title,
+            creator=creator,
+            credit=credit,
+            where=f"{field.name}, {field.where}" if field.where else field.name,
+            kind=_EMBEDDED_KINDS[field.name],
+        )
+        for field in embedded.fields
+        if field.name in _EMBEDDED_KINDS and field.value.strip()
+    )
+    return tuple(dict.fromkeys(claims))
 
 
-def _creative_commons(elements: list[str], version: str, port: str) -> str | None:
-    named = {element.upper() for element in elements}
-    # Version 1.0 wrote its elements in another order ("by-nd-nc"); SPDX knows one order.
-    name = "-".join(element for element in _ELEMENTS if element in named)
-    if name not in _LICENCES or not named <= set(_ELEMENTS):
-        return None
-    ported = f"CC-{name}-{version}-{port}"
-    if ported in _PORTS:
-        return ported
-    return f"CC-{name}-{version}" if version in _VERSIONS else None
+def _source(name: str) -> str:
+    prefix = name.partition(":")[0]
+    return prefix if prefix in ("exif", "iptc") else "xmp"
 
 
-def licence_url(spdx: str) -> str:
-    """Where a licence's text is: the deed of a Creative Commons licence, else SPDX's page."""
-    if spdx == "CC0-1.0":
-        return "https://creativecommons.org/publicdomain/zero/1.0/"
-    if spdx == "CC-PDM-1.0":
-        return "https://creativecommons.org/publicdomain/mark/1.0/"
-    if match := re.match(r"CC-(?P<name>[A-Z-]+)-(?P<version>\d\.\d)(?:-(?P<port>[A-Z]+))?\Z", spdx):
-        name = "by-nd-nc" if (match["name"], match["version"]) == ("BY-NC-ND", "1.0") else match["name"].lower()
-        port = f"{match['port'].lower()}/" if match["port"] else ""
-        return f"https://creativecommons.org/licenses/{name}/{match['version']}/{port}"
-    if spdx.startswith("LicenseRef-"):
-        return ""  # an agreement with its giver, which the ledger knows by its id, and no public text
-    return f"https://spdx.org/licenses/{spdx}.html"
+def _all_claims(evidence: Evidence) -> tuple[LicenceClaim, ...]:
+    """The claims of the image's own bytes, then those made beside it."""
+    embedded = embedded_claims(evidence.embedded) if evidence.embedded is not None else ()
+    return (*embedded, *(evidence.licence_claims or ()))
 
 
 # ── what covers the image, and what the purpose makes of it ────────────────────────────────────────────────────────
 
 
 def covers(claim: LicenceClaim, evidence: Evidence, rules: LicenceRules) -> bool:
-    """Whether a claim speaks of this image: a page's does on the page's own site and its asset hosts only."""
+    """Whether a claim speaks of this image: a page's does on the page's own site and its asset hosts only.
+
+    Where the image's address leads on, the place that answered counts too: a page cannot license what it only links.
+    """
     if claim.scope != "page":
         return claim.scope in ("image", "figure")
     if evidence.page_url is None:
         return False
-    page, image = host_of(evidence.page_url), host_of(evidence.image_url)
-    assets = (*rules.asset_hosts.get(page, ()), *rules.asset_hosts.get(site_of(page), ()))
-    return same_site(evidence.page_url, evidence.image_url) or image in assets
+    urls = [evidence.image_url]
+    if evidence.hops and evidence.hops[-1].url != evidence.image_url:
+        urls.append(evidence.hops[-1].url)
+    return all(_of_the_site(url, evidence.page_url, rules) for url in urls)
+
+
+def _of_the_site(url: str, page_url: str, rules: LicenceRules) -> bool:
+    if same_site(page_url, url):
+        return True
+    page = host_of(page_url)
+    return host_of(url) in (*rules.asset_hosts.get(page, ()), *rules.asset_hosts.get(site_of(page), ()))
+
+
+# What a reading is: a licence; a condition in words that are no licence; a statement of reserved rights, or a mere
+# copyright notice; a statement of rights in the image's own bytes that nobody can read here.
+_Kind = Literal["licence", "condition", "reserved", "notice", "statement"]
 
 
 @dataclass(frozen=True, slots=True)
 class _Reading:
-    """A covering claim, read: its SPDX id (None: a statement of reserved rights) and what it makes of the image."""
+    """A covering claim, read: what it is, its SPDX id where it is a licence, and what it makes of the image."""
 
     claim: LicenceClaim
-    spdx: str | None
+    kind: _Kind
     verdict: Verdict
     code: str
+    spdx: str = ""
 
     @property
     def rank(self) -> tuple[int, int]:
         """How much it restricts: the verdict first, then the number of obligations."""
-        weight = {Verdict.ALLOW: 0, Verdict.DEFER: 1, Verdict.DENY: 2}[self.verdict]
-        return weight, (self.spdx or "").count("-")
+        return _WEIGHT[self.verdict], _obligations(self.spdx)
 
 
-def recognise(value: str, rules: LicenceRules) -> str | None:
-    """The SPDX id of a claim's value: a Creative Commons one, or an id that the ruleset's table lists."""
-    if known := spdx_id(value):
-        return known
-    text = value.strip()
-    named = _SPDX_URL.match(text)
-    wanted = (named["id"] if named else text).lower()
-    return next((listed for listed in rules.table if listed.lower() == wanted), None)
+_WEIGHT: Mapping[Verdict, int] = {Verdict.ALLOW: 0, Verdict.DEFER: 1, Verdict.DENY: 2}
 
 
-def _read(claim: LicenceClaim, rules: LicenceRules) -> _Reading | None:
-    spdx = recognise(claim.value, rules)
-    if spdx is None:
-        reserved = _RESERVED.search(claim.value) is not None
-        return _Reading(claim, None, Verdict.DENY, "licence-reserved") if reserved else None
+def _obligations(spdx: str) -> int:
+    return sum(len(elements(part)) for part in spdx.split(" AND ")) if spdx else 0
+
+
+def _read(claim: LicenceClaim, rules: LicenceRules) -> tuple[_Reading, ...]:
+    terms = _terms(claim, rules)
+    readings = []
+    if terms.any_of:
+        # Where one may choose, the choice is the one that suits best.
+        options = [_option(claim, ids, rules) for ids in terms.any_of]
+        readings.append(min(options, key=lambda r: r.rank))
+    elif terms.elements and (code := _condition(terms.elements, rules)) is not None:
+        said = "-".join(("CC-BY", *terms.elements)) + " (without a version)"
+        readings.append(_Reading(claim, "condition", Verdict.DENY, code, said))
+    if terms.reserved:
+        kind: _Kind = "reserved" if terms.reserved == "all" else "notice"
+        readings.append(_Reading(claim, kind, Verdict.DENY, "licence-reserved"))
+    elif not readings and claim.kind != "licence" and claim.source in _IN_THE_BYTES:
+        readings.append(_Reading(claim, "statement", Verdict.DEFER, "licence-conflict"))
+    return tuple(readings)
+
+
+def _terms(claim: LicenceClaim, rules: LicenceRules) -> Terms:
+    """What a claim's value comes to; an id that the ruleset's table lists counts whatever else knows it."""
+    if listed := _listed(claim.value.strip().lower(), tuple(rules.table)):
+        return Terms(((listed,),))
+    return read_terms(claim.value)
+
+
+@functools.lru_cache(maxsize=65_536)
+def _listed(value: str, table: tuple[str, ...]) -> str | None:
+    return next((spdx for spdx in table if spdx.lower() == value), None)
+
+
+def _option(claim: LicenceClaim, ids: Sequence[str], rules: LicenceRules) -> _Reading:
+    """Licences that hold together: the one that restricts most decides."""
+    verdict, code = max((_weigh(spdx, rules) for spdx in ids), key=lambda weighed: _WEIGHT[weighed[0]])
+    return _Reading(claim, "licence", verdict, code, " AND ".join(ids))
+
+
+def _weigh(spdx: str, rules: LicenceRules) -> tuple[Verdict, str]:
     use = _use(spdx, rules)
     if use is None:
-        verdict = Verdict.DENY if rules.not_listed == "deny" else Verdict.DEFER
-        return _Reading(claim, spdx, verdict, "licence-not-listed")
-    if use == "share-alike" and not rules.share_alike:
-        return _Reading(claim, spdx, Verdict.DENY, "licence-share-alike")
+        return (Verdict.DENY if rules.not_listed == "deny" else Verdict.DEFER), "licence-not-listed"
     if use == "deny":
-        return _Reading(claim, spdx, Verdict.DENY, "licence-denied")
-    return _Reading(claim, spdx, Verdict.ALLOW, "licence-allowed")
+        return Verdict.DENY, "licence-denied"
+    if use == "share-alike":
+        if not rules.share_alike:
+            return Verdict.DENY, "licence-share-alike"
+        if rules.export_licence and not share_alike_compatible(spdx, rules.export_licence):
+            return Verdict.DENY, "licence-incompatible"
+    return Verdict.ALLOW, "licence-allowed"
 
 
 def _use(spdx: str, rules: LicenceRules) -> Use | None:
-    row = rules.table.get(spdx) or rules.table.get(re.sub(r"(?<=\d)-[A-Z]+\Z", "", spdx))
+    row = rules.table.get(spdx) or rules.table.get(unported(spdx))
     if row is None:
         return None
     return row.commercial if rules.purpose == "commercial" else row.research
 
 
+def _condition(named: tuple[str, ...], rules: LicenceRules) -> str | None:
+    """Why conditions that no version goes with forbid the use: judged as 4.0's, None where they do not."""
+    kind = "BY-NC-ND" if {"NC", "ND"} <= set(named) else "-".join(("BY", *named))
+    use = _use(f"CC-{kind}-4.0", rules) or "deny"
+    if use == "share-alike":
+        return "licence-share-alike"  # compatible with what, only a version could tell
+    return "licence-denied" if use == "deny" else None
+
+
+# ── the judgement ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
 def judge_licence(evidence: Evidence, rules: LicenceRules, now: datetime) -> Judgement:
     """The most restrictive of the recognised claims that cover the image; reserved rights against a licence DEFER.
 
-    Of an ALLOW the reason's detail is the SPDX id, nothing else.
+    Of an ALLOW the reason's detail is the SPDX id ("A AND B" where both hold), nothing else.
     """
-    if evidence.licence_claims is None:
-        return not_observed(MECHANISM, "nobody looked for licence claims", evidence.page_url or evidence.image_url)
-    covering = [claim for claim in evidence.licence_claims if covers(claim, evidence, rules)]
-    readings = [r for claim in covering if (r := _read(claim, rules)) is not None]
-    signals = tuple(_signal(claim, evidence, rules) for claim in evidence.licence_claims)
-    judged = _decide(readings, evidence, rules, signals)
+    where = evidence.page_url or evidence.image_url
+    if evidence.licence_claims is None and evidence.embedded is None:
+        return not_observed(MECHANISM, "nobody looked for licence claims", where)
+    read = [(claim, _read(claim, rules) if covers(claim, evidence, rules) else None) for claim in _all_claims(evidence)]
+    signals = tuple(_signal(claim, readings) for claim, readings in read)
+    judged = _decide([r for _, readings in read for r in readings or ()], evidence, rules, signals)
+    if judged.verdict is not Verdict.DENY or judged.reason.code == "licence-unknown":
+        judged = _unless_unseen(judged, evidence, where)
     return unless_stale(judged, evidence.observed_at, now, rules.max_age_days)
+
+
+def _unless_unseen(judged: Judgement, evidence: Evidence, where: str) -> Judgement:
+    """The judgement, or DEFER where a place was not looked at, or not read, in which more may be said."""
+    if evidence.licence_claims is None:
+        unseen = not_observed(MECHANISM, "nobody looked for licence claims", where)
+    elif evidence.embedded is None and evidence.content_sha256 is not None:
+        unseen = not_observed(MECHANISM, "the image's own metadata", evidence.image_url)
+    elif evidence.embedded is not None and evidence.embedded.errors and judged.verdict is Verdict.ALLOW:
+        detail = "; ".join(evidence.embedded.errors)
+        unseen = judgement(MECHANISM, Verdict.DEFER, "licence-unreadable", detail, evidence.image_url)
+    else:
+        return judged
+    return replace(unseen, signals=judged.signals)
 
 
 def _decide(
     readings: list[_Reading], evidence: Evidence, rules: LicenceRules, signals: tuple[Signal, ...]
 ) -> Judgement:
-    if not readings:
-        verdict = Verdict.DENY if rules.unknown == "deny" else Verdict.DEFER
-        claims = evidence.licence_claims or ()
-        detail = "; ".join(f"{c.value} ({c.source}, {c.scope})" for c in claims) or "no claim"
-        return judgement(MECHANISM, verdict, "licence-unknown", detail, signals=signals)
-    deciding = max(readings, key=lambda r: r.rank)
+    licences = [r for r in readings if r.kind in ("licence", "condition")]
+    against = [r for r in readings if r.kind not in ("licence", "condition") and not _is_answered(r, licences)]
+    reserved = [r for r in against if r.kind != "statement"]
+    deciding = max(licences, key=lambda r: r.rank, default=None)
+    if deciding is None or (reserved and deciding.verdict is Verdict.DEFER):
+        if reserved:
+            first = reserved[0]
+            return judgement(
+                MECHANISM, Verdict.DENY, "licence-reserved", first.claim.value, _place(first.claim), signals
+            )
+        return _unknown(evidence, rules, signals)
     where = _place(deciding.claim)
-    if deciding.spdx is None:
-        freer = next((r for r in readings if r.verdict is Verdict.ALLOW), None)
-        if freer is None:
-            return judgement(MECHANISM, Verdict.DENY, "licence-reserved", deciding.claim.value, where, signals)
-        detail = f"{deciding.claim.value!r} against {freer.spdx}"
-        return judgement(MECHANISM, Verdict.DEFER, "licence-conflict", detail, where, signals)
-    detail = deciding.spdx if deciding.verdict is Verdict.ALLOW else f"{deciding.spdx} for {rules.purpose} use"
-    return judgement(MECHANISM, deciding.verdict, deciding.code, detail, where, signals)
+    if deciding.verdict is not Verdict.ALLOW:
+        detail = f"{deciding.spdx} for {rules.purpose} use"
+        if deciding.code == "licence-incompatible":
+            detail = f"{deciding.spdx} in what is shared under {rules.export_licence}"
+        return judgement(MECHANISM, deciding.verdict, deciding.code, detail, where, signals)
+    # What stands in the image's own bytes and cannot be read is a conflict with what somebody else says of it.
+    statements = [r for r in against if r.kind == "statement"]
+    if objection := next(iter((*reserved, *statements)), None):
+        detail = f"{objection.claim.value!r} against {deciding.spdx}"
+        return judgement(MECHANISM, Verdict.DEFER, "licence-conflict", detail, _place(objection.claim), signals)
+    return judgement(MECHANISM, Verdict.ALLOW, deciding.code, deciding.spdx, where, signals)
+
+
+def _unknown(evidence: Evidence, rules: LicenceRules, signals: tuple[Signal, ...]) -> Judgement:
+    verdict = Verdict.DENY if rules.unknown == "deny" else Verdict.DEFER
+    detail = "; ".join(f"{c.value} ({c.source}, {c.scope})" for c in _all_claims(evidence)) or "no claim"
+    return judgement(MECHANISM, verdict, "licence-unknown", detail, signals=signals)
+
+
+_NEARNESS: Mapping[str, int] = {"image": 0, "figure": 1, "page": 2}
+
+
+def _is_answered(reading: _Reading, licences: list[_Reading]) -> bool:
+    """Whether a copyright notice, or a statement, goes with a licence that the same source states.
+
+    Whoever grants a Creative Commons licence is its copyright's holder, and says so. A notice of the whole page gives
+    way to a licence that is nearer to the image. Rights that are reserved in so many words give way to nothing.
+    """
+    if reading.kind == "reserved":
+        return False
+    ours, near = _place_group(reading.claim), _NEARNESS.get(reading.claim.scope, 2)
+    embedded = reading.claim.source in _IN_THE_BYTES
+    return any(
+        _place_group(r.claim) == ours or (not embedded and _NEARNESS.get(r.claim.scope, 2) < near) for r in licences
+    )
+
+
+def _place_group(claim: LicenceClaim) -> tuple[str, str]:
+    """What a claim was made together with: the image's bytes, the object of linked data, the figure, the page."""
+    if claim.source in _IN_THE_BYTES:
+        return "bytes", ""
+    if claim.scope == "page":
+        return "page", ""
+    return f"{claim.scope} {claim.source}", claim.where.rpartition("/")[0]
 
 
 def _place(claim: LicenceClaim) -> str:
@@ -265,14 +359,17 @@ def _place(claim: LicenceClaim) -> str:
     return f"{place}, {claim.where}" if claim.where else place
 
 
-def _signal(claim: LicenceClaim, evidence: Evidence, rules: LicenceRules) -> Signal:
-    if not covers(claim, evidence, rules):
+def _signal(claim: LicenceClaim, readings: tuple[_Reading, ...] | None) -> Signal:
+    if readings is None:
         return Signal(MECHANISM, f"{_place(claim)}, does not cover the image", Stance.UNSET, claim.value)
-    reading = _read(claim, rules)
-    if reading is None:
+    stated = [r.verdict for r in readings if r.kind != "statement"]
+    if not stated:
         return Signal(MECHANISM, _place(claim), Stance.UNSET, claim.value)
-    stance = Stance.ALLOW if reading.verdict is Verdict.ALLOW else Stance.DENY
+    stance = Stance.ALLOW if all(v is Verdict.ALLOW for v in stated) else Stance.DENY
     return Signal(MECHANISM, _place(claim), stance, claim.value)
+
+
+# ── attribution ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def attribution(
@@ -280,20 +377,36 @@ def attribution(
 ) -> Attribution:
     """The attribution of a sample that is used under `spdx`: each part from the nearest claim that names it.
 
-    A claim of page scope counts where it states that licence: only then is the decision sure to rest on it.
+    A claim of page scope counts where it states that licence: only then is the decision sure to rest on it. A
+    credit that is an address (cc:attributionURL) is the source that the licensor wants to be named.
     """
-    nearness = {"image": 0, "figure": 1, "page": 2}
-    stated = [c for c in evidence.licence_claims or () if c.scope in ("image", "figure") or _states(c.value, spdx)]
-    claims = sorted(stated, key=lambda c: (not _states(c.value, spdx), nearness.get(c.scope, 3)))
+    claims = [c for c in _all_claims(evidence) if c.scope in ("image", "figure") or _states(c.value, spdx)]
+    claims.sort(key=lambda c: (not _states(c.value, spdx), _NEARNESS.get(c.scope, 3)))
+    credits = [c.credit for c in claims if c.credit]
+    address = next((credit for credit in credits if _is_address(credit)), None)
     return Attribution(
         title=next((c.title for c in claims if c.title), ""),
-        creator=next((c.creator or c.credit or "" for c in claims if c.creator or c.credit), ""),
-        source_url=evidence.page_url or evidence.image_url,
+        creator=next(iter(_creators(claims)), ""),
+        source_url=address or evidence.page_url or evidence.image_url,
         licence=spdx,
         licence_url=licence_url(spdx),
         changes=changes,
     )
 
 
+def _creators(claims: Sequence[LicenceClaim]) -> Iterator[str]:
+    for claim in claims:
+        if claim.creator:
+            yield claim.creator
+        elif claim.credit and not _is_address(claim.credit):
+            yield claim.credit
+
+
+def _is_address(text: str) -> bool:
+    return text.startswith(("https://", "http://"))
+
+
 def _states(value: str, spdx: str) -> bool:
-    return (spdx_id(value) or value.strip()).lower() == spdx.lower()
+    if value.strip().lower() == spdx.lower():
+        return True
+    return any(spdx == " AND ".join(ids) for ids in read_terms(value).any_of)

@@ -37,6 +37,7 @@ PAIR = Evidence(
     hops=(Hop("https://www.museum.example/private/a.jpg", 200, (("X-Robots-Tag", "noai"),)),),
     licence_claims=(LicenceClaim("All rights reserved", "meta", "image", creator="Ada  Lovelace"),),
     content_sha256="ab" * 32,
+    embedded=Embedded("image/jpeg"),
     faces=(Face(1, 1, 9, 9, 0.9),),
 )
 
