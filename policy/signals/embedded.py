@@ -3,7 +3,7 @@
 `read_embedded` reads every packet of every place where a format keeps one (image_parts, xmp_packet); what is damaged is
 recorded and searched for the words of a reservation. What is said in a foreign structure, or by a packet that stands in
 no such place, is named "nested/…": its no counts, its yes does not.
-`judge_xmp` weighs the PLUS Data Mining property alone: tdm: is TDMRep's to judge, the licence fields the licence rule's.
+`judge_xmp` weighs the PLUS Data Mining property alone: tdm: is TDMRep's to judge, the licence is the licence rule's.
 PLUS vocabulary: https://ns.useplus.org/LDF/ldf-XMPSpecification, IPTC Photo Metadata Standard 2025.1.
 """
 
