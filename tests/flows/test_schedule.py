@@ -21,7 +21,7 @@ import pytest
 pytest.importorskip("emoji", reason="the museum needs the extra `demo`")
 
 from flows.crawl_pages import crawl_pages
-from flows.demo import policy_text, settings_text
+from flows.demo import settings_text
 from flows.deployments import Plan, deployment, deployment_name, plans
 from flows.home import Home
 from flows.museum import Museum
@@ -202,7 +202,7 @@ def crawled(server: Endpoint, tmp_path_factory: pytest.TempPathFactory) -> Itera
     """A home whose crawl of a small museum ran as a Prefect flow."""
     path = tmp_path_factory.mktemp("crawled") / "home"
     with Museum(port_base=0, limit=24) as museum:
-        home = Home.create(path, settings_text=settings_text(museum), policy_text=policy_text())
+        home = Home.create(path, settings_text=settings_text(museum))
         counts = run(crawl_pages, str(path))
         assert counts["page ok"] > 20
         assert counts["picture ok"] > 60
