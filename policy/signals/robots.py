@@ -115,7 +115,10 @@ class _CompiledRule:
         forms = (self.strict,) if self.normal is None else (self.strict, self.normal)
         return {form if isinstance(form, str) else form.head for form in forms}
 
-    def matches(self, path: str, normal_path: str) -> bool:
+    def matches(self, path: str, normal_path: str, raw: str) -> bool:
+        """Whether it holds for a path, given in the strict and the normal form, and as it is where it is no URL's."""
+        if self.answer.allowed:
+            return _matches(self.strict, raw)
         if _matches(self.strict, path):
             return True
         if self.normal is None or (self.normal is self.strict and normal_path is path):
@@ -148,7 +151,7 @@ class PathPattern:
     def matches(self, path: str) -> bool:
         """Whether the pattern matches `path` (path and query)."""
         path = _escaped(path)
-        return self._rule.matches(path, _normal_path(path))
+        return self._rule.matches(path, _normal_path(path), path)
 
 
 def _ranked(rules: Iterable[_Rule]) -> list[tuple[tuple[int, bool, int], str, _Rule]]:
@@ -173,8 +176,7 @@ class _Matcher:
         self.heads = tuple(self.by_head) if len(self.by_head) <= _FEW_HEADS else None
 
     def judge(self, path: str) -> RobotsAnswer:
-        path = _escaped(path)
-        normal = _normal_path(path)
+        path, normal, raw = _forms(path)
         # Most paths begin as no rule does: one call in C answers for all of those.
         if self.heads is not None and not (
             path.startswith(self.heads) or (normal is not path and normal.startswith(self.heads))
@@ -182,7 +184,7 @@ class _Matcher:
             return _NO_RULE
         for rank in self._candidates(path, normal):
             rule = self.rules[rank]
-            if rule.matches(path, normal):
+            if rule.matches(path, normal, raw):
                 return rule.answer
         return _NO_RULE
 
@@ -255,8 +257,7 @@ class _Group:
 
     def _scanned(self, path: str) -> RobotsAnswer:
         """The answer for one path by one regular expression over the text, which leaves few rules to look at."""
-        path = _escaped(path)
-        normal = _normal_path(path)
+        path, normal, raw = _forms(path)
         if self._joined is None:
             self._joined = "".join(self._text[start:end] for start, end in self._spans)
         rules = []
@@ -265,7 +266,7 @@ class _Group:
             kind, _, value = _statement(line)
             rules.append(self._rule(kind == _ALLOW, value, at, line))
         for _, pattern, rule in _ranked(rules):
-            if _CompiledRule(rule, pattern).matches(path, normal):
+            if _CompiledRule(rule, pattern).matches(path, normal, raw):
                 return self._found(rule)
         return _NO_RULE
 
@@ -702,6 +703,16 @@ def _normalise_one(match: re.Match[str]) -> str:
 
 def _normal_path(path: str) -> str:
     return path if _PLAIN.match(path) else _TO_NORMALISE.sub(_normalise_one, path)
+
+
+def _forms(path: str) -> tuple[str, str, str]:
+    """A path in the strict form, in the normal one, and as an Allow must match it.
+
+    Characters that no URL holds should have been escaped before: as in the reference parser, no escape in an Allow
+    is meant by them.
+    """
+    strict = _escaped(path)
+    return strict, _normal_path(strict), strict if path.isascii() else path
 
 
 def _normal_pattern(pattern: str) -> str:
