@@ -79,6 +79,8 @@ def connect(path: Path, *, readonly: bool) -> duckdb.DuckDBPyConnection:
     # Connections of one process to one file share an instance and its global settings, so another may have locked
     # them already: then what counts is that they are the ones we want.
     with contextlib.suppress(duckdb.InvalidInputException):
+        # Where Python runs without a script DuckDB draws a bar of its own, into what a program reads.
+        connection.execute("SET enable_progress_bar = false")
         connection.execute("SET GLOBAL TimeZone = 'UTC'")
         connection.execute("SET GLOBAL lock_configuration = true")
     [found] = connection.execute(
