@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from curation.images import DecodeError, DecodeLimits, read_header
 from curation.pages import read_page
+from curation.pair import canonical_url
 from flows.home import Home
 from policy.errors import InputError
+from policy.evidence import Evidence, RegistryAnswer
 from policy.judge import ImageFacts, Readers, judge_line
+from policy.registries import Registries
 from policy.ruleset import Ruleset
 from policy.signals.c2pa import read_c2pa
 from policy.signals.embedded import read_embedded
@@ -27,11 +30,29 @@ def judge_lines(lines: Iterable[str], policy_file: Path | None, home: Home | Non
         ConfigurationError: the policy file cannot be used.
     """
     ruleset = Ruleset.load(policy_file) if policy_file is not None else Ruleset.default()
-    registries = home.registries().answers_for if home is not None else None
+    registries = _asked(home.registries()) if home is not None else None
     readers = replace(READERS, registries=registries)
     for line in lines:
         if line.strip():
             yield judge_line(line, ruleset, readers)
+
+
+def _asked(lists: Registries) -> Callable[[Evidence], tuple[RegistryAnswer, ...]]:
+    """The lists, asked by canonical URLs, as the crawler writes them; a line may spell an address in any way."""
+
+    def answers(evidence: Evidence) -> tuple[RegistryAnswer, ...]:
+        page = None if evidence.page_url is None else _canonical(evidence.page_url)
+        hops = None if evidence.hops is None else tuple(replace(hop, url=_canonical(hop.url)) for hop in evidence.hops)
+        return lists.answers_for(replace(evidence, image_url=_canonical(evidence.image_url), page_url=page, hops=hops))
+
+    return answers
+
+
+def _canonical(url: str) -> str:
+    try:
+        return canonical_url(url)
+    except InputError:
+        return url
 
 
 def _read_image(path: str) -> ImageFacts:

@@ -448,3 +448,14 @@ def test_a_list_that_the_ruleset_does_not_ask_is_said_to_be_idle(tmp_path: Path)
     file = written(tmp_path / "optouts.txt", "nobody.example\n")
     assert told(home, "policy", "import", file, "--kind", "domain")["asked"] is False
     assert 'does not name the mechanism "registry"' in run(home, "policy", "import", file, "--kind", "domain").stderr
+
+
+def test_a_homes_lists_judge_its_own_cases(home: Home, tmp_path: Path) -> None:
+    """`inspect judge` in a home asks that home's lists, however a line spells an address."""
+    told(home, "policy", "import", written(tmp_path / "urls.txt", "https://a.example/x.jpg\n"), "--kind", "url")
+    told(home, "policy", "import", written(tmp_path / "sites.txt", "b.example\n"), "--kind", "domain")
+    urls = ["HTTPS://A.EXAMPLE:443/./x.jpg#top", "http://img.B.example/y", "https://c.example/x.jpg"]
+    cases = "\n".join(json.dumps({"url": url, "mechanisms": ["registry"]}) for url in urls)
+    result = run(home, "inspect", "judge", written(tmp_path / "cases.jsonl", cases))
+    said = [json.loads(line)["decisions"][0] for line in result.stdout.splitlines()]
+    assert [d["reason"] for d in said] == ["registry-listed", "registry-listed", "registry-not-listed"]
