@@ -231,7 +231,7 @@ class _Group:
     @property
     def extensions(self) -> tuple[ExtensionLine, ...]:
         if self._extensions is None:
-            self._extensions = tuple(line for _, line in _extension_lines(self._text, self._spans))
+            self._extensions = tuple(_extension_lines(self._text, self._spans))
         return self._extensions
 
     def _compiled(self) -> _Matcher:
@@ -358,7 +358,7 @@ class RobotsFile:
     def extensions(self) -> tuple[ExtensionLine, ...]:
         """Every extension line of the file, in a group or not."""
         if self._extensions is None:
-            self._extensions = tuple(line for _, line in self._all_extensions())
+            self._extensions = tuple(_extension_lines(self._text, ((0, len(self._text)),)))
         return self._extensions
 
     @property
@@ -368,7 +368,8 @@ class RobotsFile:
         An empty line ends no group (RFC 9309), but who sets a line apart from every rule speaks to everybody.
         """
         if self._site_wide is None:
-            self._site_wide = tuple(line for at, line in self._all_extensions() if self._stands_alone(at))
+            apart = [m.span(1) for m in _APART.finditer(self._text)] if self.extensions else []
+            self._site_wide = tuple(_extension_lines(self._text, apart))
         return self._site_wide
 
     @property
@@ -405,23 +406,6 @@ class RobotsFile:
             return []
         return [m.span() for m in _groups_of(token).finditer(self._text) if m.lastindex is not None]
 
-    def _all_extensions(self) -> Iterator[tuple[int, ExtensionLine]]:
-        return _extension_lines(self._text, ((0, len(self._text)),))
-
-    def _stands_alone(self, at: int) -> bool:
-        """Whether no agent and no rule stands above the line that begins at `at`, up to an empty line."""
-        for _ in range(_PARAGRAPH_LINES):
-            if at <= 1:
-                return True
-            start = self._text.rfind("\n", 0, at - 1) + 1
-            line = self._text[start : min(at - 1, start + 200)]
-            if not line.strip(_WHITE):
-                return True
-            if _statement(line)[0] in (_USER_AGENT, _ALLOW, _DISALLOW):
-                return False
-            at = start
-        return False
-
 
 def _lines_found(wanted: re.Pattern[str], text: str) -> Iterable[str]:
     """The different lines that match, in order. Copies of the first, which may come by the thousands, are cut out."""
@@ -437,8 +421,7 @@ def _may_have_a_long_line(text: str) -> bool:
     return any(text.find("\n", at, at + step) < 0 for at in range(0, len(text) - step, step))
 
 
-def _extension_lines(text: str, spans: Iterable[tuple[int, int]]) -> Iterator[tuple[int, ExtensionLine]]:
-    """Where each extension line begins, and the line."""
+def _extension_lines(text: str, spans: Iterable[tuple[int, int]]) -> Iterator[ExtensionLine]:
     line_no, counted = 0, 0
     for start, end in spans:
         for match in _EXTENSION_LINE.finditer(text, start, end):
@@ -448,7 +431,7 @@ def _extension_lines(text: str, spans: Iterable[tuple[int, int]]) -> Iterator[tu
             line = text[at : end if stop < 0 else stop]
             kind, key, value = _statement(line)
             if kind == _EXTENSION:
-                yield at, ExtensionLine(line_no, key, readable(value), readable(line))
+                yield ExtensionLine(line_no, key, readable(value), readable(line))
 
 
 def _rule_spans(text: str, spans: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
@@ -463,7 +446,6 @@ _KEYS = (
     *((start, _DISALLOW) for start in ("disallow", "dissallow", "dissalow", "disalow", "diasllow", "disallaw")),
     ("allow", _ALLOW),
 )
-_PARAGRAPH_LINES = 50
 _KEY_CHARS = 40
 _EXTENSION_NAMES = frozenset({"content-usage", "content-signal", "license", "crawl-delay"})
 _WHITE = " \t\n\v\f\r"
@@ -483,6 +465,8 @@ _NAMING_LINE = re.compile(rf"\n{_AGENT_KEY}{_GAP}([*A-Za-z0-9_.-][^\n#\0]*+)")
 _EXTENSION_LINE = re.compile(rf"\n{_GAP}(?ai:{'|'.join(sorted(_EXTENSION_NAMES))})")
 _RULE_LINE = re.compile(rf"\n{_RULE_KEY}")
 _SAYING_LINE = re.compile(rf"\n(?:{_RULE_KEY}|{_GAP}(?ai:{'|'.join(sorted(_EXTENSION_NAMES))})[^\n]*+)")
+# Lines at the beginning, or after an empty one, up to an empty one, a User-agent or a rule.
+_APART = re.compile(rf"(?:\A|\n{_GAP}(?=\n))((?:\n(?!{_GAP}(?:\n|\Z)|{_AGENT_KEY}|{_RULE_KEY})[^\n]*+)++)")
 _EVERYONE = rf"(?>User-agent:|{_AGENT_KEY}){_GAP}\*(?=[ \t\v\f\n#\0]|\Z)"
 # A group: its User-agent lines and whatever else stands before the first rule, then all up to a User-agent line.
 _HEADER = rf"(?:\n(?!{_RULE_KEY})[^\n]*+)*+"
@@ -584,6 +568,7 @@ def text_of(body: bytes) -> tuple[str, tuple[int, ...]]:
     what is no text: undecodable bytes stand there as lone surrogates.
     """
     text, damaged = _decoded(body)
+    text = text.lstrip("\ufeff")  # a second mark, where a file that has one was pasted below another's
     if "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
     return text, _bad_lines(text) if damaged else ()
