@@ -65,6 +65,7 @@ SENTENCES: Mapping[str, str] = {
     "content-usage-unreadable": "A Content-Usage preference that may be about AI training cannot be read.",
     "content-usage-not-crawled": "robots.txt forbids this path, so its Content-Usage preference does not count.",
     # Content Signals
+    "content-signal-damaged": "A Content-Signal header holds characters that are no text, so a word may be lost.",
     "content-signal-absent": "No Content-Signal is declared.",
     "content-signal-no": "A Content-Signal says ai-train=no.",
     "content-signal-unknown": "A Content-Signal speaks of ai-train in a way that is not known; that counts as a no.",
@@ -155,6 +156,8 @@ SENTENCES: Mapping[str, str] = {
     "caption": "The caption that was found for the picture is sure enough.",
     "caption-missing": "There is no text that describes the picture.",
     "caption-uncertain": "The caption that was found is less sure than the ruleset asks for.",
+    "text-contact-data": "The text holds an e-mail or postal address or a telephone number.",
+    "text-person-name": "The text likely names a person.",
     "text-too-long": "The text is longer than the ruleset takes.",
     # removals
     "tombstoned": "An approved removal covers it.",
