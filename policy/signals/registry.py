@@ -30,7 +30,7 @@ def judge_registry(evidence: Evidence, rules: RegistryRules, now: datetime) -> J
     if evidence.registry is None:
         return not_observed(MECHANISM, "the imported lists were not asked")
     judged = [j for answer in evidence.registry for j in _judge_answer(answer, evidence, now)]
-    known = {answer.name for answer in evidence.registry if answer.dated_at is not None}
+    known = {answer.name for answer in evidence.registry}
     judged += [_missing(name) for name in rules.required if name not in known]
     return worst(judged) if judged else judgement(MECHANISM, None, "registry-not-listed")
 
