@@ -85,12 +85,14 @@ class Readers:
     registries: Callable[[Evidence], tuple[RegistryAnswer, ...]] | None = None
 
 
-
 # The order in which decisions are answered.
 MECHANISMS = (
     *("robots", "ai_agents", "content_usage", "content_signal", "rsl", "tdmrep", "x_robots", "ai_txt", "trust_txt"),
     *("xmp", "c2pa", "registry", "licence", "faces", "tombstone", "size", "text", "safety", "duplicate"),
 )
+
+# Mechanisms whose lines may stand in robots.txt: without `mechanisms` they are judged only where it has such lines.
+_IN_ROBOTS = frozenset({"ai_agents", "content_usage", "content_signal", "rsl"})
 
 _KEYS = frozenset(
     {"url", "page_url", "agent", "now", "origins", "page", "image", "licence", "faces", "width", "height", "sha256"}
@@ -117,7 +119,8 @@ def judge_line(line: str, ruleset: Ruleset, readers: Readers, *, now: datetime |
     given = frozenset(_given(case, evidence))
     silent = _with_silence(evidence)
     chosen = asked if asked is not None else [name for name in MECHANISMS if name in given]
-    judged = [judge(rules, name, silent if name in given else evidence, at) for name in chosen]
+    observed = given | (_IN_ROBOTS if any(origin.get("robots") for origin in evidence.origins) else frozenset())
+    judged = [judge(rules, name, silent if name in observed else evidence, at) for name in chosen]
     answer = {
         "url": evidence.image_url,
         "verdict": combine(j.verdict for j in judged).value,

@@ -45,7 +45,8 @@ _SILENT = Preference(None, "content-usage-silent", Stance.UNSET)
 _NOT_A_DICTIONARY = Preference(None, "content-usage-silent", Stance.ERROR)
 _UNREADABLE = Preference(Verdict.DEFER, "content-usage-unreadable", Stance.ERROR)
 
-_TRAIN_AI = re.compile(r"train[\W_]*ai|ai[\W_]*train", re.IGNORECASE)
+_BETWEEN_LETTERS = re.compile(r"[\W_]+")
+_TRAIN_AI = re.compile("trainai|aitrain", re.IGNORECASE)
 _DAMAGED = re.compile("[^\t\x20-\x7e]")
 
 
@@ -67,8 +68,8 @@ def read_preferences(text: str) -> Preference:
 
 def _unparsable(text: str) -> Preference:
     """A field that is no dictionary. Bytes that no sender writes may have hidden the word that was looked for."""
-    mentioned = _TRAIN_AI.search(unicodedata.normalize("NFKC", text)) is not None
-    return _UNREADABLE if mentioned or _DAMAGED.search(text) else _NOT_A_DICTIONARY
+    letters = _BETWEEN_LETTERS.sub("", unicodedata.normalize("NFKC", text))
+    return _UNREADABLE if _TRAIN_AI.search(letters) or _DAMAGED.search(text) else _NOT_A_DICTIONARY
 
 
 def judge_content_usage(evidence: Evidence, documents: RobotsRules, max_age_days: int, now: datetime) -> Judgement:

@@ -59,10 +59,25 @@ def _judge_robots(evidence: Evidence, documents: RobotsRules, max_age_days: int,
         file = robots.read(document, documents, now)
         absent = judgement(MECHANISM, None, "content-signal-absent", where=document.url)
         if isinstance(file, RobotsFile):
-            judged = worst([*_judge_lines(file, document, documents.product_tokens, path_of(url))] or [absent])
+            judged = _judge_file(file, document, documents.product_tokens, url) or absent
         else:
             judged = absent if file.verdict is None else replace(file, mechanism=MECHANISM)
         yield unless_stale(judged, document.fetched_at, now, max_age_days)
+
+
+def _judge_file(file: RobotsFile, document: Document, tokens: tuple[str, ...], url: str) -> Judgement | None:
+    """The judgement of a file, which is remembered with it where no line is about some paths only."""
+    key = MECHANISM, document.url, document.body_sha256, tokens
+    if key in file.judgements:
+        return file.judgements[key]
+    lines = [line for line in file.extensions if line.name == "content-signal"]
+    if not lines and not file.bad_lines:
+        return None
+    judged = [*_judge_lines(file, document, tokens, path_of(url))]
+    if not judged:
+        return None
+    about_all = not any(line.value.startswith("/") for line in lines)
+    return file.remember(key, worst(judged)) if about_all else worst(judged)
 
 
 def _judge_lines(file: RobotsFile, document: Document, tokens: Iterable[str], path: str) -> Iterator[Judgement]:
@@ -82,6 +97,7 @@ def _judge_lines(file: RobotsFile, document: Document, tokens: Iterable[str], pa
 
 
 _MAX_SIGNALS = 100
+_NO_TEXT = re.compile(r"[^\t\x20-\x7e]")  # no header has such characters: a word may have lost a letter there
 
 
 def _judge_value(statement: _Statement, path: str) -> Judgement:
@@ -90,6 +106,9 @@ def _judge_value(statement: _Statement, path: str) -> Judgement:
     said = said_of_training(value)
     if said is not None and not _is_about(value, path, wide=said != "yes"):
         said = None
+    if said in (None, "yes") and sha256 is None and _NO_TEXT.search(value):
+        signals = (Signal(MECHANISM, where, Stance.ERROR, value),)
+        return judgement(MECHANISM, Verdict.DEFER, "content-signal-damaged", value, where, signals)
     stance = Stance.UNSET if said is None else Stance.ALLOW if said == "yes" else Stance.DENY
     signals = (Signal(MECHANISM, where, stance, value, sha256),)
     if said is None:

@@ -147,7 +147,7 @@ def test_a_dictionary_is_read_as_structured_fields(value: str, verdict: Verdict 
     "value",
     [
         *("Train-AI=n", "train-ai=n,", "train-ai: n", "TRAIN_AI=n", "train ai = n", "!train-ai", "ai-train=no;"),
-        *("tr\xe4in=n", "\uff34rain-ai=n", "a=1 trainAI"),
+        *("tr\xe4in=n", "\uff34rain-ai=n", "a=1 trainAI", "tra in-ai=n"),
     ],
 )
 def test_what_cannot_be_parsed_and_mentions_training_keeps_out(value: str) -> None:

@@ -86,6 +86,13 @@ def test_an_answer_has_the_shape_that_was_promised() -> None:
     }
 
 
+@pytest.mark.parametrize("mechanism", ["ai_agents", "content_usage", "content_signal"])
+def test_a_robots_txt_is_input_for_all_whose_lines_may_stand_in_it(mechanism: str) -> None:
+    """Asked by name, a mechanism of which robots.txt holds no line is unset: it was looked for."""
+    assert verdicts(judge(robots=ABSENT, mechanisms=[mechanism])) == {mechanism: "unset"}
+    assert verdicts(judge(mechanisms=[mechanism])) == {mechanism: "defer"}
+
+
 def test_all_mechanisms_are_known_to_the_judge() -> None:
     """The order of answers names every mechanism once."""
     assert sorted(MECHANISMS) == sorted(KNOWN)
@@ -166,7 +173,8 @@ def test_a_mechanism_that_was_asked_for_needs_its_input(mechanism: str) -> None:
         ({"alt": "DSC_0001.jpg"}, "text", "defer"),
         ({"tombstoned": "R-1"}, "tombstone", "deny"),
         ({"tdmrep": {"status": 404}}, "tdmrep", "unset"),
-        ({"tdmrep": {"status": 200, "body": "[]"}}, "tdmrep", "defer"),
+        ({"tdmrep": {"status": 200, "body": "[]"}}, "tdmrep", "unset"),
+        ({"tdmrep": {"status": 200, "body": "["}}, "tdmrep", "defer"),
     ],
 )
 def test_cases(line: dict[str, Any], mechanism: str, verdict: str) -> None:
