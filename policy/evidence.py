@@ -259,9 +259,12 @@ class Evidence:
         return plain, parts
 
     @staticmethod
-    def from_json(text: str, shared: Shared) -> Evidence:
-        """Read `to_json` back, with what it shares looked up; raises KeyError where a part of it is gone."""
-        return _evidence_from_plain(json.loads(text), shared)
+    def from_json(text: str, shared: Shared, **anew: Any) -> Evidence:
+        """Read `to_json` back, with what it shares looked up; raises KeyError where a part of it is gone.
+
+        `anew`: fields that count whatever was stored of them.
+        """
+        return _evidence_from_plain(json.loads(text), shared, anew)
 
     @property
     def evidence_id(self) -> str:
@@ -354,6 +357,8 @@ def _document_from_plain(d: dict[str, Any], bodies: Mapping[str, bytes]) -> Docu
 
 def embedded_from_plain(d: Mapping[str, Any]) -> Embedded:
     """An `Embedded` out of what `asdict` or `to_json` made of it."""
+    if len(d) == 4 and not (d["fields"] or d["errors"] or d["needles"]):
+        return Embedded(d["media_type"])
     return Embedded(
         d["media_type"],
         tuple(EmbeddedField(**f) for f in d["fields"]),
@@ -372,11 +377,10 @@ def _origin_from_plain(d: dict[str, Any], bodies: Mapping[str, bytes]) -> Origin
     return OriginEvidence(d["origin"], tuple((n, _document_from_plain(doc, bodies)) for n, doc in d["documents"]))
 
 
-def _evidence_from_plain(d: dict[str, Any], shared: Shared) -> Evidence:
+def _evidence_from_plain(d: dict[str, Any], shared: Shared, anew: Mapping[str, Any]) -> Evidence:
     page: dict[str, Any] = shared.page(d["page"]) if "page" in d else {n: _pairs(d[n]) for n in _OF_THE_PAGE if n in d}
     return Evidence(
-        **{k: d[k] for k in d.keys() - _COMPOUND},
-        **page,
+        **({k: v for k, v in d.items() if k not in _COMPOUND} | page | anew),
         observed_at=datetime.fromisoformat(d["observed_at"]),
         origins=tuple(shared.origin(o) for o in d["origins"]),
         declared=tuple(shared.declared(name) for name in d.get("declared", ())),

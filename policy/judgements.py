@@ -208,6 +208,8 @@ def worst(judgements: Iterable[Judgement]) -> Judgement:
     if len(judged) == 1:
         return judged[0]
     deciding = max(judged, key=lambda j: _WEIGHT[j.verdict])
+    if not any(j.signals for j in judged if j is not deciding):
+        return deciding
     return replace(deciding, signals=tuple(s for j in judged for s in j.signals))
 
 

@@ -26,7 +26,7 @@ from policy.ledger import Ledger
 from policy.ruleset import KNOWN, Ruleset
 from policy.snapshot import publish
 
-SLICE = 40_000  # pairs that are fetched and appended at once
+SLICE = 100_000  # pairs that are fetched and appended at once
 CHUNK = 2_000  # pairs that a worker judges at once
 WORKERS_FROM = 20_000  # fewer pairs are judged here before a worker has started
 

@@ -106,7 +106,10 @@ class Judging:
     def __init__(self, case: Case) -> None:
         ruleset, asked = Ruleset.parse(case.ruleset_text), case.asked
         self._ruleset, self._now = ruleset, case.now
-        self._tombstones, self._registries, self._grants = asked.tombstones(), asked.registries, asked.grants
+        self._tombstones, self._grants = asked.tombstones(), asked.grants
+        # No lists at all answer nothing; where the ruleset does not ask them they have not been asked.
+        self._silent = asked.registries.silent if asked.registries is not None else None
+        self._lists = asked.registries if asked.registries is not None and asked.registries.lists else None
         self._shared = Shared(case.parts, case.bodies)
         self._dropped = {rule: judgement(rule, None, "not-asked") for rule in case.dropped}
         self._anew = case.anew
@@ -137,24 +140,26 @@ class Judging:
         return _table(decisions, DECISIONS), _table(signals, SIGNALS)
 
     def _judge(self, body: str, stood: Mapping[str, int], mechanisms: Iterable[str]) -> Iterator[Judgement]:
-        evidence = self._asked_anew(Evidence.from_json(body, self._shared))
+        evidence = self._asked_anew(Evidence.from_json(body, self._shared, tombstoned="", registry=self._silent))
         yield from (judge(self._ruleset, name, evidence, self._now) for name in mechanisms)
         # An end to what stands of mechanisms that the ruleset names no more; a removal's hold is none of those.
         yield from (self._dropped[rule] for rule in stood if rule in self._dropped)
 
     def _asked_anew(self, evidence: Evidence) -> Evidence:
-        tombstones = self._tombstones
-        removal = (
-            tombstones.covers_url(evidence.image_url)
-            or (evidence.page_url and tombstones.covers_url(evidence.page_url))
-            or (evidence.content_sha256 and tombstones.covers_content(evidence.content_sha256))
-        )
-        return replace(
-            evidence,
-            tombstoned=removal or "",
-            registry=None if self._registries is None else self._registries.answers_for(evidence),
-            grants=self._grants.grants_for(evidence),
-        )
+        """What tombstones, lists and grants say of it now; where there is none of them, that is nothing."""
+        if self._lists:
+            evidence = replace(evidence, registry=self._lists.answers_for(evidence))
+        if grants := self._grants.grants_for(evidence):
+            evidence = replace(evidence, grants=grants)
+        removal = self._removal(evidence) if self._tombstones.epoch else None
+        return replace(evidence, tombstoned=removal) if removal else evidence
+
+    def _removal(self, evidence: Evidence) -> str | None:
+        """The removal whose tombstone covers the pair, by its addresses or its bytes."""
+        urls = (evidence.image_url, *((evidence.page_url,) if evidence.page_url else ()))
+        found = next(filter(None, map(self._tombstones.covers_url, urls)), None)
+        sha256 = evidence.content_sha256
+        return found or (self._tombstones.covers_content(sha256) if sha256 else None)
 
 
 _CHUNK = ("pair_key", "evidence_id", "body_json", "fresh", "rules", "said")
