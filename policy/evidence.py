@@ -380,7 +380,7 @@ def _origin_from_plain(d: dict[str, Any], bodies: Mapping[str, bytes]) -> Origin
 def _evidence_from_plain(d: dict[str, Any], shared: Shared, anew: Mapping[str, Any]) -> Evidence:
     page: dict[str, Any] = shared.page(d["page"]) if "page" in d else {n: _pairs(d[n]) for n in _OF_THE_PAGE if n in d}
     return Evidence(
-        **({k: v for k, v in d.items() if k not in _COMPOUND} | page | anew),
+        **({k: v for k, v in d.items() if k not in _COMPOUND} | page | dict(anew)),
         observed_at=datetime.fromisoformat(d["observed_at"]),
         origins=tuple(shared.origin(o) for o in d["origins"]),
         declared=tuple(shared.declared(name) for name in d.get("declared", ())),
