@@ -136,8 +136,8 @@ def _container(body: bytes) -> _Container:
 
 def _jpeg(body: bytes) -> _Container:
     """JUMBF boxes of the APP11 segments, joined by their box instance number (ISO 19566-5, annex D)."""
-    pieces: dict[bytes, list[tuple[int, bytes]]] = {}
-    at, end, declares = 2, len(body), False
+    pieces: dict[bytes, list[tuple[int, memoryview]]] = {}
+    at, end, declares, view = 2, len(body), False, memoryview(body)
     for _ in range(_MAX_PARTS):
         if at + 4 > end or body[at] != 0xFF or body[at + 1] in (0xDA, 0xD9):  # to the pixels, the end, or nonsense
             break
@@ -149,25 +149,25 @@ def _jpeg(body: bytes) -> _Container:
             at += 2
             continue
         if marker == 0xEB and body[at + 4 : at + 6] == b"JP":
-            segment = body[at + 4 : at + 2 + length]
-            declares = declares or b"c2pa" in segment[:64]
+            segment = view[at + 4 : at + 2 + length]
+            declares = declares or b"c2pa" in bytes(segment[:64])
             if len(segment) >= 16:
-                pieces.setdefault(segment[2:4], []).append((int.from_bytes(segment[4:8], "big"), segment[8:]))
+                pieces.setdefault(bytes(segment[2:4]), []).append((int.from_bytes(segment[4:8], "big"), segment[8:]))
         at += 2 + max(length, 2)
     else:
         declares = True  # so many segments has no picture: what they hide is not looked for
     stores = tuple(store for parts in pieces.values() if _is_store(store := _joined(parts)))
-    return _Container(declares, stores, memoryview(body)[:at], at if stores else 0)
+    return _Container(declares, stores, view[:at], at if stores else 0)
 
 
 _MAX_PARTS = 50_000
 
 
-def _joined(parts: list[tuple[int, bytes]]) -> bytes:
+def _joined(parts: list[tuple[int, memoryview]]) -> bytes:
     """The box of numbered parts, each of which repeats the box's header."""
     parts = sorted(parts, key=lambda part: part[0])
-    header = 16 if parts[0][1][:4] == b"\0\0\0\x01" else 8
-    return parts[0][1] + b"".join(part[header:] for _, part in parts[1:])
+    header = 16 if bytes(parts[0][1][:4]) == b"\0\0\0\x01" else 8
+    return b"".join(part[header:] if n else part for n, (_, part) in enumerate(parts))
 
 
 def _is_store(box: bytes) -> bool:
