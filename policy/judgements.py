@@ -210,7 +210,8 @@ def worst(judgements: Iterable[Judgement]) -> Judgement:
     deciding = max(judged, key=lambda j: _WEIGHT[j.verdict])
     if not any(j.signals for j in judged if j is not deciding):
         return deciding
-    return replace(deciding, signals=tuple(s for j in judged for s in j.signals))
+    signals = tuple(s for j in judged for s in j.signals)
+    return Judgement(deciding.mechanism, deciding.verdict, deciding.reason, deciding.where, signals)
 
 
 def is_stale(observed_at: datetime, now: datetime, max_age_days: int) -> bool:

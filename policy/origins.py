@@ -31,6 +31,7 @@ def origin_of(url: str) -> str:
     return f"{parts.scheme}://{host}{suffix}"
 
 
+@functools.lru_cache(maxsize=4096)
 def path_of(url: str) -> str:
     """Path and query of a URL, as robots rules are matched against: begins with "/", no fragment.
 

@@ -22,7 +22,7 @@ from policy.judgements import judgement, unless_stale, worst
 from policy.origins import path_of
 from policy.signals import robots
 from policy.signals.places import Response, judge_robots_lines, responses
-from policy.signals.robots import ExtensionLine, PathPattern, RobotsRules
+from policy.signals.robots import ExtensionLine, PathPattern, RobotsFile, RobotsRules
 from policy.verdict import Judgement, Signal, Stance, Verdict
 
 MECHANISM: Final = "content_usage"
@@ -119,30 +119,47 @@ def _judge_lines(
     if sum(len(line.value) for line in lines) > MAX_CHARS:
         return _said(_UNREADABLE, f"more than {MAX_CHARS} characters", first, document.body_sha256)
     path = path_of(url)
-    matching: list[tuple[_Usage, Judgement]] = []
+    matching: list[tuple[ExtensionLine, _Usage]] = []
     for line in lines:
         usage = _remembered_usage(line.value) if len(line.value) <= 500 else _read_usage(line.value)
         if usage.pattern.matches(path):
-            where = f"{document.url}:{line.line_no}"
-            matching.append((usage, _said(usage.preference, line.line.strip(), where, document.body_sha256)))
+            matching.append((line, usage))
     if not matching:
         return None
-    if not _may_be_crawled(path, document, evidence, rules):
+    file = robots.parsed(document.body or b"")
+    may_be_crawled = _may_be_crawled(path, file, evidence, rules)
+    # The same lines say the same of every path: remembered with the file.
+    key = MECHANISM, document.url, document.body_sha256, may_be_crawled, *(line.line_no for line, _ in matching)
+    if (known := file.judgements.get(key)) is None:
+        known = file.remember(key, _judge_matching(matching, document, may_be_crawled))
+    return known
+
+
+def _judge_matching(
+    matching: Sequence[tuple[ExtensionLine, _Usage]], document: Document, may_be_crawled: bool
+) -> Judgement:
+    judged = [
+        _said(usage.preference, line.line.strip(), f"{document.url}:{line.line_no}", document.body_sha256)
+        for line, usage in matching
+    ]
+    if not may_be_crawled:
         # The drafts attach no preference to what may not be crawled; robots.txt has said no to all of it.
-        said = matching[0][1]
         not_crawled = Preference(None, "content-usage-not-crawled", Stance.UNSET)
-        return _said(not_crawled, said.reason.detail, said.where, document.body_sha256)
-    longest = max(usage.pattern.length for usage, _ in matching)
-    places = {usage.place for usage, _ in matching if usage.pattern.length == longest}
-    decided = worst(judged for usage, judged in matching if usage.pattern.length == longest or usage.place in places)
-    return replace(decided, signals=tuple(signal for _, judged in matching for signal in judged.signals))
+        return _said(not_crawled, judged[0].reason.detail, judged[0].where, document.body_sha256)
+    longest = max(usage.pattern.length for _, usage in matching)
+    places = {usage.place for _, usage in matching if usage.pattern.length == longest}
+    deciding = [
+        said
+        for said, (_, usage) in zip(judged, matching, strict=True)
+        if usage.pattern.length == longest or usage.place in places
+    ]
+    return replace(worst(deciding), signals=tuple(signal for said in judged for signal in said.signals))
 
 
-def _may_be_crawled(path: str, document: Document, evidence: Evidence, rules: RobotsRules) -> bool:
+def _may_be_crawled(path: str, file: RobotsFile, evidence: Evidence, rules: RobotsRules) -> bool:
     """Whether robots.txt lets all our tokens at a path, or somebody's grant may have done so in its place."""
     if any(robots.MECHANISM in grant.mechanisms for grant in evidence.grants):
         return True
-    file = robots.parsed(document.body or b"")
     return all(file.judge(token, path).allowed for token in rules.product_tokens)
 
 

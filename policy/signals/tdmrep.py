@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
 
@@ -90,7 +90,8 @@ def _overridden(layers: Sequence[Judgement]) -> Judgement:
     statements = [judged for judged in layers if judged.reason.code in _STATEMENTS]
     others = [judged for judged in layers if judged.reason.code not in _STATEMENTS]
     decided = worst([*statements[-1:], *others])
-    return replace(decided, signals=tuple(signal for judged in layers for signal in judged.signals))
+    signals = tuple(signal for judged in layers for signal in judged.signals)
+    return Judgement(MECHANISM, decided.verdict, decided.reason, decided.where, signals)
 
 
 # ── headers, meta elements, embedded metadata ──────────────────────────────────────────────────────────────────────
