@@ -154,11 +154,12 @@ class PathPattern:
         return self._rule.matches(path, _normal_path(path), path)
 
 
-def _ranked(rules: Iterable[_Rule]) -> list[tuple[tuple[int, bool, int], str, _Rule]]:
+_Rank = tuple[int, bool, int]
+
+
+def _rank(rule: _Rule, pattern: str) -> _Rank:
     """Longest pattern first; of equals the Allow; of those the first in the file."""
-    return sorted(
-        ((-len(pattern), not rule.allow, rule.line_no), pattern, rule) for rule in rules for pattern in _patterns(rule)
-    )
+    return -len(pattern), not rule.allow, rule.line_no
 
 
 class _Matcher:
@@ -167,7 +168,8 @@ class _Matcher:
     __slots__ = ("by_head", "heads", "lengths", "rules")
 
     def __init__(self, rules: Iterable[_Rule]) -> None:
-        self.rules = [_CompiledRule(rule, pattern) for _, pattern, rule in _ranked(rules)]
+        patterns = ((rule, pattern) for rule in rules for pattern in _patterns(rule))
+        self.rules = [_CompiledRule(*each) for each in sorted(patterns, key=lambda each: _rank(*each))]
         self.by_head: dict[str, list[int]] = {}
         for rank, rule in enumerate(self.rules):
             for head in rule.heads:
@@ -223,7 +225,7 @@ class _Group:
     def judge(self, path: str) -> RobotsAnswer:
         if self._matcher is None:
             self._asked += 1
-            if self._asked <= _SCANS:
+            if self._asked <= _SCANS or len(self._joined or "") > _MAX_COMPILED_CHARS:
                 return self._scanned(path)
             self._matcher = self._compiled()
         return self._matcher.judge(path)
@@ -260,15 +262,17 @@ class _Group:
         path, normal, raw = _forms(path)
         if self._joined is None:
             self._joined = "".join(self._text[start:end] for start, end in self._spans)
-        rules = []
+        best: _Rank | None = None
+        found: _Rule | None = None
         about = _perhaps_about(path, normal, anywhere=self._loose)
         for at, line in enumerate(_lines_found(about, self._joined)):
             kind, _, value = _statement(line)
-            rules.append(self._rule(kind == _ALLOW, value, at, line))
-        for _, pattern, rule in _ranked(rules):
-            if _CompiledRule(rule, pattern).matches(path, normal, raw):
-                return self._found(rule)
-        return _NO_RULE
+            rule = self._rule(kind == _ALLOW, value, at, line)
+            for pattern in _patterns(rule):
+                rank = _rank(rule, pattern)
+                if (best is None or rank < best) and _CompiledRule(rule, pattern).matches(path, normal, raw):
+                    best, found = rank, rule
+        return self._found(found) if found is not None else _NO_RULE
 
     def _found(self, rule: _Rule) -> RobotsAnswer:
         """The rule's first line in the file: its number, and how it stands there."""
@@ -288,6 +292,7 @@ class _Group:
 # A group of so many characters is made ready at once; of a longer one, after so many paths have been looked for.
 _SMALL_CHARS = 65_536
 _SCANS = 64
+_MAX_COMPILED_CHARS = 524_288  # 40,000 rules made ready take 20 MB; beyond, every path is looked for
 _MAX_REMEMBERED = 1_024
 _PATTERN_BEGINNINGS = ("", "/", "*", "%", "$")
 
@@ -557,8 +562,7 @@ def parse(body: bytes, *, loose: bool = False) -> RobotsFile:
     `loose`: for a file that borrows this shape (ai.txt). A pattern may then lack its slash, as in "Disallow: .jpg",
     which holds anywhere in a path; and rules without any User-agent line are for everyone.
     """
-    text, bad_lines = text_of(body)
-    file = RobotsFile(text, bad_lines, len(body), loose=loose)
+    file = RobotsFile(*text_of(body), len(body), loose=loose)
     file.is_page = sniffs_as_html(body) and not file.names_agents
     return file
 
