@@ -351,7 +351,7 @@ def test_no_entry_of_a_list_is_in_the_ledger_or_readable_in_its_file(home: Home,
 
 
 def test_what_a_list_names_is_not_contacted(tmp_path: Path, site: Site) -> None:
-    """Neither a picture nor a redirect's target nor, of a listed domain, so much as its robots.txt."""
+    """Neither a picture nor a redirect's target."""
     home = make_home(tmp_path / "home", site.address)
     urls = written(tmp_path / "urls.txt", f"{site.url('/a.png')}\n{site.url('/c.png')}\n")
     told(home, "policy", "import", urls, "--kind", "url")
@@ -364,9 +364,13 @@ def test_what_a_list_names_is_not_contacted(tmp_path: Path, site: Site) -> None:
     assert f"url {site.url('/c.png')}" in stood["/moved.png"][2]
     audited = {r["name"]: r["pairs_denied"] for r in told(home, "audit", "registries")}
     assert audited == {"urls": 2}
-    site.requests.clear()
+
+
+def test_of_a_listed_domain_nothing_is_asked(tmp_path: Path, site: Site) -> None:
+    """Not so much as its robots.txt, by a crawler that was never there."""
+    home = make_home(tmp_path / "home", site.address)
     told(home, "policy", "import", written(tmp_path / "sites.txt", "127.0.0.1"), "--kind", "domain")
-    run(home, "crawl", site.url("/?again"))
+    refused(run(home, "crawl", site.url("/")), 2, "page refused-by-policy (registry-listed): 1")
     assert not site.requests
 
 
