@@ -16,6 +16,9 @@ def _words(text: str) -> frozenset[str]:
 
 
 GIVEN_NAMES: Final = _words("""
+Abdul Abdullah Abraham Aditi Ali Amara Amit Anil Barack Bashir Boubacar Chinedu Elon Fatoumata Folasade Hamid Ife Imani
+Jamal Jomo Kamala Keanu Khadija Kofi Kwame Lakshmi Latoya Leila Mahmoud Malik Mamadou Narendra Neha Ousmane Rahul Rohit
+Salma Sanjay Sipho Suresh Taylor Thabo Tyrone Vijay Winston Zainab
 Aaron Abigail Adam Adrian Agnes Agnieszka Ahmed Ahmet Aidan Aiko Aileen Aisha Akira Alan Albert Alberto Alejandra
 Alejandro Aleksander Aleksandra Alena Alessandra Alessandro Alex Alexander Alexandra Alexandre Alexei Alexey Alexis
 Alfonso Alfred Alfredo Alice Alicia Alina Alison Allison Alma Alvaro Amanda Amelia Amelie Amina Amir Amy Ana Anastasia
@@ -90,13 +93,14 @@ Alba Amber Angel April Art August Aurora Austin Autumn Basil Bill Blossom Brookl
 Chase Chelsea Christian Claus Cliff Concepción Coral Crystal Daisy Dakota Dale Dallas Dawn Dean Diamond Don Drew Duke
 Earl Eden Ember Faith Fern Florence Forest Frank Genesis Georgia Ginger Glen Gloria Grace Grant Guadalupe Guy Hazel
 Heath Heather Holly Hope Houston Hunter India Iris Israel Ivy Jack Jackson Jade Jasmine Jay Jerome Jordan Joy June
-King Lance Lima Lincoln Lily Lourdes Luna Madison Major Marina Martin Mason May Mercedes Mercy Milan Misty Nelson
+King Lance Lima Lincoln Lily Lourdes Luna Madison Major Marina Martin Mason May Mercedes Mercy Milan Misty
 Norma Ocean Olive Paris Pearl Penny Phoenix Pierce Prince Rich River Rob Robin Rocky Rose Rosemary Ruby Rusty Sandy
 Santiago Savannah Scott Sienna Sierra Silver Sky Star Stella Sterling Stone Summer Sydney Victoria Viola Violet
 Virginia Wade Washington Will Willow Winter Chester Carmen Vera Mark Per Ken Kelly
 """)
 
 SURNAMES: Final = _words("""
+King Washington Lincoln Kennedy Jefferson Roosevelt Churchill Goethe Schiller Mozart Bach Picasso Shakespeare Swift
 Smith Johnson Williams Brown Jones Miller Davis Wilson Anderson Taylor Thomas Moore Jackson Martin Thompson White
 Harris Clark Lewis Robinson Walker Hall Allen Wright Scott Green Baker Adams Nelson Carter Mitchell Roberts Turner
 Phillips Campbell Parker Evans Edwards Collins Stewart Morris Murphy Cook Rogers Morgan Cooper Peterson Reed Bailey
@@ -213,7 +217,7 @@ KNOWN_THINGS: Final = frozenset(
     John Deere; John Doe Pattern; Louis Vuitton; Louis Vuitton Bag; Ralph Lauren; Calvin Klein; Tommy Hilfiger
     Hugo Boss; Michael Kors; Kate Spade; Marc Jacobs; Karl Lagerfeld; Paul Smith; Harley Davidson; Mercedes Benz
     Aston Martin; Alfa Romeo; Rolls Royce; Martha Stewart; Ben Jerry; Tim Hortons; Wendy Burger; Jimmy Choo
-    Victoria Secret; Charlie Hebdo; Oscar Mayer; Max Planck; Petri Dish; Martin Luther; Saint Laurent
+    Victoria Secret; Charlie Hebdo; Oscar Mayer; Max Planck; Petri Dish; Saint Laurent
     St Bernard; King Charles; Queen Anne; Louis Philippe; Louis Quinze; Tudor Rose; Black Forest; Ellis Island
     General Motors; General Electric; General Mills; Major League; Prince Edward; Queen Elizabeth; King Lear
     Lady Bug; Lady Gaga Poster; Sir Lancelot; Judge Dredd; King Kong; King Arthur; Queen Bee; Princess Peach

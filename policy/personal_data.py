@@ -122,7 +122,7 @@ _UNIT_AFTER = re.compile(
 _INTERNATIONAL = re.compile(r"\+|00[1-9]")
 _NATIONAL = re.compile(
     r"""
-    (?:1[ .\-]?)?(?:\([2-9]\d\d\)\ ?|[2-9]\d\d[ .\-])\d{3}[ .\-]\d{4}      # (202) 555-0143
+    (?:1[ .\-]?)?(?:\([1-9]\d\d\)\ ?|[2-9]\d\d[ .\-]|1\d\d-)\d{3}[ .\-]\d{4}      # (202) 555-0143
     |555-\d{4}
     |(?:8[ \-]?)?\(\d{3,5}\)\ ?\d{1,3}-\d\d-\d\d|8[ \-]\d{3}[ \-]\d{3}-\d\d-\d\d   # 8 (495) 123-45-67
     |[6-9]\d\d\ \d\d\ \d\d\ \d\d|9\d\ \d{3}\ \d\d\ \d\d                  # 612 34 56 78
@@ -196,11 +196,12 @@ _ENGLISH = (
     "Street|St|Avenue|Ave|Road|Rd|Lane|Ln|Drive|Dr|Boulevard|Blvd|Court|Ct|Square|Sq|Terrace|Way|Place|Pl|Close"
     "|Crescent|Highway|Hwy|Parkway|Pkwy|Row|Mews|Gardens|Grove|Walk"
 )
+_SUFFIX = r"(?:\s(?:NW|NE|SW|SE|[NSEW])\b)?(?:,?\s(?:Apt|Suite|Ste|Unit|Flat)\.?\s?\w{1,6}\b|,?\s?\#\s?\w{1,6}\b)?"
 _STREETS = re.compile(
     rf"""
     (?P<a>\b[{_UP}][\w.-]{{0,40}}(?:{_GERMANIC})\s{_NUMBER})                     # Musterstraße 12
     |(?P<b>\b[{_UP}][\w-]{{1,30}}\s(?:Straße|Strasse|Str\.|Weg|Platz|Allee|Ring|Ufer|Damm|Gasse)\s{_NUMBER})
-    |(?P<c>\b\d{{1,5}}[A-Za-z]?\s(?:[NSEW]\.?\s)?(?:(?:[{_UP}][\w'’.-]{{0,30}}|\d{{1,3}}(?:st|nd|rd|th))\s){{1,4}}(?:{_ENGLISH})\b\.?)
+    |(?P<c>\b\d{{1,5}}[A-Za-z]?\s(?:[NSEW]\.?\s)?(?:(?:[{_UP}][\w'’.-]{{0,30}}|\d{{1,3}}(?:st|nd|rd|th))\s){{1,4}}(?:{_ENGLISH})\b\.?{_SUFFIX})
     |(?P<d>\b\d{{1,4}}(?:\s?(?:bis|ter))?,?\s(?i:rue|avenue|av\.|boulevard|bd\.?|place|chemin|allée|impasse|quai|route|cours)
         \s[\w'’ .-]{{2,50}}?(?=\s?[,;\n]|\s\d{{5}}\b|\Z))
     |(?P<e>\b(?:Calle|C/|Avenida|Avda\.?|Av\.|Paseo|Plaza|Carrer|Rua|Travessa|Praça|Via|Viale|Piazza|Corso|Largo|Vicolo|ul\.
@@ -286,7 +287,9 @@ def _by_words(words: list[str], lower: bool) -> Iterator[str]:
             at = i + 1
             while at < min(i + 4, len(words) - 1) and len(words[at]) == 2 and words[at].endswith("."):
                 at += 1
-            if words[at].casefold().rstrip(".") in SURNAMES and words[at][0].isupper():
+            after = (word.rstrip(".").casefold() for word in _capitalised(words, at + 1))
+            known = words[at].casefold().rstrip(".") in SURNAMES and words[at][0].isupper()
+            if known and not any(word in THINGS and word not in SURNAMES for word in after):
                 yield " ".join(words[i : at + 1])
         elif bare in SURNAMES and words[i + 1] == "," and i + 2 < len(words):  # Schmidt, Maria
             given = words[i + 2]
@@ -349,7 +352,7 @@ def _full_name(words: list[str], i: int, lower: bool) -> str | None:
         return None
     if surname.endswith(("'s", "’s")) and len(bare) == 1 and surname[:-2] not in SURNAMES:
         return None
-    if given in AMBIGUOUS_NAMES and not initial and surname not in SURNAMES:
+    if given in AMBIGUOUS_NAMES and not initial and not any(word in SURNAMES for word in bare):
         return None
     if given in AMBIGUOUS_NAMES and surname in THINGS:
         return None
