@@ -82,6 +82,7 @@ def judge_robots_lines(
 ) -> Iterator[Judgement]:
     """What the lines of these names say to our tokens' groups: `read(lines, document, url)`; None where nothing.
 
+    Where a group of ours has none, those count that stand in no group: who wrote them spoke to everybody.
     A robots.txt that is absent says nothing; one that is refused, silent or damaged judges as it does for robots.
     """
     for url in asked_urls(evidence):
@@ -97,6 +98,7 @@ def judge_robots_lines(
         else:
             for token in rules.product_tokens:
                 lines = tuple(line for line in file.extensions_for(token) if line.name in names)
+                lines = lines or tuple(line for line in file.site_wide if line.name in names)
                 judged.append(read(lines, document, url) if lines else None)
             if file.bad_lines:
                 judged.append(replace(robots.damaged(file, document), mechanism=mechanism))

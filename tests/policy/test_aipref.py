@@ -265,6 +265,17 @@ def test_only_our_group_counts() -> None:
     assert judged(both).verdict is ALLOW
 
 
+def test_lines_in_no_group_speak_to_everybody_whom_no_group_tells_otherwise() -> None:
+    """Who forgot the User-agent line, or set the line apart from all groups, still said it."""
+    for body, verdict in (
+        ("Content-Usage: train-ai=n\n", DENY),
+        ("User-agent: otherbot\nDisallow: /\n\nContent-Usage: train-ai=n\n", DENY),
+        ("User-agent: otherbot\nContent-Usage: train-ai=n\n", None),
+        ("Content-Usage: train-ai=n\n\nUser-agent: custody\nContent-Usage: train-ai=y\n", ALLOW),
+    ):
+        assert judged(replace(SILENT, origins=(origin(A, None), origin(B, body)))).verdict is verdict, body
+
+
 def test_every_statement_found_is_a_signal() -> None:
     """The line that lost to a longer path is on record beside the one that won, with its number."""
     said = judged(with_robots("Content-Usage: train-ai=n", "Content-Usage: /x train-ai=y"))

@@ -169,8 +169,11 @@ def reads_content_usage(text: str) -> frozenset[str]:
     if value.startswith("/"):
         path, blank, dictionary = value.partition(" ")
         if not blank:
-            return frozenset({"defer"}) if _in_our_group(text, line, PATH) and _mentions(value) else NOTHING
-    return _dictionary(dictionary.strip()) if _in_our_group(text, line, path) else NOTHING
+            path, dictionary = PATH, value if _mentions(value) else ""
+    if _in_our_group(text, line, path):
+        return _dictionary(dictionary.strip())
+    # In nobody's group it may be about everybody.
+    return NOTHING if re.search(r"^user-agent:.*\ncontent", text, re.IGNORECASE | re.MULTILINE) else NO | NOTHING
 
 
 def _dictionary(value: str) -> frozenset[str]:
@@ -480,7 +483,7 @@ def test_a_manifest_store_changed_anywhere_never_permits() -> None:
     image = CAWG.read_bytes()
     assert judge("c2pa", FILE, image) == ("deny", "deny")
     start = image.index(b"cawg.training-mining")
-    places = [*range(0, 64), *range(start - 60, start + 300, 5), *range(64, len(image), 2_003)]
+    places = [*range(0, 64), *range(start - 60, start + 300, 5), *range(64, len(image), 1_009)]
     for at in places:
         for body in (image[:at], image[:at] + bytes((image[at] ^ 0x20,)) + image[at + 1 :]):
             verdict, overall = judge("c2pa", FILE, body)
