@@ -10,7 +10,8 @@ import codecs
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
@@ -18,8 +19,16 @@ from curation.pair import ImageTextPair, UrlBase, secret_in_url
 from policy.errors import InputError
 from policy.evidence import LicenceClaim
 
-# The one pass. Elements come in document order.
-_SELECTOR = "base,title,meta,a,area,link,img,script,[itemprop='creator'],[property='cc:attributionName']"
+# The one pass. Elements come in document order. What is asked of every element is asked only of pages that hold it.
+_SELECTOR = "base,title,meta,a,area,link,img,script"
+_MARKED = (
+    (b"itemprop", "[itemprop='creator'],[itemprop~='license']"),
+    (b"itemscope", "[itemscope]"),
+    (b"attributionname", "[property='cc:attributionName']"),
+    (b"typeof", "[typeof]"),
+    (b"about", "[about]"),
+    (b"license", "[rel~='license'],[rel~='cc:license'],[property~='license'],[property$=':license']"),
+)
 
 # Attributes that lazy loaders keep the real address in; `src` beside one of them is a placeholder.
 _LAZY_SRC = ("data-src", "data-original", "data-lazy-src", "data-lazy", "data-original-src", "data-image", "data-url")
@@ -32,6 +41,11 @@ _META_SAYS = re.compile(r"\b(?:noai|noimageai|noml|noindex|noimageindex|nofollow
 
 _MAX_ANCESTORS = 48  # a figure is looked for this far up: a page 10,000 elements deep stays linear
 _MAX_LD_NODES = 20_000
+_MAX_ITEMS = 2_000  # image objects of a page, in whatever notation
+_MAX_ITEM_NODES = 60_000  # elements read for all of them
+_MAX_CLAIMS = 256  # of a page, a figure, an image
+_MAX_CLAIM_CHARS = 2_000
+_MAX_DEEP_TEXTS = 2_000  # elements whose text is read whole; of more, only what stands in them directly
 _MAX_TEXT_CHARS = 10_000
 
 _META_CHARSET = re.compile(rb"<meta[^>]{0,200}charset\s*=\s*[\"']?\s*([A-Za-z0-9_:.+-]{1,40})", re.IGNORECASE)
@@ -70,6 +84,7 @@ def read_page(html: bytes, base_url: str, content_type: str | None = None) -> Pa
 class _Found:
     """An <img> with what stood near it, before claims are joined."""
 
+    node: LexborNode
     urls: tuple[str, ...]
     alt: str | None
     raw_alt: str | None
@@ -77,31 +92,92 @@ class _Found:
     figures: tuple[int, ...]  # mem_ids of the figures around it, innermost first
 
 
+@dataclass(slots=True)
+class _Item:
+    """An object of linked data that stands for an image: what it is known by, what is claimed of it.
+
+    `claims`: (kind, value). `images`: the <img>s that stand in it.
+    """
+
+    source: str
+    where: str
+    addresses: list[str] = field(default_factory=list)
+    claims: list[tuple[str, str]] = field(default_factory=list)
+    images: list[int] = field(default_factory=list)
+    title: str | None = None
+    creator: str | None = None
+    credit: str | None = None
+
+    def made(self, scope: str) -> list[LicenceClaim]:
+        """Its claims; one place, so that a copyright notice is known to go with the licence beside it."""
+        return [
+            LicenceClaim(
+                value=value.strip()[:_MAX_CLAIM_CHARS],
+                source=self.source,
+                scope=scope,
+                title=self.title,
+                creator=self.creator,
+                credit=self.credit,
+                where=f"{self.where}/{name}",
+                kind=_KIND_OF[name],
+            )
+            for name, value in dict.fromkeys(self.claims[:_MAX_CLAIMS])
+        ]
+
+
+# What is claimed, by the local name of its property (schema.org, Dublin Core, ccREL) -> what kind of claim it is.
+_KIND_OF: Mapping[str, str] = {
+    "license": "licence",
+    "copyrightNotice": "rights",
+    "rights": "rights",
+    "usageInfo": "terms",
+    "acquireLicensePage": "terms",
+}
+_ADDRESS_OF = frozenset({"contentUrl", "url", "thumbnailUrl", "embedUrl"})
+_TITLE_OF, _CREATOR_OF = ("name", "title", "headline", "caption"), ("creator", "author", "attributionName")
+_CREDIT_OF = ("creditText", "copyrightNotice", "copyrightHolder")
+
+
 class _PageReader:
     def __init__(self, html: bytes, base_url: str, content_type: str | None) -> None:
         self.url = base_url
         self.base = UrlBase(base_url)
-        self.tree = LexborHTMLParser(_as_utf8(html, content_type))
+        text = _as_utf8(html, content_type)
+        lower = text.lower()
+        self.selector = ",".join((_SELECTOR, *(more for needle, more in _MARKED if needle in lower)))
+        self.tree = LexborHTMLParser(text)
         self.links: dict[str, None] = {}
         self.meta: list[tuple[str, str]] = []
         self.rsl: list[tuple[str, str]] = []
         self.title: str | None = None
         self.images: list[_Found] = []
         self.refused = 0
-        # (figure or None for the page) -> claims, creator
-        self.claims: list[tuple[int | None, LicenceClaim]] = []
+        # (figure or None for the page) -> claims, creator, address to be credited
+        self.claims: dict[int | None, dict[LicenceClaim, None]] = {}
         self.creators: dict[int | None, str] = {}
-        self.linked_data: list[tuple[str, Mapping[str, object]]] = []
+        self.credits: dict[int | None, str] = {}
+        self.loose: list[tuple[LexborNode, LicenceClaim]] = []  # links that stand in no figure
+        self.items: list[_Item] = []
+        self.item_nodes = _MAX_ITEM_NODES
+        self.settled: set[int] = set()  # elements that an item has read
         self.scripts = 0
+        self.deep_texts = _MAX_DEEP_TEXTS
 
     def read(self) -> Page:
         self._set_base()
-        for node in self.tree.css(_SELECTOR):
-            self._visit(node)
-        page_claims = tuple(self._with_creator(c, None) for figure, c in self.claims if figure is None)
+        last = 0
+        for node in self.tree.css(self.selector):
+            # An element comes once for each selector that it matches.
+            if (at := node.mem_id) != last:
+                self._visit(node)
+                last = at
+        self._settle_loose()
+        by_address, by_image = self._settle_items()
+        claims = {place: tuple(self._with_creator(c, place) for c in found) for place, found in self.claims.items()}
+        page_claims = claims.get(None, ())
         return Page(
             url=self.url,
-            pairs=_unique(self._pair(found, page_claims) for found in self.images),
+            pairs=_unique(self._pair(found, claims, by_address, by_image) for found in self.images),
             links=tuple(self.links),
             meta=tuple(self.meta),
             licence_claims=page_claims,
@@ -122,6 +198,8 @@ class _PageReader:
 
     def _visit(self, node: LexborNode) -> None:
         attributes = node.attributes
+        if "itemscope" in attributes or "typeof" in attributes or "about" in attributes:
+            self._item(node, attributes)
         match node.tag:
             case "a" | "area":
                 self._link(node, attributes)
@@ -137,8 +215,35 @@ class _PageReader:
                 self._script(node)
             case "script" if _media_type(attributes) == "application/rsl+xml":
                 self.rsl.append(("inline", node.text()))
+            case _ if "rel" in attributes:  # RDFa puts it anywhere
+                self._rel(node, attributes, node.tag or "")
+        if "itemprop" in attributes or "property" in attributes:
+            self._property(node, attributes)
+
+    def _property(self, node: LexborNode, attributes: Mapping[str, str | None]) -> None:
         if attributes.get("itemprop") == "creator" or attributes.get("property") == "cc:attributionName":
-            self._creator(node, attributes.get("content") or node.text())
+            self._creator(node, attributes.get("content") or self._said(node))
+            if "attributionurl" in (attributes.get("rel") or "").lower() and (href := attributes.get("href")):
+                figure = next(iter(_figures(node)), None)
+                self.credits.setdefault(None if figure is None else figure.mem_id, self._join(href) or href)
+        for notation in _NOTATIONS:
+            names = (attributes.get(notation.property) or "").split()
+            if "license" not in map(_local, names) or node.mem_id in self.settled or not _is_of_page(node, notation):
+                continue
+            value = _address(attributes) or attributes.get("content") or self._said(node)
+            if "rel" not in attributes or not _is_licence_rel(attributes):
+                self._claim(None, value, notation.source, "page", f"{notation.property}=license on <{node.tag}>")
+
+    def _claim(self, place: int | None, value: str, source: str, scope: str, where: str, kind: str = "licence") -> None:
+        """Keep a claim of the page or of a figure."""
+        value = value.strip()[:_MAX_CLAIM_CHARS]
+        known = self.claims.setdefault(place, {})
+        if value and len(known) < _MAX_CLAIMS:
+            known.setdefault(LicenceClaim(self._licence_address(value), source, scope, where=where, kind=kind))
+
+    def _licence_address(self, value: str) -> str:
+        """A value as an address where it is written as one, in full."""
+        return self._join(value) or value if value.startswith(("/", "http:", "https:", "./", "../")) else value
 
     # ── links, metas ──────────────────────────────────────────────────────────────────────────────────────────
     def _link(self, node: LexborNode, attributes: Mapping[str, str | None]) -> None:
@@ -153,26 +258,48 @@ class _PageReader:
     def _rel(self, node: LexborNode, attributes: Mapping[str, str | None], element: str) -> None:
         rels = (attributes.get("rel") or "").lower().split()
         if "author" in rels and element == "a":
-            self._creator(node, node.text())
-        href = attributes.get("href")
-        if "license" not in rels or not href:
+            self._creator(node, self._said(node))
+        href = attributes.get("href") or attributes.get("resource")
+        if not _is_licence_rel(attributes) or not href:
             return
         # RSL declares its documents by the same rel; they are no licence of the picture.
         if _media_type(attributes) == "application/rsl+xml":
             self.rsl.append(("link", self._join(href) or href.strip()))
             return
+        if node.mem_id in self.settled or "about" in attributes:
+            return  # said of an object, which has it
         figure = next(iter(_figures(node)), None)
-        claim = LicenceClaim(
-            value=self._join(href) or href.strip(),
-            source="rel-license",
-            scope="page" if figure is None else "figure",
-            where=f"rel=license on <{element}>" + ("" if figure is None else " in <figure>"),
-        )
-        self.claims.append((None if figure is None else figure.mem_id, claim))
+        value, where = self._join(href) or href.strip(), f"rel=license on <{element}>"
+        if figure is not None:
+            self._claim(figure.mem_id, value, "rel-license", "figure", where + " in <figure>")
+        elif element == "link":
+            self._claim(None, value, "rel-license", "page", where)
+        elif len(self.loose) < _MAX_LOOSE:
+            self.loose.append((node, LicenceClaim(value[:_MAX_CLAIM_CHARS], "rel-license", "page", where=where)))
+        else:
+            self._claim(None, value, "rel-license", "page", where)
+
+    def _settle_loose(self) -> None:
+        """Links that stand in no figure: in a small box with one picture they are its own, else the page's."""
+        if not self.loose:
+            return
+        boxes = _Boxes([f.node for f in self.images], [node for node, _ in self.loose])
+        by_node = {found.node.mem_id: found for found in self.images}
+        for node, claim in self.loose:
+            if (box := boxes.of(node)) is None:
+                self._claim(None, claim.value, claim.source, "page", claim.where)
+                continue
+            self._claim(box.mem_id, claim.value, claim.source, "figure", f"{claim.where} in <{box.tag}>")
+            found = by_node[boxes.image_in(box)]
+            found.figures = (*found.figures, box.mem_id)
+
+    def _said(self, node: LexborNode) -> str:
+        self.deep_texts -= 1
+        return node.text(deep=self.deep_texts >= 0)
 
     def _creator(self, node: LexborNode, text: str | None) -> None:
-        figure = next(iter(_figures(node)), None)
         if (name := _text(text)) is not None:
+            figure = next(iter(_figures(node)), None)
             self.creators.setdefault(None if figure is None else figure.mem_id, name)
 
     def _meta(self, attributes: Mapping[str, str | None]) -> None:
@@ -186,6 +313,9 @@ class _PageReader:
             return
         if name == "author":
             self.creators.setdefault(None, _text(content) or content)
+        if name in _META_CLAIMS:
+            kind = _META_CLAIMS[name]
+            self._claim(None, content, "meta", "page", f"meta {name}", kind)
         if name in _META_NAMES or name.endswith("bot") or _META_SAYS.search(content):
             self.meta.append((name, content))
 
@@ -207,7 +337,7 @@ class _PageReader:
         if text is None:
             text, origin = _text(attributes.get("title")), "title"
         self.images.append(
-            _Found(urls, text, raw_alt, None if text is None else origin, tuple(f.mem_id for f in figures))
+            _Found(node, urls, text, raw_alt, None if text is None else origin, tuple(f.mem_id for f in figures))
         )
 
     def _image_url(self, address: str) -> str | None:
@@ -219,54 +349,138 @@ class _PageReader:
             return None
         return url
 
-    def _pair(self, found: _Found, page_claims: tuple[LicenceClaim, ...]) -> ImageTextPair:
-        figure_claims = (
-            self._with_creator(claim, figure)
-            for wanted in found.figures
-            for figure, claim in self.claims
-            if figure == wanted
-        )
-        claims = (*self._linked_claims(found.urls), *figure_claims, *page_claims)
+    def _pair(
+        self,
+        found: _Found,
+        claims: Mapping[int | None, tuple[LicenceClaim, ...]],
+        by_address: Mapping[str, list[LicenceClaim]],
+        by_image: Mapping[int, list[LicenceClaim]],
+    ) -> ImageTextPair:
+        near = list(by_image.get(found.node.mem_id, ())) if by_image else []
+        if by_address:
+            near += [claim for url in found.urls for claim in by_address.get(_without_scheme(url), ())]
+        near += [claim for figure in found.figures for claim in claims.get(figure, ())]
+        page_claims = claims.get(None, ())
         return ImageTextPair(
             page_url=self.url,
             image_url=found.urls[0],
             alt=found.alt,
             text_origin=found.text_origin,
             raw_alt=found.raw_alt,
-            licence_claims=tuple(dict.fromkeys(claims)),
+            licence_claims=tuple(dict.fromkeys((*near, *page_claims))) if near else page_claims,
             alternates=found.urls[1:],
         )
 
     def _with_creator(self, claim: LicenceClaim, figure: int | None) -> LicenceClaim:
-        creator = self.creators.get(figure) or self.creators.get(None)
-        return replace(claim, creator=creator) if creator and claim.creator is None else claim
+        creator = claim.creator or self.creators.get(figure) or self.creators.get(None)
+        credit = claim.credit or self.credits.get(figure) or self.credits.get(None)
+        if creator == claim.creator and credit == claim.credit:
+            return claim
+        return replace(claim, creator=creator, credit=credit)
 
-    # ── JSON-LD ───────────────────────────────────────────────────────────────────────────────────────────────
+    # ── objects that stand for images: JSON-LD, microdata, RDFa ───────────────────────────────────────────────
+    def _settle_items(self) -> tuple[dict[str, list[LicenceClaim]], dict[int, list[LicenceClaim]]]:
+        """The claims of image scope, by the address of the image and by its element."""
+        by_address: dict[str, list[LicenceClaim]] = {}
+        by_image: dict[int, list[LicenceClaim]] = {}
+        for item in self.items:
+            if not item.claims:
+                continue
+            urls = {_without_scheme(url) for a in item.addresses if (url := self._join(a)) is not None}
+            made = item.made("image")
+            for url in urls:
+                known = by_address.setdefault(url, [])
+                known.extend(made[: _MAX_CLAIMS - len(known)])
+            if len(item.images) == 1:  # the one picture that stands in an object is that object, in whatever size
+                by_image.setdefault(item.images[0], []).extend(made)
+        return by_address, by_image
+
     def _script(self, node: LexborNode) -> None:
         number, self.scripts = self.scripts, self.scripts + 1
         try:
             data = json.loads(_LD_WRAPPING.sub("", node.text()), strict=False)
         except (ValueError, RecursionError):
             return  # one malformed script loses nothing else
-        for pointer, item in _objects(data):
-            if _is_image_object(item):
-                self.linked_data.append((f"script[{number}]#{pointer}", item))
-
-    def _linked_claims(self, urls: tuple[str, ...]) -> Iterator[LicenceClaim]:
-        for pointer, item in self.linked_data:
-            addresses = (a for name in ("contentUrl", "url", "@id") for a in _strings(item.get(name)))
-            if not any(self._join(address) in urls for address in addresses):
+        objects = list(_objects(data))
+        by_id = {str(one["@id"]): one for _, one in objects if isinstance(one.get("@id"), str) and len(one) > 1}
+        for pointer, one in objects:
+            kinds = _kinds(one)
+            of_page = not kinds.isdisjoint(_PAGE_TYPES) and _AT_THE_TOP.match(pointer) is not None
+            if not of_page and kinds.isdisjoint(_IMAGE_TYPES):
                 continue
-            for value in _strings(item.get("license")):
-                yield LicenceClaim(
-                    value=value.strip(),
-                    source="json-ld",
-                    scope="image",
-                    title=_first(item, "name", "headline", "caption"),
-                    creator=_first(item, "creator", "author"),
-                    credit=_first(item, "creditText", "copyrightNotice"),
-                    where=f"{pointer}/license",
-                )
+            item = _linked(one, by_id, f"script[{number}]#{pointer}")
+            if of_page:
+                known = self.claims.setdefault(None, {})
+                known.update(dict.fromkeys(item.made("page")[: _MAX_CLAIMS - len(known)]))
+            elif len(self.items) < _MAX_ITEMS:
+                self.items.append(item)
+
+    def _item(self, node: LexborNode, attributes: Mapping[str, str | None]) -> None:
+        """Read an element that stands for an image, in microdata or RDFa, with what is said inside it."""
+        if len(self.items) >= _MAX_ITEMS:
+            return
+        about = attributes.get("about")
+        for notation in _NOTATIONS:
+            types = (attributes.get(notation.type) or "").split()
+            is_image = notation.scope in attributes and not _IMAGE_TYPES.isdisjoint(map(_local, types))
+            if is_image or (notation.source == "rdfa" and about is not None and self._is_pictures(about)):
+                item = _Item(notation.source, f"{notation.source}[{len(self.items)}]")
+                own = (attributes.get(name) for name in ("itemid", "about", "resource", "src"))
+                item.addresses.extend(address for address in own if address)
+                self._read_item(item, node, attributes, notation)
+                if not is_image:  # the subject is named; what stands in the element need not be it
+                    item.images.clear()
+                self.items.append(item)
+                return
+        if about is not None and _is_licence_rel(attributes) and (href := attributes.get("href")):
+            self._claim(None, self._join(href) or href, "rel-license", "page", f"rel=license on <{node.tag}>")
+
+    def _is_pictures(self, about: str) -> bool:
+        """Whether a subject is surely no page: the address of a picture, by its ending or by an <img> of it."""
+        path = about.partition("?")[0].partition("#")[0].lower()
+        return path.endswith(_PICTURE_ENDINGS)
+
+    def _read_item(
+        self, item: _Item, root: LexborNode, attributes: Mapping[str, str | None], notation: _Notation
+    ) -> None:
+        if notation.source == "rdfa":
+            self._read_property(item, root, attributes, notation)
+        waiting = [*reversed(list(root.iter()))]
+        for name in (attributes.get("itemref") or "").split()[:8]:
+            if _PLAIN_ID.match(name) and (more := self.tree.css_first(f"#{name}")) is not None:
+                waiting.append(more)
+        while waiting and self.item_nodes > 0:
+            self.item_nodes -= 1
+            node = waiting.pop()
+            inner = node.attributes
+            if node.tag == "img":
+                item.images.append(node.mem_id)
+            self._read_property(item, node, inner, notation)
+            if notation.scope not in inner and "about" not in inner:
+                waiting.extend(reversed(list(node.iter())))
+
+    def _read_property(
+        self, item: _Item, node: LexborNode, attributes: Mapping[str, str | None], notation: _Notation
+    ) -> None:
+        names = [_local(name) for name in (attributes.get(notation.property) or "").split()]
+        if _is_licence_rel(attributes):
+            names.append("license")
+        if "attributionurl" in (attributes.get("rel") or "").lower() and (href := attributes.get("href")):
+            item.credit = item.credit or self._join(href)
+        for name in dict.fromkeys(names):
+            if name in _KIND_OF:
+                value = _address(attributes) or attributes.get("content") or self._said(node)
+                item.claims.append((name, self._join(value) or value if _address(attributes) else value))
+                self.settled.add(node.mem_id)
+            if name in _ADDRESS_OF and (address := _address(attributes) or attributes.get("content")):
+                item.addresses.append(address)
+            said = _text(attributes.get("content") or self._said(node)) if name in _SAID_OF else None
+            if name in _TITLE_OF:
+                item.title = item.title or said
+            if name in _CREATOR_OF:
+                item.creator = item.creator or said
+            if name in _CREDIT_OF:
+                item.credit = item.credit or said
 
     def _join(self, address: str) -> str | None:
         try:
@@ -350,9 +564,179 @@ def _candidate_size(descriptor: str) -> float:
         return 0.0
 
 
-def _is_image_object(item: Mapping[str, object]) -> bool:
-    kinds = {kind.rsplit("/", 1)[-1].rsplit(":", 1)[-1] for kind in _strings(item.get("@type"))}
-    return bool(kinds & {"ImageObject", "Photograph", "VisualArtwork"})
+class _Notation(NamedTuple):
+    """How a notation of linked data in HTML calls its attributes."""
+
+    source: str
+    scope: str
+    type: str
+    property: str
+
+
+_NOTATIONS = (
+    _Notation("microdata", "itemscope", "itemtype", "itemprop"),
+    _Notation("rdfa", "typeof", "typeof", "property"),
+)
+_SAID_OF = frozenset((*_TITLE_OF, *_CREATOR_OF, *_CREDIT_OF))
+_IMAGE_TYPES = frozenset(
+    {"ImageObject", "Photograph", "VisualArtwork", "Painting", "Drawing", "Map", "ImageObjectSnapshot", "StillImage"}
+)
+_PAGE_TYPES = frozenset(
+    {
+        "WebPage",
+        "ItemPage",
+        "CollectionPage",
+        "AboutPage",
+        "ProfilePage",
+        "MediaGallery",
+        "ImageGallery",
+        "CreativeWork",
+    }
+    | {"Article", "NewsArticle", "BlogPosting", "ScholarlyArticle", "WebSite", "Blog"}
+)
+# The objects of a script that are the page: the outermost ones, and what it is mainly about.
+_AT_THE_TOP = re.compile(r"(?:/\d+)?(?:/@graph(?:/\d+)?)?(?:/mainEntity(?:OfPage)?)?\Z")
+_PICTURE_ENDINGS = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".avif", ".tif", ".tiff", ".svg", ".jfif", ".heic")
+_PLAIN_ID = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,60}\Z")
+_LICENCE_RELS = frozenset({"license", "cc:license", "dct:license", "dcterms:license", "dc:license", "xhv:license"})
+_LICENCE_RELS |= {"schema:license", "copyright"}  # "copyright": as HTML has it, for pages of old (4.6.7.9)
+_META_CLAIMS: Mapping[str, str] = {
+    **dict.fromkeys(("license", "licence", "dc.license", "dcterms.license", "dc.rights.license"), "licence"),
+    **dict.fromkeys(("dct:license", "dcterms:license", "cc:license"), "licence"),
+    **dict.fromkeys(("copyright", "rights", "dc.rights", "dcterms.rights", "dc:rights", "dcterms:rights"), "rights"),
+    **dict.fromkeys(("dcterms.rightsholder", "rights-standard", "dc.rights.rightsstatement"), "rights"),
+}
+_MAX_LOOSE = 1_000
+
+
+def _local(name: str) -> str:
+    """A property's or a type's name without its vocabulary: "schema:license", "https://schema.org/license"."""
+    return name.rsplit("/", 1)[-1].rsplit("#", 1)[-1].rsplit(":", 1)[-1]
+
+
+def _address(attributes: Mapping[str, str | None]) -> str | None:
+    return next((v for n in ("href", "src", "resource", "data") if (v := attributes.get(n))), None)
+
+
+def _is_licence_rel(attributes: Mapping[str, str | None]) -> bool:
+    rels = attributes.get("rel")
+    return rels is not None and not _LICENCE_RELS.isdisjoint(rels.lower().split())
+
+
+def _is_of_page(node: LexborNode, notation: _Notation) -> bool:
+    """Whether a property is said of the page: by no object, or by one that is the page."""
+    above = node.parent
+    for _ in range(_MAX_ANCESTORS):
+        if above is None:
+            return True
+        attributes = above.attributes
+        if notation.scope in attributes:
+            return not _PAGE_TYPES.isdisjoint(map(_local, (attributes.get(notation.type) or "").split()))
+        above = above.parent
+    return False
+
+
+def _without_scheme(url: str) -> str:
+    return url.partition(":")[2]
+
+
+def _chain(node: LexborNode) -> list[int]:
+    """The elements around one, by their ids, innermost first, up to the body."""
+    found: list[int] = []
+    above = node.parent
+    while above is not None and above.tag != "body" and len(found) < _MAX_ANCESTORS:
+        found.append(above.mem_id)
+        above = above.parent
+    return found
+
+
+class _Boxes:
+    """Which small box around a licence's link holds one picture and no other licence: a gallery's entry.
+
+    A list item or a table's cell is one by itself; any other element only among its like, since a page with one
+    picture is a box with one picture too.
+    """
+
+    def __init__(self, images: list[LexborNode], links: list[LexborNode]) -> None:
+        self._images, self._links = _counted(images), _counted(links)
+        self._last = {above: image.mem_id for image in images for above in _chain(image)}
+
+    def image_in(self, box: LexborNode) -> int:
+        """The one picture in a box that `of` gave."""
+        return self._last[box.mem_id]
+
+    def of(self, link: LexborNode) -> LexborNode | None:
+        above = link.parent
+        for _ in range(_MAX_BOX_LEVELS):
+            if above is None or above.tag == "body":
+                return None
+            if images := self._images.get(above.mem_id):
+                single = images == 1 and self._links.get(above.mem_id) == 1
+                return above if single and (above.tag in _BOX_TAGS or self._is_repeated(above)) else None
+            above = above.parent
+        return None
+
+    def _is_repeated(self, box: LexborNode) -> bool:
+        for step in ("prev", "next"):
+            beside = getattr(box, step)
+            for _ in range(8):
+                if beside is None:
+                    break
+                if beside.tag == box.tag:
+                    at = beside.mem_id
+                    return self._images.get(at) == 1 and self._links.get(at) == 1
+                beside = getattr(beside, step)
+        return False
+
+
+_MAX_BOX_LEVELS = 6
+_BOX_TAGS = frozenset({"li", "td", "dd"})
+
+
+def _counted(nodes: Iterable[LexborNode]) -> dict[int, int]:
+    counts: dict[int, int] = {}
+    for node in nodes:
+        for above in _chain(node):
+            counts[above] = counts.get(above, 0) + 1
+    return counts
+
+
+def _kinds(item: Mapping[str, object]) -> frozenset[str]:
+    return frozenset(_local(kind) for kind in _strings(item.get("@type")))
+
+
+def _property(item: Mapping[str, object], name: str) -> object:
+    """The value of a property under any of the names that JSON-LD may give it."""
+    for key in (name, f"schema:{name}", f"http://schema.org/{name}", f"https://schema.org/{name}"):
+        if key in item:
+            return item[key]
+    return next((item[k] for k in (f"dcterms:{name}", f"dct:{name}", f"dc:{name}", f"cc:{name}") if k in item), None)
+
+
+def _linked(item: Mapping[str, object], by_id: Mapping[str, Mapping[str, object]], where: str) -> _Item:
+    """A JSON-LD object as an item; what it only refers to is looked up."""
+
+    def looked_up(value: object) -> object:
+        if isinstance(value, list):
+            return [looked_up(one) for one in value[:_MAX_CLAIMS] if not isinstance(one, list)]
+        if isinstance(value, dict) and len(value) == 1 and isinstance(value.get("@id"), str):
+            return by_id.get(value["@id"], value)
+        return value
+
+    def first(names: Iterable[str]) -> str | None:
+        said = ((name, looked_up(_property(item, name))) for name in names)
+        return next((text for name, value in said if (text := _first({name: value}, name)) is not None), None)
+
+    addresses = [*_ADDRESS_OF, "image"] if "ImageObject" not in _kinds(item) else _ADDRESS_OF
+    return _Item(
+        source="json-ld",
+        where=where,
+        addresses=[a for name in addresses for a in _strings(_property(item, name))] + _strings(item.get("@id")),
+        claims=[(name, v) for name in _KIND_OF for v in _strings(looked_up(_property(item, name)))],
+        title=first(_TITLE_OF),
+        creator=first(_CREATOR_OF),
+        credit=first(_CREDIT_OF),
+    )
 
 
 def _objects(data: object) -> Iterator[tuple[str, Mapping[str, object]]]:
@@ -404,6 +788,8 @@ def _unique(pairs: Iterable[ImageTextPair]) -> tuple[ImageTextPair, ...]:
         key = (pair.image_url, pair.alt)
         if (first := merged.get(key)) is None:
             merged[key] = pair
+            continue
+        if pair.licence_claims == first.licence_claims and pair.alternates == first.alternates:
             continue
         merged[key] = replace(
             first,

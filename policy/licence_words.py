@@ -123,7 +123,7 @@ _PORTS = frozenset(_COUNTRIES.values()) - {""}
 
 _IS_URL = re.compile(r"(?:[a-z][a-z0-9+.-]{1,20}:)?//\S+\Z", re.IGNORECASE)
 _CC_URL = re.compile(
-    r"(?:https?:)?//(?:www\.|mirrors\.|i\.)?creativecommons\.org/(?P<area>licen[sc]es|publicdomain|l|p)/"
+    r"(?:(?:https?:)?//)?(?:www\.|mirrors\.|i\.)?creativecommons\.org/(?P<area>licen[sc]es|publicdomain|l|p)/"
     r"(?P<name>[a-z+-]+)(?:/(?P<version>\d\.\d)(?:/(?P<port>[a-z]{2,3}|scotland))?)?"
     r"(?:/(?:deed|legalcode|legalcode-plain|rdf|88x31|80x15)?(?:\.[a-z@_-]{2,14})?)?/?(?:[?#].*)?\Z",
     re.IGNORECASE,
@@ -231,7 +231,7 @@ _NAMED: tuple[tuple[str, str], ...] = (
     (r"cc-?pddc|pddc|cc[ -]pd|copyright-only dedication.{0,60}", "CC-PDDC"),
     (
         r"(?:(?:this|the) (?:work|image|file|photo(?:graph)?|picture) is )?(?:in (?:the )?)?public[ -]domain"
-        r"(?: work| image| photo)?|pd|pd[ -](?!us\b|usgov\b)[a-z0-9 /-]{2,40}|gemeinfrei(?:heit)?|domaine public"
+        r"(?: work| image| photo)?|pd|pd[ -](?!us\b|usgov\b)[a-z0-9 /()|-]{2,40}|gemeinfrei(?:heit)?|domaine public"
         r"|dominio p[uú]blico|pubblico dominio|dom[ií]nio p[uú]blico|publiek domein|domena publiczna"
         r"|общественное достояние|パブリックドメイン|公有领域|公有領域|copyright expired|out of copyright",
         PUBLIC_DOMAIN,
@@ -519,7 +519,7 @@ def _pairs(fragment: str) -> list[tuple[str, str]]:
 # ── what restricts ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 _UNVERSIONED = re.compile(_ABBREVIATED + r"(?: licen[sc]e)?", re.IGNORECASE)
-_MENTIONED = re.compile(rf"(?<![\w-]){_ABBREVIATED}(?![\w])", re.IGNORECASE)
+_MENTIONED = re.compile(rf"(?<![\w-])(?:{_ABBREVIATED}|(?P<bare>by(?:-(?:nc|nd|sa))+))(?![\w])", re.IGNORECASE)
 _CONDITIONS = re.compile(
     rf"(?P<NC>{_WORDS['NC']}|not for commercial|no commercial use|commercial use (?:is )?(?:prohibited|not))"
     rf"|(?P<ND>{_WORDS['ND']}|no modifications?\b)"
@@ -530,7 +530,7 @@ _CONDITIONS = re.compile(
 
 def _conditions(text: str) -> tuple[str, ...]:
     """NC, ND and SA as far as words that are no licence speak of them."""
-    found = {element.upper() for mention in _MENTIONED.finditer(text) for element in _split(mention["elements"])}
+    found = {element.upper() for mention in _MENTIONED.finditer(text) for element in _split(mention[0])}
     found |= {str(match.lastgroup) for match in _CONDITIONS.finditer(text)}
     return tuple(element for element in ("NC", "ND", "SA") if element in found)
 
@@ -552,6 +552,7 @@ _RESERVED = re.compile(
     r"|no (?:unauthori[sz]ed|reproduction|re-?use|copying|use without)|unauthori[sz]ed (?:use|copying|reproduction)"
     r"|without (?:(?:the|prior|written|express|explicit|my|our|their) )*(?:permission|consent|authori[sz]ation)"
     r"|permission (?:is )?required|nachdruck verboten|reproduction interdite|prohibida (?:su|la) reproducci[óo]n"
+    r"|\Ain copyright\b|\Aflickr(?:[ -]?licen[sc]e)?(?:[ -]?id)?[ :=#-]*0\Z"
     r"|(?:used|use) (?:with|by) permission|for licen[sc]ing|licen[sc]e (?:is )?required|\ball rights\b",
     re.IGNORECASE,
 )

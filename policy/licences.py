@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal
 
-from policy.evidence import Embedded, Evidence, LicenceClaim
+from policy.evidence import Embedded, EmbeddedField, Evidence, LicenceClaim
 from policy.judgements import judgement, not_observed, unless_stale
 from policy.licence_words import (
     Terms,
@@ -96,7 +96,13 @@ _EMBEDDED_KINDS: Mapping[str, str] = {
     "dcterms:rights": "rights",
     "exif:Copyright": "rights",
     "iptc:CopyrightNotice": "rights",
+    "xmpRights:Marked": "rights",
+    "photoshop:Instructions": "rights",
+    "iptc:SpecialInstructions": "rights",
 }
+# What is said of something else, or in passing: it may restrict, it neither permits nor is a statement of rights.
+_NESTED = "nested/"
+_IN_PASSING = frozenset({"photoshop:Instructions", "iptc:SpecialInstructions", "plus:OtherConstraints"})
 _CREATORS = ("cc:attributionName", "dc:creator", "iptc:By-line", "iptc:Byline", "exif:Artist", "plus:ImageCreatorName")
 _CREDITS = ("cc:attributionURL", "photoshop:Credit", "iptc:Credit")
 _TITLES = ("dc:title", "iptc:ObjectName")
@@ -115,23 +121,34 @@ def embedded_claims(embedded: Embedded) -> tuple[LicenceClaim, ...]:
     )
     claims = (
         LicenceClaim(
-            value=field.value,
+            value=value,
             source=_source(field.name),
             scope="image",
             title=title,
             creator=creator,
             credit=credit,
             where=f"{field.name}, {field.where}" if field.where else field.name,
-            kind=_EMBEDDED_KINDS[field.name],
+            kind=_EMBEDDED_KINDS[field.name.removeprefix(_NESTED)],
         )
         for field in embedded.fields
-        if field.name in _EMBEDDED_KINDS and field.value.strip()
+        if field.name.removeprefix(_NESTED) in _EMBEDDED_KINDS and (value := _said(field))
     )
     return tuple(dict.fromkeys(claims))
 
 
+def _said(field: EmbeddedField) -> str:
+    if field.name.endswith("xmpRights:Marked"):  # "true": a copyright is claimed; "false" is every tool's default
+        return "Copyrighted (xmpRights:Marked)" if field.value.strip().lower() in ("true", "1") else ""
+    return field.value.strip()
+
+
+def _may_only_restrict(claim: LicenceClaim) -> bool:
+    name = claim.where.partition(",")[0]
+    return claim.source in _IN_THE_BYTES and (name.startswith(_NESTED) or name in _IN_PASSING)
+
+
 def _source(name: str) -> str:
-    prefix = name.partition(":")[0]
+    prefix = name.removeprefix(_NESTED).partition(":")[0]
     return prefix if prefix in ("exif", "iptc") else "xmp"
 
 
@@ -209,7 +226,13 @@ def _read(claim: LicenceClaim, rules: LicenceRules) -> tuple[_Reading, ...]:
         readings.append(_Reading(claim, kind, Verdict.DENY, "licence-reserved"))
     elif not readings and claim.kind != "licence" and claim.source in _IN_THE_BYTES:
         readings.append(_Reading(claim, "statement", Verdict.DEFER, "licence-conflict"))
+    if _may_only_restrict(claim):
+        readings = [r for r in readings if r.kind in ("reserved", "condition") or _denies(r)]
     return tuple(readings)
+
+
+def _denies(reading: _Reading) -> bool:
+    return reading.kind == "licence" and reading.verdict is Verdict.DENY
 
 
 def _terms(claim: LicenceClaim, rules: LicenceRules) -> Terms:
@@ -380,7 +403,8 @@ def attribution(
     A claim of page scope counts where it states that licence: only then is the decision sure to rest on it. A
     credit that is an address (cc:attributionURL) is the source that the licensor wants to be named.
     """
-    claims = [c for c in _all_claims(evidence) if c.scope in ("image", "figure") or _states(c.value, spdx)]
+    claims = [c for c in _all_claims(evidence) if not _may_only_restrict(c)]
+    claims = [c for c in claims if c.scope in ("image", "figure") or _states(c.value, spdx)]
     claims.sort(key=lambda c: (not _states(c.value, spdx), _NEARNESS.get(c.scope, 3)))
     credits = [c.credit for c in claims if c.credit]
     address = next((credit for credit in credits if _is_address(credit)), None)

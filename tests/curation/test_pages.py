@@ -1,6 +1,10 @@
 """What a page says, found whatever its HTML is like."""
 
+# ruff: noqa: UP031 - JSON is full of braces
+
 from __future__ import annotations
+
+import time
 
 import pytest
 
@@ -146,11 +150,12 @@ def test_json_ld_image_objects_cover_the_image_they_name() -> None:
         "<img src=/a.png><img src=/b.png>"
     )
     a, b = page.pairs
-    (claim,) = a.licence_claims
+    claim, of_page = a.licence_claims
+    assert (of_page.value, of_page.scope, of_page.where) == ("https://e.org/w", "page", "script[1]#/@graph/0/license")
     assert (claim.value, claim.source, claim.scope) == ("https://e.org/l", "json-ld", "image")
     assert (claim.title, claim.creator, claim.credit) == ("A title", "Ada", "credit")
     assert claim.where == "script[1]#/@graph/1/license"
-    assert b.licence_claims == ()
+    assert b.licence_claims == (of_page,)
 
 
 @pytest.mark.parametrize("depth", [100_000])
@@ -202,3 +207,233 @@ def test_a_base_that_is_no_url_is_refused() -> None:
     """A page must know where it came from."""
     with pytest.raises(InputError):
         read_page(b"<img src=i>", "nowhere")
+
+
+# ── licence claims ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+BY = "https://creativecommons.org/licenses/by/4.0/"
+IMAGE = 'itemscope itemtype="https://schema.org/ImageObject"'
+
+
+def ld(json: str) -> str:
+    return f'<script type="application/ld+json">{json}</script>'
+
+
+def claims(html: str, image: int = 0) -> list[tuple[str, str, str, str]]:
+    """(value, source, scope, kind) of an image's claims."""
+    return [(c.value, c.source, c.scope, c.kind) for c in read(html).pairs[image].licence_claims]
+
+
+@pytest.mark.parametrize(
+    ("script", "expected"),
+    [
+        # by each address that it may be known by; the scheme does not matter
+        *(
+            ('{"@type": "ImageObject", "%s": "%s", "license": "%s"}' % (name, address, BY), [(BY, "image", "licence")])
+            for name, address in (
+                *(("contentUrl", "/a.png"), ("url", "https://e.org/a.png"), ("@id", "http://e.org/a.png")),
+                *(("thumbnailUrl", "../a.png"), ("embedUrl", "/a.png#x"), ("schema:contentUrl", "/a.png")),
+            )
+        ),
+        # wherever it stands
+        ('{"@type": "Article", "image": {"@type": "ImageObject", "url": "/a.png", "license": "%s"}}' % BY, "image"),
+        (
+            '{"@type": "Article", "image": [1, {"@type": "ImageObject", "url": "/a.png", "license": "%s"}]}' % BY,
+            "image",
+        ),
+        ('{"@graph": [{"mainEntity": {"@type": "ImageObject", "url": "/a.png", "license": "%s"}}]}' % BY, "image"),
+        ('[{"@type": ["Thing", "http://schema.org/ImageObject"], "url": ["/a.png"], "license": ["%s"]}]' % BY, "image"),
+        ('{"@type": "Photograph", "image": "/a.png", "license": "%s"}' % BY, "image"),
+        ('{"@type": "ImageObject", "url": "/a.png", "http://schema.org/license": [{"@id": "%s"}]}' % BY, "image"),
+        ('{"@type": "ImageObject", "url": "/a.png", "license": {"@type": "CreativeWork", "url": "%s"}}' % BY, "image"),
+        (
+            '{"@graph": [{"@type": "ImageObject", "url": "/a.png", "license": {"@id": "#l"}}, '
+            '{"@id": "#l", "url": "%s"}]}' % BY,
+            "image",
+        ),
+        # the page's own
+        ('{"@type": "WebPage", "license": "%s"}' % BY, "page"),
+        ('{"@graph": [{"@type": "Article", "license": "%s"}]}' % BY, "page"),
+        ('{"@type": "CreativeWork", "license": "%s"}' % BY, "page"),
+        # somebody else's
+        ('{"@type": "ImageObject", "url": "/other.png", "license": "%s"}' % BY, []),
+        ('{"@type": "Dataset", "license": "%s"}' % BY, []),
+        ('{"@type": "WebPage", "hasPart": [{"@type": "Article", "license": "%s"}]}' % BY, []),
+        ('{"@type": "ImageObject", "license": "%s"}' % BY, []),
+        # what else is said of it
+        (
+            '{"@type": "ImageObject", "url": "/a.png", "acquireLicensePage": "https://e.org/buy", '
+            '"copyrightNotice": "© Jane", "usageInfo": "https://e.org/terms"}',
+            [
+                ("© Jane", "image", "rights"),
+                ("https://e.org/terms", "image", "terms"),
+                ("https://e.org/buy", "image", "terms"),
+            ],
+        ),
+    ],
+)
+def test_json_ld_claims_of_every_shape(script: str, expected: list[tuple[str, str, str]] | str) -> None:
+    """An object that stands for the image claims for it, one that stands for the page for the page, others nothing."""
+    if isinstance(expected, str):
+        expected = [(BY, expected, "licence")]
+    assert claims(ld(script) + "<img src=/a.png>") == [(v, "json-ld", scope, kind) for v, scope, kind in expected]
+
+
+def test_a_malformed_script_loses_nothing_else() -> None:
+    """Scripts that are no JSON, or hold odd things, leave the claims of the others."""
+    good = ld('{"@type": "ImageObject", "url": "/a.png", "license": "%s"}' % BY)
+    for bad in (
+        '{"@type": "ImageObject",',
+        "",
+        "[" * 50_000,
+        '{"@graph": 7}',
+        '{"@type": {"a": []}, "license": [[[]]]}',
+    ):
+        assert claims(ld(bad) + good + ld(bad) + "<img src=/a.png>") == [(BY, "json-ld", "image", "licence")]
+
+
+def test_a_creator_may_be_named_elsewhere_in_the_script() -> None:
+    """What an object only refers to is looked up; the credit line is kept beside the creator."""
+    script = (
+        '{"@graph": [{"@type": "ImageObject", "url": "/a.png", "license": "%s", "creator": {"@id": "#j"}, '
+        '"creditText": "Museum", "name": "Apple"}, {"@id": "#j", "@type": "Person", "name": "Jane"}]}' % BY
+    )
+    (claim,) = read(ld(script) + "<img src=/a.png>").pairs[0].licence_claims
+    assert (claim.title, claim.creator, claim.credit) == ("Apple", "Jane", "Museum")
+
+
+@pytest.mark.parametrize(
+    ("html", "expected"),
+    [
+        # microdata
+        (f"<div {IMAGE}><img itemprop=contentUrl src=a><a itemprop=license href={BY}>l</a></div>", "microdata"),
+        (f"<div {IMAGE}><img src=a><a itemprop=license href={BY}>l</a></div>", "microdata"),
+        (
+            f"<div {IMAGE}><img src=a><link itemprop=url href=big><meta itemprop=license content={BY}></div>",
+            "microdata",
+        ),
+        (f"<img src=a><div {IMAGE}><link itemprop=url href=a><link itemprop=license href={BY}></div>", "microdata"),
+        (f"<div {IMAGE} itemid=a><a rel=license href={BY}>l</a></div><img src=a>", "microdata"),
+        (
+            f"<img src=a><div {IMAGE} itemref=m><link itemprop=url href=a></div><p id=m itemprop=license>{BY}",
+            "microdata",
+        ),
+        # RDFa, ccREL
+        (
+            f"<div typeof=ImageObject><img property=contentUrl src=a><a property=license href={BY}></div>",
+            "rdfa",
+        ),
+        (
+            f'<div typeof="schema:ImageObject" resource=a><a property="schema:license" href={BY}>l</a></div><img src=a>',
+            "rdfa",
+        ),
+        (f"<div about=a.jpg><img src=a.jpg><a rel=license href={BY}>l</a></div>", "rdfa"),
+        (f'<img src=a.jpg><a about=a.jpg rel="cc:license" href={BY}>l</a>', "rdfa"),
+        (f'<img src=a.jpg><span about=a.jpg property="dct:license" content={BY}></span>', "rdfa"),
+        (f'<img src=a.jpg><span about="https://e.org/gallery/a.jpg" rel="xhv:license" resource={BY}></span>', "rdfa"),
+    ],
+)
+def test_markup_that_stands_for_the_image(html: str, expected: str) -> None:
+    """Microdata and RDFa of an image object, or with the picture as subject, are claims of image scope, once."""
+    assert claims(html) == [(BY, expected, "image", "licence")]
+
+
+@pytest.mark.parametrize(
+    "html",
+    [
+        f"<img src=a><div {IMAGE}><link itemprop=url href=b><link itemprop=license href={BY}></div>",
+        f"<img src=a.jpg><a about=b.jpg rel=license href={BY}>l</a>",
+        f"<div about=b.jpg><a rel=license href={BY}>l</a></div><img src=a.jpg>",
+        f"<img src=a><div itemscope itemtype='http://schema.org/Dataset'><a itemprop=license href={BY}></a></div>",
+    ],
+)
+def test_markup_that_stands_for_something_else(html: str) -> None:
+    """A licence of another picture, or of a data set, is neither this image's nor the page's."""
+    assert claims(html) == []
+
+
+def test_a_nested_creator_gives_the_name() -> None:
+    """The author, title and notice in the object go with its licence."""
+    (licence, notice) = (
+        read(
+            f"<div {IMAGE}><img itemprop=contentUrl src=a><b itemprop=name>Apple</b><a itemprop=license href={BY}>l</a>"
+            '<span itemprop=creator itemscope itemtype="https://schema.org/Person"><i itemprop=name>Jane</i></span>'
+            "<i itemprop=copyrightNotice>© Jane</i></div>"
+        )
+        .pairs[0]
+        .licence_claims
+    )
+    assert (licence.title, licence.creator, licence.credit) == ("Apple", "Jane", "© Jane")
+    assert (notice.kind, notice.where.rpartition("/")[0]) == ("rights", licence.where.rpartition("/")[0])
+
+
+@pytest.mark.parametrize(
+    ("html", "expected"),
+    [
+        # a gallery's entries have their own; the first picture is asked
+        (f"<ul><li><img src=a><a rel=license href={BY}>l</a></li><li><img src=b></li></ul>", "figure"),
+        (
+            f"<div><div><img src=a><p><a rel=license href={BY}>l</a></p></div>"
+            "<div><img src=b><p><a rel=license href=/x>l</a></p></div></div>",
+            "figure",
+        ),
+        # a page with one picture is no gallery; two pictures share; a second licence makes it unclear
+        (f"<div><img src=a><footer><a rel=license href={BY}>l</a></footer></div>", "page"),
+        (f"<ul><li><img src=a><img src=b><a rel=license href={BY}>l</a></li></ul>", "page"),
+        (f"<p><img src=a></p><p><img src=b></p><p><a rel=license href={BY}>l</a></p>", "page"),
+    ],
+)
+def test_a_licence_beside_one_picture_is_that_pictures(html: str, expected: str) -> None:
+    """In a list item, a table's cell, or one box among its like; in doubt the link is the page's."""
+    assert (BY, "rel-license", expected, "licence") in claims(html)
+    assert ((BY, "rel-license", "page", "licence") in claims(html + "<img src=z>", -1)) is (expected == "page")
+
+
+@pytest.mark.parametrize(
+    ("html", "value", "kind"),
+    [
+        ("<meta name='DC.rights' content='© Museum'>", "© Museum", "rights"),
+        (f"<meta name=dcterms.license content='{BY}'>", BY, "licence"),
+        (f"<meta property='dcterms:license' content='{BY}'>", BY, "licence"),
+        ("<meta name=copyright content='All rights reserved'>", "All rights reserved", "rights"),
+        ("<meta name=rights content=x>", "x", "rights"),
+    ],
+)
+def test_metas_of_rights_are_claims_of_the_page(html: str, value: str, kind: str) -> None:
+    """Dublin Core and the old copyright meta are heard."""
+    assert (value, "meta", "page", kind) in claims(html + "<img src=a>")
+
+
+def test_whom_cc_rel_attributes_to() -> None:
+    """cc:attributionName is the creator, cc:attributionURL the address to be credited."""
+    (claim,) = (
+        read(
+            '<figure><img src=a><a property="cc:attributionName" rel="cc:attributionURL" href="https://j.example/">Jane'
+            f"</a><a rel=license href={BY}>l</a></figure>"
+        )
+        .pairs[0]
+        .licence_claims
+    )
+    assert (claim.creator, claim.credit) == ("Jane", "https://j.example/")
+
+
+@pytest.mark.parametrize(
+    "html",
+    [
+        f"<div {IMAGE}>" + "<span itemprop=license>" * 10_000,
+        "<b itemprop=creator>" * 10_000,
+        f"<div {IMAGE}><img src=a>" * 10_000,
+        f"<div {IMAGE}><link itemprop=url href=/a><link itemprop=license href=/l></div>" * 5_000
+        + "<img src=/a>" * 5_000,
+        "".join(f"<a rel=license href=/l{i}></a>" for i in range(10_000)) + "<img src=/a>" * 10_000,
+        "".join(f"<li><img src=/{i}><a rel=license href=/l{i}></a></li>" for i in range(10_000)),
+        "<div about='x.jpg' rel=license href=y>" * 10_000,
+        "<div typeof=ImageObject>" * 20_000,
+        ld("[" + ",".join('{"@type":"ImageObject","url":"/a","license":"/l%d"}' % i for i in range(15_000)) + "]"),
+    ],
+)
+def test_markup_without_end_is_bounded(html: str) -> None:
+    """Objects inside objects, and claims by the thousand, cost no more than their length."""
+    started = time.perf_counter()
+    read(html + "<img src=last alt=still-here>")
+    assert time.perf_counter() - started < 8  # about one second on an idle machine
