@@ -350,7 +350,7 @@ class RobotsFile:
         Of each: `judge(path)` and `extensions`.
         """
         if (known := self._of_class.get(agents)) is None:
-            present = {_token_in(m.group(1)) for m in _any_of(agents).finditer(self._text)}
+            present = self._present(agents)
             groups: dict[tuple[tuple[int, int], ...], list[str]] = {}
             for agent in agents:
                 if agent.lower() in present and (spans := self._spans_naming(agent.lower())):
@@ -358,6 +358,12 @@ class RobotsFile:
             known = tuple((tuple(names), _Group(self._text, spans)) for spans, names in groups.items())
             self._of_class = {agents: known}
         return known
+
+    def _present(self, agents: tuple[str, ...]) -> set[str]:
+        """Those of the agents (in lower case) that some User-agent line names."""
+        present = {name.lower() for name in set(_RFC_NAMES.findall(self._text))}
+        others = tuple(agent for agent in agents if not _RFC_TOKEN.fullmatch(agent))
+        return present | {_token_in(m.group(1)) for m in _any_of(others).finditer(self._text) if others}
 
     @property
     def extensions(self) -> tuple[ExtensionLine, ...]:
@@ -467,6 +473,7 @@ _AGENT_KEY = rf"{_GAP}(?ai:user)(?:-?(?ai:agent){_COLON}|[ ](?ai:agent)[^\n:#\0]
 _RULE_KEY = rf"(?>Disallow:|Allow:|{_GAP}(?ai:allow|di(?:s(?:al(?:l[ao]|o)w|sall?ow)|asllow)){_COLON})"
 _LONG_LINE = re.compile(rf"(\n[^\n]{{{_MAX_LINE_CHARS}}})[^\n]++")
 _NAMING_LINE = re.compile(rf"\n{_AGENT_KEY}{_GAP}([*A-Za-z0-9_.-][^\n#\0]*+)")
+_RFC_NAMES = re.compile(rf"\n(?>User-agent:|{_AGENT_KEY}){_GAP}([A-Za-z_-]*+)")
 _EXTENSION_LINE = re.compile(rf"\n{_GAP}(?ai:{'|'.join(sorted(_EXTENSION_NAMES))})")
 _RULE_LINE = re.compile(rf"\n{_RULE_KEY}")
 _SAYING_LINE = re.compile(rf"\n(?:{_RULE_KEY}|{_GAP}(?ai:{'|'.join(sorted(_EXTENSION_NAMES))})[^\n]*+)")
@@ -635,6 +642,8 @@ def _wide_encoding(body: bytes) -> str | None:
 
 def readable(line: str) -> str:
     """The line for a reader, lone surrogates replaced."""
+    if line.isascii():
+        return line
     return line.encode("utf-8", errors="surrogateescape").decode("utf-8", errors="replace")
 
 
