@@ -105,7 +105,7 @@ def _read_usage(value: str) -> _Usage:
         preference = _unparsable(value)
         path = "/" if preference is _UNREADABLE else path
     pattern = PathPattern(path, wide=preference.verdict in (Verdict.DENY, Verdict.DEFER))
-    return _Usage(pattern, unquote_to_bytes(path), preference)
+    return _Usage(pattern, unquote_to_bytes(path.encode("utf-8", errors="surrogatepass")), preference)
 
 
 _remembered_usage = functools.lru_cache(maxsize=4096)(_read_usage)

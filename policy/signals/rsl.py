@@ -141,7 +141,7 @@ def _of_headers(response: Response, asked: tuple[str, ...], now: datetime) -> It
     scope = tuple(dict.fromkeys((response.url, *_of_origin(origin, asked))))
     for value in response.values("link"):
         links, damaged = read_links(value)
-        if damaged and MEDIA_TYPE in value.lower():
+        if (damaged and MEDIA_TYPE in value.lower()) or _may_have_declared(value):
             yield Declared(f"Link, {response.place}", value.strip(), "", origin, scope, now)
         for link in links:
             if link.declares_rsl:
@@ -190,6 +190,14 @@ def _address(written: str, base: str) -> str:
     except (InputError, ValueError):
         return ""
     return found if found != base and len(found) <= _MAX_URL_CHARS else ""
+
+
+_NO_TEXT = re.compile(r"[^\t\x20-\x7e]")
+
+
+def _may_have_declared(value: str) -> bool:
+    """Whether a header holds characters that no header has, and half of what declares an RSL document beside them."""
+    return _NO_TEXT.search(value) is not None and any(word in value.lower() for word in ("license", "rsl+xml"))
 
 
 class Link(NamedTuple):

@@ -373,6 +373,15 @@ def test_characters_that_no_header_has_never_permit(said: Said) -> None:
         assert overall != "allow", value
 
 
+def test_a_damaged_link_to_a_licence_never_permits() -> None:
+    """A Link header that declared an RSL document, which nobody asked for, keeps out however it is damaged."""
+    value = '<https://a.example/license.xml>; rel="license"; type="application/rsl+xml"'
+    for damaged in (value, *bad_characters(value)):
+        verdict, overall = judge("rsl", header("Link")(damaged))
+        assert verdict in KEPT_OUT, damaged
+        assert overall != "allow", damaged
+
+
 @pytest.mark.parametrize("said", VALUES.values(), ids=VALUES.keys())
 def test_an_edit_of_a_value_is_read_as_it_stands(said: Said) -> None:
     """The verdict on an edited header or meta element is that of an independent reading of it."""
