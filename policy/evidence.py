@@ -62,7 +62,10 @@ class OriginEvidence:
     documents: tuple[tuple[str, Document], ...] = ()
 
     def get(self, name: str) -> Document | None:
-        return dict(self.documents).get(name)
+        for known, document in self.documents:  # a handful; asked a dozen times a pair
+            if known == name:
+                return document
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +235,10 @@ class Evidence:
     fetch_error: str | None = None  # why the image could not be had: a code of curation.fetch
 
     def origin(self, origin: str) -> OriginEvidence | None:
-        return next((o for o in self.origins if o.origin == origin), None)
+        for known in self.origins:
+            if known.origin == origin:
+                return known
+        return None
 
     def to_json(self) -> str:
         """Canonical JSON. Documents' bodies are kept once, by their digest, and so are `parts`, by their ids."""

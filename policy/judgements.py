@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -216,7 +217,11 @@ def worst(judgements: Iterable[Judgement]) -> Judgement:
 
 def is_stale(observed_at: datetime, now: datetime, max_age_days: int) -> bool:
     """Whether an observation is too old to rest on, or claims to be from the future."""
-    return not -_CLOCK_SKEW <= now - observed_at <= timedelta(days=max_age_days)
+    return not _AHEAD <= now - observed_at <= _days(max_age_days)
+
+
+_AHEAD = -_CLOCK_SKEW
+_days = functools.cache(lambda number: timedelta(days=number))
 
 
 def unless_stale(judged: Judgement, observed_at: datetime, now: datetime, max_age_days: int) -> Judgement:

@@ -6,6 +6,7 @@ share them.
 
 from __future__ import annotations
 
+import functools
 from datetime import datetime, timedelta
 from typing import Literal, Protocol
 
@@ -81,5 +82,12 @@ def _said(
     mechanism: str, verdict: Verdict | None, code: str, stance: Stance, document: Document, detail: str = ""
 ) -> Judgement:
     detail = detail or (document.error or "no answer" if document.status is None else f"HTTP {document.status}")
-    signal = Signal(mechanism, document.url, stance, detail, document.body_sha256)
-    return judgement(mechanism, verdict, code, detail, document.url, (signal,))
+    return _judged(mechanism, verdict, code, stance, document.url, detail, document.body_sha256)
+
+
+@functools.lru_cache(maxsize=8192)  # the pairs of an origin share its absences
+def _judged(
+    mechanism: str, verdict: Verdict | None, code: str, stance: Stance, url: str, detail: str, sha256: str | None
+) -> Judgement:
+    signal = Signal(mechanism, url, stance, detail, sha256)
+    return judgement(mechanism, verdict, code, detail, url, (signal,))

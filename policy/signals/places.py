@@ -6,6 +6,7 @@ old an answer may be. A mechanism's own file reads what is left: a body, some li
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime
@@ -29,11 +30,31 @@ class Response(NamedTuple):
 
     def values(self, *names: str) -> list[str]:
         """The values of the headers of these names (lower case), in order."""
+        named = _lower_case_names(self.headers)
+        if named.isdisjoint(names):  # as nearly always, for each of five mechanisms
+            return []
         return [value for name, value in self.headers if name.strip().lower() in names]
+
+
+@functools.lru_cache(maxsize=1024)
+def _lower_case_names(headers: Headers) -> frozenset[str]:
+    return frozenset(name.strip().lower() for name, _ in headers)
 
 
 def asked_urls(evidence: Evidence) -> tuple[str, ...]:
     """Every URL whose origin has a say: the image's, the page's, each redirect's, and a refused one if it was asked."""
+    global _asked_last
+    known, urls = _asked_last
+    if known is not evidence:  # every mechanism asks it of the same evidence, one after the other
+        urls = _asked_urls(evidence)
+        _asked_last = evidence, urls
+    return urls
+
+
+_asked_last: tuple[Evidence | None, tuple[str, ...]] = None, ()
+
+
+def _asked_urls(evidence: Evidence) -> tuple[str, ...]:
     urls = [evidence.image_url, *([evidence.page_url] if evidence.page_url else [])]
     urls += [hop.url for hop in evidence.hops or ()]
     if evidence.refused_url is not None and evidence.origin(origin_of(evidence.refused_url)) is not None:
