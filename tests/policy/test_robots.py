@@ -550,7 +550,7 @@ def test_a_url_without_a_page_asks_the_image_only() -> None:
 def test_a_redirects_target_is_asked_too() -> None:
     """Every hop's origin must let us pass, for the path it was asked."""
     hops = (Hop("https://b.example/x.jpg", 302, ()), Hop("https://c.example/deep/x.jpg", 200, ()))
-    known = {"https://a.example": "", "https://b.example": ""}
+    known: dict[str, str | None] = {"https://a.example": "", "https://b.example": ""}
     assert judge_robots(evidence(known, hops=hops), RULES, NOW).verdict is Verdict.DEFER
     judged = judge_robots(evidence({**known, "https://c.example": DISALLOW}, hops=hops), RULES, NOW)
     assert (judged.verdict, judged.where) == (Verdict.DENY, "https://c.example/robots.txt:2")
