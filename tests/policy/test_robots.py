@@ -339,6 +339,14 @@ def test_never_laxer_than_the_reference_parser() -> None:
     assert differing < 40
 
 
+@given(st.randoms(use_true_random=False))
+def test_never_laxer_wherever_the_search_leads(rng: random.Random) -> None:
+    """The same promise, with every choice of the generator drawn (and shrunk) by Hypothesis."""
+    text, path = _generated(rng), _path(rng)
+    reference = importlib.import_module("robotstxt").RobotsMatcher()
+    assert reference.is_allowed(text, "custody", f"https://a.example{path}") or not allowed(text, path)
+
+
 def test_encodings_and_line_ends_change_nothing() -> None:
     """A file says the same in UTF-8 and UTF-16, with a mark or (where it can be told) without, whatever ends a line."""
     rng = random.Random(3629)
