@@ -7,7 +7,6 @@ interpreters that import neither the caller's main module nor its ledger connect
 from __future__ import annotations
 
 import hashlib
-import os
 import pickle
 import subprocess
 import sys
@@ -237,7 +236,6 @@ class _Worker:
                 [sys.executable, "-P", "-c", "from flows.stages.judging import work; work()", str(theirs.fileno())],
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
-                env={**os.environ, "PYTHONPATH": _search_path()},
             )
         self.connection = Connection(ours.detach())
         self._send(pickle.dumps(case))
@@ -288,11 +286,6 @@ def work() -> None:
             return
         for table in judging.chunk(_read(chunk)):
             connection.send_bytes(_written(table))
-
-
-def _search_path() -> str:
-    root = str(Path(__file__).resolve().parent.parent.parent)
-    return os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 def _written(table: pa.Table) -> bytes:
