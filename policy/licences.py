@@ -60,6 +60,10 @@ class LicenceRules:
     asset_hosts: Mapping[str, tuple[str, ...]]
     table: Mapping[str, LicenceUse]
 
+    def __hash__(self) -> int:
+        """One value for rules that differ in their tables alone: equality tells them apart."""
+        return hash((self.purpose, self.unknown, self.not_listed, self.share_alike, self.export_licence))
+
     def __post_init__(self) -> None:
         if self.export_licence and (spdx_id(self.export_licence) or "") != self.export_licence:
             raise ValueError(f"export_licence {self.export_licence!r} is no SPDX id that is known")
@@ -207,50 +211,53 @@ class _Reading:
 _WEIGHT: Mapping[Verdict, int] = {Verdict.ALLOW: 0, Verdict.DEFER: 1, Verdict.DENY: 2}
 
 
+@functools.lru_cache(maxsize=4_096)
 def _obligations(spdx: str) -> int:
     return sum(len(elements(part)) for part in spdx.split(" AND ")) if spdx else 0
 
 
 def _read(claim: LicenceClaim, rules: LicenceRules) -> tuple[_Reading, ...]:
-    terms = _terms(claim, rules)
-    readings = []
-    if terms.any_of:
-        # Where one may choose, the choice is the one that suits best.
-        options = [_option(claim, ids, rules) for ids in terms.any_of]
-        readings.append(min(options, key=lambda r: r.rank))
-    elif terms.elements and (code := _condition(terms.elements, rules)) is not None:
-        said = "-".join(("CC-BY", *terms.elements)) + " (without a version)"
-        readings.append(_Reading(claim, "condition", Verdict.DENY, code, said))
-    if terms.reserved:
-        kind: _Kind = "reserved" if terms.reserved == "all" else "notice"
-        readings.append(_Reading(claim, kind, Verdict.DENY, "licence-reserved"))
-    elif not readings and claim.kind != "licence" and claim.source in _IN_THE_BYTES:
-        readings.append(_Reading(claim, "statement", Verdict.DEFER, "licence-conflict"))
-    if _may_only_restrict(claim):
-        readings = [r for r in readings if r.kind in ("reserved", "condition") or _denies(r)]
-    return tuple(readings)
+    embedded = claim.source in _IN_THE_BYTES
+    found = _meanings(claim.value, embedded and claim.kind != "licence", embedded and _may_only_restrict(claim), rules)
+    return tuple(_Reading(claim, *meaning) for meaning in found)
 
 
-def _denies(reading: _Reading) -> bool:
-    return reading.kind == "licence" and reading.verdict is Verdict.DENY
-
-
-def _terms(claim: LicenceClaim, rules: LicenceRules) -> Terms:
-    """What a claim's value comes to; an id that the ruleset's table lists counts whatever else knows it."""
-    if listed := _listed(claim.value.strip().lower(), tuple(rules.table)):
-        return Terms(((listed,),))
-    return read_terms(claim.value)
+# What a reading is beside its claim: kind, verdict, reason code, SPDX id.
+_Meaning = tuple[_Kind, Verdict, str, str]
 
 
 @functools.lru_cache(maxsize=65_536)
-def _listed(value: str, table: tuple[str, ...]) -> str | None:
-    return next((spdx for spdx in table if spdx.lower() == value), None)
+def _meanings(value: str, is_statement: bool, may_only_restrict: bool, rules: LicenceRules) -> tuple[_Meaning, ...]:
+    """What a claim's value makes of an image under these rules."""
+    terms = _terms(value, rules)
+    found: list[_Meaning] = []
+    if terms.any_of:
+        # Where one may choose, the choice is the one that suits best.
+        options = [_option(ids, rules) for ids in terms.any_of]
+        found.append(min(options, key=lambda o: (_WEIGHT[o[1]], _obligations(o[3]))))
+    elif terms.elements and (code := _condition(terms.elements, rules)) is not None:
+        said = "-".join(("CC-BY", *terms.elements)) + " (without a version)"
+        found.append(("condition", Verdict.DENY, code, said))
+    if terms.reserved:
+        found.append(("reserved" if terms.reserved == "all" else "notice", Verdict.DENY, "licence-reserved", ""))
+    elif not found and is_statement:
+        found.append(("statement", Verdict.DEFER, "licence-conflict", ""))
+    if may_only_restrict:
+        found = [m for m in found if m[0] in ("reserved", "condition") or (m[0] == "licence" and m[1] is Verdict.DENY)]
+    return tuple(found)
 
 
-def _option(claim: LicenceClaim, ids: Sequence[str], rules: LicenceRules) -> _Reading:
+def _terms(value: str, rules: LicenceRules) -> Terms:
+    """What a claim's value comes to; an id that the ruleset's table lists counts whatever else knows it."""
+    wanted = value.strip().lower()
+    listed = next((spdx for spdx in rules.table if spdx.lower() == wanted), None)
+    return Terms(((listed,),)) if listed else read_terms(value)
+
+
+def _option(ids: Sequence[str], rules: LicenceRules) -> _Meaning:
     """Licences that hold together: the one that restricts most decides."""
     verdict, code = max((_weigh(spdx, rules) for spdx in ids), key=lambda weighed: _WEIGHT[weighed[0]])
-    return _Reading(claim, "licence", verdict, code, " AND ".join(ids))
+    return "licence", verdict, code, " AND ".join(ids)
 
 
 def _weigh(spdx: str, rules: LicenceRules) -> tuple[Verdict, str]:

@@ -324,7 +324,7 @@ def test_a_creator_may_be_named_elsewhere_in_the_script() -> None:
             "rdfa",
         ),
         (
-            f'<div typeof="schema:ImageObject" resource=a><a property="schema:license" href={BY}>l</a></div><img src=a>',
+            f'<div typeof="schema:ImageObject" resource=a><a property="schema:license" href={BY}></a></div><img src=a>',
             "rdfa",
         ),
         (f"<div about=a.jpg><img src=a.jpg><a rel=license href={BY}>l</a></div>", "rdfa"),
