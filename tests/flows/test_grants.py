@@ -296,6 +296,14 @@ def test_a_site_operator_lets_the_crawler_in(home: Home, site: Site, document: P
     assert site.requests["/hidden/deep.png"] == 1
 
 
+def test_a_site_that_does_not_answer_has_not_agreed(home: Home, site: Site, document: Path) -> None:
+    """The operator's grant answers robots.txt's no, not its silence: nothing of the site is asked for."""
+    site.answers["/robots.txt"] = Answer(b"", "text/plain", 503)
+    give(home, document, "--domain", "127.0.0.1", "--covers", "robots", capacity="site-operator")
+    refused(run(home, "crawl", site.url("/")), "robots-unreachable")
+    assert not site.requests["/"]
+
+
 def test_an_agreement_is_the_samples_licence(home: Home, site: Site, document: Path) -> None:
     """Where no licence is stated it is LicenseRef-<grant>: in the view, in the slot, in the attribution, no link."""
     told(home, "crawl", site.url("/bare"))
