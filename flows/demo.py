@@ -404,7 +404,8 @@ _IN_WORDS = {
     "caption-missing": "no text of its own, and CLIP is not sure enough",
     "robots-unreachable": "its host did not say what robots.txt allows",
     "fetch-failed": "not to be had, or no readable picture",
-    "mechanism-not-built": "a reservation this version sees but cannot read: kept out until it can",
+    "tdmrep-reserved": "its site's tdmrep.json reserves text and data mining",
+    "content-usage-disallowed": "its site's robots.txt says train-ai=n of it",
     "not-observed": "something that must be known could not be seen",
     "tombstoned": "removed on request, for good",
 }

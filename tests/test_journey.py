@@ -78,8 +78,8 @@ def test_nothing_denied_or_deferred_is_in_a_shard(journey: Journey, custody: Cus
         ("deny", "x_robots"),
         ("deny", "licence"),
         ("deny", "faces"),
-        ("defer", "tdmrep"),
-        ("defer", "content_usage"),
+        ("deny", "tdmrep"),
+        ("deny", "content_usage"),
         ("defer", "text"),
     }
 
