@@ -242,7 +242,7 @@ def _judge_tombstone(evidence: Evidence) -> Judgement:
 
 RULES: Mapping[str, Rule] = MappingProxyType(
     {
-        "robots": Rule(1, lambda r, e, now: judge_robots(e, r.robots, now), ("robots",)),
+        "robots": Rule(2, lambda r, e, now: judge_robots(e, r.robots, now), ("robots",)),
         "ai_agents": Rule(
             1,
             lambda r, e, now: judge_ai_agents(e, r.ai_agents, r.robots, r.ages.ai_agents, now),
@@ -264,7 +264,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
             lambda r, e, now: judge_tdmrep(e, r.tdmrep, r.robots, r.ages.tdmrep, now),
             ("tdmrep", "robots", "ages.tdmrep"),
         ),
-        "x_robots": Rule(1, lambda r, e, now: judge_x_robots(e, r.x_robots, now), ("x_robots",)),
+        "x_robots": Rule(2, lambda r, e, now: judge_x_robots(e, r.x_robots, now), ("x_robots",)),
         "ai_txt": Rule(1, lambda r, e, now: judge_ai_txt(e, r.robots, r.ages.ai_txt, now), ("robots", "ages.ai_txt")),
         "trust_txt": Rule(
             1, lambda r, e, now: judge_trust_txt(e, r.robots, r.ages.trust_txt, now), ("robots", "ages.trust_txt")
@@ -275,7 +275,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "licence": Rule(2, lambda r, e, now: judge_licence(e, r.licence, now), ("licence",)),
         "faces": Rule(1, lambda r, e, _: judge_faces(e, r.faces), ("faces",)),
         "size": Rule(1, lambda r, e, _: judge_size(e, r.size), ("size",)),
-        "text": Rule(1, lambda r, e, _: judge_text(e, r.text), ("text",)),
+        "text": Rule(2, lambda r, e, _: judge_text(e, r.text), ("text",)),
         "tombstone": Rule(1, lambda _, e, __: _judge_tombstone(e), ()),
     }
 )

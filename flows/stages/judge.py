@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -12,6 +13,7 @@ from curation.images import DecodeError, DecodeLimits, read_header
 from curation.pages import read_page
 from curation.pair import canonical_url
 from flows.home import Home
+from flows.stages.crawl import trust_anchors
 from policy.errors import InputError
 from policy.evidence import Evidence, RegistryAnswer
 from policy.judge import ImageFacts, Readers, judge_line
@@ -24,7 +26,7 @@ from policy.signals.embedded import read_embedded
 def judge_lines(lines: Iterable[str], policy_file: Path | None, home: Home | None = None) -> Iterator[dict[str, Any]]:
     """Judge JSON lines one by one; a line that is no case answers {"error": …} and the rest goes on.
 
-    `home`: whose imported lists are asked; None asks none.
+    `home`: whose imported lists are asked and whose C2PA trust anchors are believed; None: none and nobody's.
 
     Raises:
         ConfigurationError: the policy file cannot be used.
@@ -55,7 +57,7 @@ def _canonical(url: str) -> str:
         return url
 
 
-def _read_image(path: str) -> ImageFacts:
+def _read_image(path: str, anchors: str | None = None) -> ImageFacts:
     try:
         body = Path(path).read_bytes()
     except (OSError, ValueError) as error:
@@ -66,7 +68,7 @@ def _read_image(path: str) -> ImageFacts:
         hashlib.sha256(body).hexdigest(),
         hashlib.md5(body, usedforsecurity=False).hexdigest(),
         read_embedded(body),
-        read_c2pa(body),
+        read_c2pa(body, anchors),
         width,
         height,
     )
