@@ -32,8 +32,10 @@ def judge_lines(lines: Iterable[str], policy_file: Path | None, home: Home | Non
         ConfigurationError: the policy file cannot be used.
     """
     ruleset = Ruleset.load(policy_file) if policy_file is not None else Ruleset.default()
-    registries = _asked(home.registries()) if home is not None else None
-    readers = replace(READERS, registries=registries)
+    readers = READERS
+    if home is not None:
+        image = functools.partial(_read_image, anchors=trust_anchors(home))
+        readers = replace(readers, image=image, registries=_asked(home.registries()))
     for line in lines:
         if line.strip():
             yield judge_line(line, ruleset, readers)
