@@ -1,4 +1,7 @@
-"""`make bench` runs every benchmark, `make bench BENCH=startup` one; results are appended to docs/benchmarks.md."""
+"""`make bench` runs every benchmark, `make bench BENCH=startup` one; results are appended to docs/benchmarks.md.
+
+`peers` needs two more environments (make bulk-env peers-env) and exits 2 without them, after the others are done.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,9 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-BENCHMARKS = ("startup", "ledger", "judging", "registry", "embedded")
+from tests.benchmarks.table import Table
+
+BENCHMARKS = ("startup", "ledger", "judging", "registry", "embedded", "peers")
 RESULTS = Path(__file__).resolve().parent.parent.parent / "docs" / "benchmarks.md"
 
 
@@ -20,14 +25,13 @@ def main() -> int:
         sys.stderr.write(f"no benchmark {', '.join(unknown)}; there are: {', '.join(BENCHMARKS)}\n")
         return 2
     for name in names:
-        rows = importlib.import_module(f"tests.benchmarks.{name}").run()
+        found = importlib.import_module(f"tests.benchmarks.{name}").run()
+        table = found if isinstance(found, Table) else Table(("what", "measured"), found)
         now = datetime.now(UTC)
         lines = [
             f"\n## {now:%Y-%m-%d %H:%M} UTC: {name}",
             f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the end, Python {platform.python_version()}\n",
-            "| what | measured |",
-            "|---|---|",
-            *(f"| {what} | {measured} |" for what, measured in rows),
+            *table.lines(),
         ]
         text = "\n".join(lines) + "\n"
         sys.stdout.write(text)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from tests.benchmarks.peers_cases import TITLES, Case, cases
+from tests.benchmarks.peers_cases import _LEFT_OPEN, TITLES, Case, cases
 from tests.benchmarks.peers_ours import Ours, judge_all, place
 from tests.benchmarks.peers_site import Web
 
@@ -17,11 +17,15 @@ CASES = cases()
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Ours]:
     """Every case served on loopback, fetched by our fetcher, and judged by the public judge."""
-    with Web() as web:
-        placed = place(web, CASES)
-        web.open()
-        ours = judge_all(placed, tmp_path_factory.mktemp("peers"))
-    return {case.name: answer for case, answer in zip(CASES, ours, strict=True)}
+    answers: dict[str, Ours] = {}
+    for start in range(0, len(CASES), 60):  # an origin a case is a socket a case
+        some = CASES[start : start + 60]
+        with Web() as web:
+            placed = place(web, some)
+            web.open()
+            ours = judge_all(placed, tmp_path_factory.mktemp("peers"))
+        answers |= {case.name: answer for case, answer in zip(some, ours, strict=True)}
+    return answers
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -29,6 +33,12 @@ def test_the_answer_is_the_right_one(case: Case, answers: Mapping[str, Ours]) ->
     """The case's own mechanism says what is right, and no other says otherwise."""
     ours = answers[case.name]
     assert (ours.own, ours.together) == (case.right, case.right), ours.line
+
+
+def test_what_is_marked_as_left_open_is_there() -> None:
+    """Every name in the list of what no specification settles is a case's."""
+    assert {case.name for case in CASES} >= _LEFT_OPEN
+    assert len({case.name for case in CASES}) == len(CASES)
 
 
 def test_every_mechanism_has_its_no_its_silence_and_its_doubt() -> None:
