@@ -51,7 +51,7 @@ class Basis:
 @dataclass(frozen=True, slots=True)
 class Anew:
     """What has to be judged: `mechanisms` of every pair; all of them of a pair whose evidence came after batch
-    `after`, or was observed within one of `observed` (from, to].
+    `after`, or was observed within one of `observed` [from, to].
 
     `dropped`: rules that the ruleset names no more.
     """
@@ -75,7 +75,7 @@ def to_judge(ledger: Ledger, basis: Basis, asked: Asked, parts: Iterable[str], k
     crossed = [(before.now - lasts, basis.now - lasts) for lasts in _durations(basis.ruleset)]
     if any(_within(moment, crossed) for moment in _moments(parts)):
         return everything
-    if any(before.now < moment <= basis.now for moment in asked.boundaries()):
+    if any(before.now <= moment <= basis.now for moment in asked.boundaries()):
         return everything
     # A licence document may say itself for how many days it counts, which is not read here.
     unsure = {"rsl"} if ledger.query("SELECT 1 FROM evidence_part WHERE kind = 'declared' LIMIT 1") else set()
@@ -135,4 +135,5 @@ def _moments(parts: Iterable[str]) -> Iterator[datetime]:
 
 
 def _within(moment: datetime, ranges: Iterable[tuple[datetime, datetime]]) -> bool:
-    return any(after < moment <= until for after, until in ranges)
+    # Some bounds are meant with and some without their own moment: both ends count as crossed.
+    return any(since <= moment <= until for since, until in ranges)

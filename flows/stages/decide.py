@@ -153,8 +153,8 @@ def judge_pairs(ledger: Ledger, ruleset: Ruleset, home: Home, progress: Progress
 def _fetch(ledger: Ledger, anew: Anew, low: str, high: str) -> pa.Table:
     """A slice's pairs that have to be judged."""
     ranges = (
-        f"(observed_at > TIMESTAMP '{_naive(after)}' AND observed_at <= TIMESTAMP '{_naive(until)}')"
-        for after, until in anew.observed
+        f"(observed_at BETWEEN TIMESTAMP '{_naive(since)}' AND TIMESTAMP '{_naive(until)}')"
+        for since, until in anew.observed
     )
     return ledger.query_arrow(
         _SLICE.format(crossed=" OR ".join(ranges) or "false"),
