@@ -205,6 +205,7 @@ def _with_silence(evidence: Evidence) -> Evidence:
         hops=evidence.hops if evidence.hops is not None else (),
         page_headers=evidence.page_headers if evidence.page_headers is not None else (),
         page_meta=evidence.page_meta if evidence.page_meta is not None else (),
+        page_rsl=evidence.page_rsl if evidence.page_rsl is not None else (),
         embedded=evidence.embedded if evidence.embedded is not None else Embedded(""),
         c2pa=evidence.c2pa if evidence.c2pa is not None else C2pa("absent"),
     )

@@ -250,7 +250,7 @@ def judge_xmp(evidence: Evidence, rules: XmpRules) -> Judgement:
             return judgement(MECHANISM, Verdict.DEFER, "fetch-failed", evidence.fetch_error)
         return not_observed(MECHANISM, "the image's own metadata", evidence.image_url)
     absent = judgement(MECHANISM, None, "xmp-absent", where=evidence.image_url)
-    return worst((absent, *_statements(embedded, evidence.image_url), *_damages(embedded, evidence.image_url, rules)))
+    return worst((*_statements(embedded, evidence.image_url), *_damages(embedded, evidence.image_url, rules), absent))
 
 
 def _statements(embedded: Embedded, url: str) -> Iterator[Judgement]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tests.benchmarks.table import Table
 
-BENCHMARKS = ("startup", "ledger", "judging", "registry", "embedded", "peers")
+BENCHMARKS = ("startup", "ledger", "judging", "deciding", "registry", "embedded", "peers")
 RESULTS = Path(__file__).resolve().parent.parent.parent / "docs" / "benchmarks.md"
 
 
