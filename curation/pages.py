@@ -41,6 +41,7 @@ _META_SAYS = re.compile(r"\b(?:noai|noimageai|noml|noindex|noimageindex|nofollow
 
 _MAX_ANCESTORS = 48  # a figure is looked for this far up: a page 10,000 elements deep stays linear
 _MAX_LD_NODES = 20_000
+_MAX_LD_CHARS = 512_000  # a longer script is passed over like a malformed one: as objects it would be fifty times that
 _MAX_ITEMS = 2_000  # image objects of a page, in whatever notation
 _MAX_ITEM_NODES = 60_000  # elements read for all of them
 _MAX_CLAIMS = 256  # of a page, a figure, an image
@@ -397,8 +398,11 @@ class _PageReader:
 
     def _script(self, node: LexborNode) -> None:
         number, self.scripts = self.scripts, self.scripts + 1
+        text = node.text()
+        if len(text) > _MAX_LD_CHARS:
+            return
         try:
-            data = json.loads(_LD_WRAPPING.sub("", node.text()), strict=False)
+            data = json.loads(_LD_WRAPPING.sub("", text), strict=False)
         except (ValueError, RecursionError):
             return  # one malformed script loses nothing else
         objects = list(_objects(data))

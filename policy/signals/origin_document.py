@@ -51,6 +51,11 @@ def absent_as_html(mechanism: str, document: Document) -> Judgement:
     return _said(mechanism, None, f"{mechanism.replace('_', '-')}-absent", Stance.UNSET, document, "an HTML page")
 
 
+def flooded(mechanism: str, document: Document, what: str) -> Judgement:
+    """A document that holds more of something than is read: DEFER, as one that is too large."""
+    return _said(mechanism, Verdict.DEFER, f"{mechanism.replace('_', '-')}-too-large", Stance.ERROR, document, what)
+
+
 def sniffs_as_html(body: bytes) -> bool:
     """Whether a body begins as an HTML page does, whatever its headers say."""
     start = body[:1024].lstrip(b"\xef\xbb\xbf \t\r\n\f").lower()

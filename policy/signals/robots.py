@@ -21,7 +21,7 @@ from typing import Generic, Literal, NamedTuple, TypeVar
 from policy.evidence import Document, Evidence
 from policy.judgements import judgement, not_observed, unless_stale, worst
 from policy.origins import origin_of, path_of
-from policy.signals.origin_document import absent_as_html, read_status, sniffs_as_html
+from policy.signals.origin_document import absent_as_html, flooded, read_status, sniffs_as_html
 from policy.verdict import Judgement, Signal, Stance, Verdict
 
 MECHANISM = "robots"
@@ -312,6 +312,7 @@ class RobotsFile:
         "_site_wide",
         "_text",
         "bad_lines",
+        "is_flooded",
         "is_page",
         "judgements",
         "size_bytes",
@@ -327,7 +328,7 @@ class RobotsFile:
         self._of_class: dict[tuple[str, ...], tuple[tuple[tuple[str, ...], _Group], ...]] = {}
         self._extensions: tuple[ExtensionLine, ...] | None = None
         self._site_wide: tuple[ExtensionLine, ...] | None = None
-        self.is_page = False
+        self.is_page = self.is_flooded = False
         self.judgements: dict[tuple[object, ...], Judgement] = {}
 
     def judge(self, agent: str, path: str) -> RobotsAnswer:
@@ -339,6 +340,12 @@ class RobotsFile:
         if len(self.judgements) < _MAX_REMEMBERED:
             self.judgements[key] = judged
         return judged
+
+    def has_more_extensions_than(self, count: int) -> bool:
+        """Whether the file holds more extension lines than that, copies included."""
+        if len(self._text) <= count * len("license:"):
+            return False
+        return next(itertools.islice(_EXTENSION_LINE.finditer(self._text), count, None), None) is not None
 
     def extensions_for(self, agent: str) -> tuple[ExtensionLine, ...]:
         """The extension lines in the groups that hold for `agent`."""
@@ -474,6 +481,8 @@ _RULE_KEY = rf"(?>Disallow:|Allow:|{_GAP}(?ai:allow|di(?:s(?:al(?:l[ao]|o)w|sall
 _LONG_LINE = re.compile(rf"(\n[^\n]{{{_MAX_LINE_CHARS}}})[^\n]++")
 _NAMING_LINE = re.compile(rf"\n{_AGENT_KEY}{_GAP}([*A-Za-z0-9_.-][^\n#\0]*+)")
 _RFC_NAMES = re.compile(rf"\n(?>User-agent:|{_AGENT_KEY}){_GAP}([A-Za-z_-]*+)")
+# Each becomes an object, and no site has a use for so many: a file with more is not judged.
+_MAX_EXTENSION_LINES = 50_000
 _EXTENSION_LINE = re.compile(rf"\n{_GAP}(?ai:{'|'.join(sorted(_EXTENSION_NAMES))})")
 _RULE_LINE = re.compile(rf"\n{_RULE_KEY}")
 _SAYING_LINE = re.compile(rf"\n(?:{_RULE_KEY}|{_GAP}(?ai:{'|'.join(sorted(_EXTENSION_NAMES))})[^\n]*+)")
@@ -571,6 +580,7 @@ def parse(body: bytes, *, loose: bool = False) -> RobotsFile:
     """
     file = RobotsFile(*text_of(body), len(body), loose=loose)
     file.is_page = sniffs_as_html(body) and not file.names_agents
+    file.is_flooded = file.has_more_extensions_than(_MAX_EXTENSION_LINES)
     return file
 
 
@@ -761,6 +771,8 @@ def read(document: Document, rules: RobotsRules, now: datetime) -> RobotsFile | 
     file = parsed(body)
     if file.is_page:
         return absent_as_html(MECHANISM, document)
+    if file.is_flooded:
+        return flooded(MECHANISM, document, f"more than {_MAX_EXTENSION_LINES:,} lines that other mechanisms read")
     return file
 
 
