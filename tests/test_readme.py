@@ -14,7 +14,7 @@ import pytest
 
 from flows.home import Home
 from flows.museum import Museum
-from flows.stages import removal
+from flows.stages import grants, removal
 from tests.builders import DATASET, ROOT, Custody, Journey, ask
 
 pytestmark = pytest.mark.timeout(900)
@@ -45,6 +45,8 @@ def test_every_command_of_the_readme_runs(
             continue
         if " ID" in line:
             names["ID"] = removal.list_removals(home)[-1].id
+        if " GRANT " in line:
+            names["GRANT"] = grants.list_grants(home)[-1].id
         arguments = [names.get(a, a) for a in shlex.split(line)[1:]]
         arguments = [a.replace("NAME", names["NAME"]) for a in arguments]
         target = home
@@ -57,6 +59,7 @@ def test_every_command_of_the_readme_runs(
         assert done.status == 0, f"{line}\n{done.err}"
         ran.append(arguments[0])
     assert set(ran) >= {"init", "crawl", "caption", "train", "why", "audit", "removal", "trace", "schedule", "inspect"}
+    assert set(ran) >= {"policy", "recheck", "grant"}
 
 
 def _examples(home: Home, museum: Museum, journey: Journey, folder: Path) -> dict[str, str]:
@@ -71,12 +74,17 @@ def _examples(home: Home, museum: Museum, journey: Journey, folder: Path) -> dic
     shutil.copyfile(home.pixels_path / sha256[:2] / f"{sha256}.jpg", picture)
     page.write_text('<img src="/apple.png" alt="red apple">')
     cases.write_text(json.dumps(CASE) + "\n")
+    opt_out, agreement = folder / "opt-out.csv", folder / "agreement.pdf"
+    opt_out.write_text("url\nhttps://example.org/gallery/pear.png\n")
+    agreement.write_bytes(b"%PDF-1.7 signed")
     return {
         "https://example.org/gallery/": museum.url("garden"),
         "https://example.org/gallery/apple.png": url,
         "picture.png": str(picture),
         "saved.html": str(page),
         "cases.jsonl": str(cases),
+        "opt-out.csv": str(opt_out),
+        "agreement.pdf": str(agreement),
         "apples.png": str(folder / "apples.png"),
         "noise-to-apple.png": str(folder / "strip.png"),
         "NAME": str(journey.said["train"]["checkpoints"][-1]["id"]),
