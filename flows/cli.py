@@ -650,6 +650,8 @@ def policy_lists(home_path: Path, as_json: bool) -> None:
             for r in listed
         ],
     )
+    if not listed:
+        say("No list was imported, and the ruleset requires none: custody policy import FILE --kind …")
 
 
 # ── grants ─────────────────────────────────────────────────────────────────────────────────────────────────────────

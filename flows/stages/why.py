@@ -11,6 +11,7 @@ from rich.markup import escape as literal
 from flows.home import Home
 from flows.stages.lookup import covering, pairs_of, read_query
 from flows.terminal import escape, stdout_console
+from policy.judge import MECHANISMS
 from policy.judgements import sentence
 from policy.ledger import Ledger
 from policy.remedies import what_would_change
@@ -188,16 +189,16 @@ def tell(story: Story) -> None:
         if story.confirmed_at is not None and story.confirmed_at != pair.since:
             confirmed = f"{story.confirmed_at:%Y-%m-%d %H:%M} UTC, under ruleset {story.confirmed_under}"
             console.print(f"    last judged {confirmed}")
-        for ruling in pair.rulings:
+        for ruling in sorted(pair.rulings, key=_order):
             if ruling.standing:
                 _tell_ruling(console, ruling, deciding=ruling.rule == pair.rule and pair.verdict != "allow")
         for mechanism, at in pair.reserved:
             console.print(f"  reserved by {mechanism} since {at:%Y-%m-%d %H:%M} UTC: a recheck saw the no")
-        keeping_out = [r for r in pair.rulings if r.standing and r.change]
+        keeping_out = [r for r in sorted(pair.rulings, key=_order) if r.standing and r.change]
         if keeping_out:
             console.print("  what would change it: all of")
             for ruling in keeping_out:
-                console.print(f"    {ruling.rule:<14} {ruling.change}")
+                console.print(f"    {ruling.rule:<14} {literal(ruling.change)}")
         elif pair.verdict == "allow":
             console.print(
                 "  what would change it: a no at a recheck, an approved removal, or evidence that grows too old"
@@ -224,6 +225,11 @@ def _tell_ruling(console: Console, ruling: Ruling, *, deciding: bool) -> None:
         if (statement.where, statement.value) != (ruling.where, ruling.detail) and statement.value:
             said, place = _shown(statement.value), _shown(statement.where)
             console.print(f"           [dim]{'':<14} {statement.stance}: {said}  ({place})[/]")
+
+
+def _order(ruling: Ruling) -> int:
+    """Mechanisms as the judge answers them; a removal's rule after all."""
+    return MECHANISMS.index(ruling.rule) if ruling.rule in MECHANISMS else len(MECHANISMS)
 
 
 def _shown(text: str | None) -> str:
