@@ -310,7 +310,9 @@ _FROM_SALTS_OR_TIMES: Mapping[str, frozenset[str]] = {
 # What evidence shares is compared in the place of its ids: which pages answered with the same Date is chance.
 _NOT_COMPARED = frozenset({"schema_migration", "batch", "key_check", "evidence_part"})
 # Keys of the JSON within columns that carry a time, or a digest over one or over a salt.
-_VOLATILE_KEYS = frozenset({"observed_at", "fetched_at", "started_at", "saved_at", "elapsed_s", "dataset_root"})
+_VOLATILE_KEYS = frozenset(
+    {"observed_at", "fetched_at", "since", "started_at", "saved_at", "elapsed_s", "dataset_root", "now"}
+)
 
 
 def ledger_content(home: Home) -> dict[str, list[tuple[str, ...]]]:
