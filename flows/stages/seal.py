@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +42,13 @@ class SealedShard:
 
 @dataclass(frozen=True, slots=True)
 class Sealed:
-    """The contract of `custody seal --json`."""
+    """The contract of `custody seal --json`. `without_pixels`: allowed samples left out since theirs are not kept."""
 
     dataset: str
     root: str
     slots: int
     shards: tuple[SealedShard, ...]
+    without_pixels: int = 0
 
 
 def seal(
@@ -59,7 +60,8 @@ def seal(
     was killed goes on with the same dataset.
 
     Raises:
-        InputError: the selection is no SQL, selects nothing, or its name is taken by another dataset.
+        InputError: the selection is no SQL, selects nothing whose pixels are kept, or its name is taken by another
+            dataset.
         RefusedError: a list that the ruleset requires is missing or overdue.
     """
     if name is not None:
@@ -75,10 +77,20 @@ def seal(
             where="custody seal",
             remedy="`custody sql 'SELECT verdict, rule, reason_code, count(*) FROM standing GROUP BY ALL'` shows why",
         )
-    dataset = name or _name_of(selected)
+    # What was denied when it was crawled has no pixels any more; a grant or another ruleset may allow it since.
+    kept = PixelStore(home.pixels_path)
+    there = [sample for sample in selected if sample["content_sha256"] in kept]
+    without = len(selected) - len(there)
+    if not there:
+        raise InputError(
+            f"nothing to seal: the pixels of all {without} samples are gone, since they were denied once",
+            where=str(home.pixels_path),
+            remedy="Crawl their pages again; `custody sql 'SELECT DISTINCT page_url FROM trainable'` names them",
+        )
+    dataset = name or _name_of(there)
     with home.ledger() as ledger:
-        slots = _slots(ledger, home, dataset, selected, where, purpose)
-    return write(home, dataset, slots, progress)
+        slots = _slots(ledger, home, dataset, there, where, purpose)
+    return replace(write(home, dataset, slots, progress), without_pixels=without)
 
 
 def select(home: Home, where: str) -> list[dict[str, Any]]:

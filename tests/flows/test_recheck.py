@@ -15,7 +15,7 @@ import pytest
 
 from flows import settings
 from flows.home import Home
-from flows.stages import crawl, decide, recheck, seal, train
+from flows.stages import crawl, decide, recheck, seal, train, verify
 from flows.stages.evidence import evidence_batches, newest_evidence
 from policy.errors import InputError
 from policy.evidence import Evidence, OriginEvidence
@@ -184,3 +184,19 @@ def test_training_offline_asks_nobody(home: Home, site: Site) -> None:
     with pytest.raises(InputError, match="may be used"):
         train.clear(home, "fruit", offline=True)
     assert not site.requests
+
+
+def test_what_was_let_go_is_left_out_of_a_sealing_until_it_is_crawled_again(home: Home, site: Site) -> None:
+    """A picture that was denied and is allowed since has no pixels: it blocks nobody, and comes back by a crawl."""
+    site.answers["/a.png"].headers.append(("X-Robots-Tag", "noai"))
+    _age(home, 28)
+    recheck.recheck(home)
+    site.answers["/a.png"].headers.clear()
+    _age(home, 28)
+    recheck.recheck(home)
+    sealed = seal.seal(home, name="again")
+    assert (sealed.slots, sealed.without_pixels) == (1, 1)
+    assert not verify.verify(home)
+    crawl.crawl(home, (site.url("/"),))
+    sealed = seal.seal(home, name="whole")
+    assert (sealed.slots, sealed.without_pixels) == (2, 0)
