@@ -123,13 +123,13 @@ class Judging:
         decisions: list[tuple[object, ...]] = []
         signals: list[tuple[object, ...]] = []
         columns = pairs.to_pydict()
-        for pair, evidence_id, body, fresh, rules, said in zip(*(columns[name] for name in _CHUNK), strict=True):
-            stood = dict(zip(rules, said, strict=True))
+        for pair, evidence_id, body, fresh, rules, words in zip(*(columns[name] for name in _CHUNK), strict=True):
+            stood = dict(zip(rules, words, strict=True))
             for judged in self._judge(body, stood, self._ruleset.mechanisms if fresh else self._anew):
                 version = self._versions[judged.mechanism]
                 verdict = judged.verdict.value if judged.verdict is not None else "unset"
                 last = (version, verdict, judged.reason.code, judged.reason.detail, judged.where)
-                if stood.get(judged.mechanism) == _digest(last):
+                if (said_last := stood.get(judged.mechanism)) is not None and said_last == _digest(last):
                     continue
                 decisions.append((pair, evidence_id, judged.mechanism, *last))
                 signals += (
@@ -175,14 +175,14 @@ def _digest(last_words: tuple[object, ...]) -> int:
 
 def _table(rows: list[tuple[object, ...]], schema: pa.Schema) -> pa.Table:
     columns = list(zip(*rows, strict=True)) or [()] * len(schema)
-    return pa.table([pa.array(map(_storable, c), f.type) for c, f in zip(columns, schema, strict=True)], schema)
+    return pa.table([_array(column, field.type) for column, field in zip(columns, schema, strict=True)], schema)
 
 
-def _storable(value: object) -> object:
-    """A lone surrogate, which UTF-8 has no bytes for, can reach us from a JSON escape."""
-    if isinstance(value, str) and not value.isascii():
-        return value.encode("utf-8", "replace").decode()
-    return value
+def _array(values: tuple[object, ...], kind: pa.DataType) -> pa.Array:
+    try:
+        return pa.array(values, kind)
+    except UnicodeEncodeError:  # a lone surrogate, which UTF-8 has no bytes for, can reach us from a JSON escape
+        return pa.array([v.encode("utf-8", "replace").decode() if isinstance(v, str) else v for v in values], kind)
 
 
 # ── workers ────────────────────────────────────────────────────────────────────────────────────────────────────────
