@@ -96,17 +96,17 @@ def decide(home: Home, progress: Progress = silent) -> DecideSummary:
 
     So are the pixels of what has been deferred for longer than the ruleset's `defer_days`.
     """
-    ruleset, now = home.ruleset, utc_now()
+    ruleset, now, store = home.ruleset, utc_now(), PixelStore(home.pixels_path)
     with home.ledger() as ledger:
         changed, judged, decide_id = judge_pairs(ledger, ruleset, home, progress)
         standing = tuple((v, r, c, n) for v, r, c, n in ledger.query(_STANDING))
-        changes = tuple((r, w, b, n) for r, w, b, n in ledger.query(_CHANGES, {"decide": decide_id}))
+        changes = tuple((r, w, b, n) for r, w, b, n in ledger.query(_CHANGES, {"decide": decide_id})) if changed else ()
         publish(ledger, home.snapshot_path, now=utc_now())
-        gone = {s for (s,) in ledger.query("SELECT content_sha256 FROM standing_content WHERE denied")}
-        before = {"before": _naive(now) - ruleset.defer_for}
-        gone |= {s for (s,) in ledger.query(_DEFERRED_LONG, before)}
-    store = PixelStore(home.pixels_path)
-    deleted = sum(store.delete(sha) for sha in gone.intersection(store.keys()))
+        kept, gone = frozenset(store.keys()), set()
+        if kept:
+            gone = {s for (s,) in ledger.query("SELECT content_sha256 FROM standing_content WHERE denied")}
+            gone |= {s for (s,) in ledger.query(_DEFERRED_LONG, {"before": _naive(now) - ruleset.defer_for})}
+    deleted = sum(store.delete(sha) for sha in kept & gone)
     return DecideSummary(decide_id, judged, changed, ruleset.digest, standing, changes, deleted)
 
 
