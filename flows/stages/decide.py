@@ -128,7 +128,8 @@ def judge_pairs(ledger: Ledger, ruleset: Ruleset, home: Home, progress: Progress
     given = {"decide_id": decide_id, "ruleset_digest": ruleset.digest, "decided_at": _naive(now)}
     done, cores = 0, len(os.sched_getaffinity(0))
     with Judges(case, cores if pairs >= WORKERS_FROM and anew.mechanisms else 1) as judges:
-        for number, slice_ in enumerate(_slices(pairs)):
+        slices = list(_slices(pairs)) if _is_any(ledger, anew) else []
+        for number, slice_ in enumerate(slices):
             found = _fetch(ledger, anew, *slice_)
             judged = []
             for chunk in judges.judge(_chunks(found)):
@@ -150,14 +151,28 @@ def judge_pairs(ledger: Ledger, ruleset: Ruleset, home: Home, progress: Progress
     return changed, pairs, decide_id
 
 
-def _fetch(ledger: Ledger, anew: Anew, low: str, high: str) -> pa.Table:
-    """A slice's pairs that have to be judged."""
+def _is_any(ledger: Ledger, anew: Anew) -> bool:
+    """Whether any pair has to be judged: nearly never before a sealing or a training that follows a decide."""
+    if anew.mechanisms or anew.dropped:
+        return True
+    # Named rows, not pairs: a pair's newest evidence is fresh if any of its is.
+    fresh = f"SELECT 1 FROM evidence WHERE batch_seq > ? OR ({_crossed(anew)}) LIMIT 1"  # noqa: S608  # times of ours
+    return bool(ledger.query(fresh, [anew.after]))
+
+
+def _crossed(anew: Anew) -> str:
+    """The condition that an observation's age begins to count otherwise."""
     ranges = (
         f"(observed_at BETWEEN TIMESTAMP '{_naive(since)}' AND TIMESTAMP '{_naive(until)}')"
         for since, until in anew.observed
     )
+    return " OR ".join(ranges) or "false"
+
+
+def _fetch(ledger: Ledger, anew: Anew, low: str, high: str) -> pa.Table:
+    """A slice's pairs that have to be judged."""
     return ledger.query_arrow(
-        _SLICE.format(crossed=" OR ".join(ranges) or "false"),
+        _SLICE.format(crossed=_crossed(anew)),
         {
             "low": low,
             "high": high,
