@@ -11,9 +11,10 @@ from __future__ import annotations
 import base64
 import binascii
 import dataclasses
+import difflib
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -106,13 +107,15 @@ def judge_line(line: str, ruleset: Ruleset, readers: Readers, *, now: datetime |
     `now` counts where the line names none (None: the clock). Keys that nobody reads are named under "ignored".
     """
     try:
-        case = _Case(json.loads(line))
+        case = _Case(json.loads(line, parse_int=_whole))
         at = case.time("now", now or datetime.now(UTC))
         evidence = _evidence(case, at, readers)
         asked = case.mechanisms()
         agent = case.text("agent")
     except (json.JSONDecodeError, RecursionError) as error:
         return {"error": f"not JSON: {error}"}
+    except _TooLong:
+        return {"error": "a number has too many digits"}
     except (CustodyError, ValueError, OverflowError) as error:
         return {"error": str(error)}
     rules = ruleset.for_agent(agent) if agent is not None else ruleset
@@ -260,6 +263,17 @@ def _evidence(case: _Case, now: datetime, readers: Readers) -> Evidence:
     return dataclasses.replace(evidence, registry=readers.registries(evidence))
 
 
+class _TooLong(Exception):
+    """A number longer than Python reads."""
+
+
+def _whole(digits: str) -> int:
+    try:
+        return int(digits)
+    except ValueError:
+        raise _TooLong from None
+
+
 def _digest(case: _Case, key: str, digits: int) -> str | None:
     text = case.text(key)
     if text is not None and not re.fullmatch(rf"[0-9a-fA-F]{{{digits}}}", text):
@@ -269,7 +283,7 @@ def _digest(case: _Case, key: str, digits: int) -> str | None:
 
 def _image(case: _Case, readers: Readers) -> ImageFacts | None:
     """What the file that the line names holds."""
-    path = case.child("image").text("path") if case.has("image") else None
+    path = case.child("image").only(_IMAGE).text("path") if case.has("image") else None
     return readers.image(path) if path is not None else None
 
 
@@ -277,7 +291,7 @@ def _page(
     case: _Case, url: str, page_url: str | None, readers: Readers
 ) -> tuple[tuple[tuple[str, str], ...] | None, tuple[tuple[str, str], ...] | None, tuple[LicenceClaim, ...] | None]:
     """Meta elements, RSL and licence claims of the page's HTML, those near this very image first."""
-    html = case.child("page").text("html") if case.has("page") else None
+    html = case.child("page").only(_PAGE).text("html") if case.has("page") else None
     if html is None:
         return None, None, None
     content_type = "text/html; charset=utf-8"
@@ -291,9 +305,17 @@ def _origins(case: _Case, url: str, now: datetime) -> tuple[OriginEvidence, ...]
     if case.has("origins"):
         origins = case.child("origins")
         for key in sorted(origins.keys):
-            documents.setdefault(origin_of(key), {}).update(_documents(origins.child(key), origin_of(key), now))
-    documents.setdefault(origin_of(url), {}).update(_documents(case, origin_of(url), now))
+            given = origins.child(key).only(ORIGIN_DOCUMENTS)
+            _add(documents.setdefault(origin_of(key), {}), origin_of(key), _documents(given, origin_of(key), now))
+    _add(documents.setdefault(origin_of(url), {}), origin_of(url), _documents(case, origin_of(url), now))
     return tuple(OriginEvidence(origin, tuple(found.items())) for origin, found in documents.items() if found)
+
+
+def _add(documents: dict[str, Document], origin: str, more: Iterable[tuple[str, Document]]) -> None:
+    for name, document in more:
+        if name in documents:
+            raise InputError(f"{name} of {origin} is given twice")
+        documents[name] = document
 
 
 def _documents(case: _Case, origin: str, now: datetime) -> Iterator[tuple[str, Document]]:
@@ -309,6 +331,8 @@ def _hops(case: _Case, url: str) -> tuple[Hop, ...] | None:
     image = case.child("image")
     if image.has("path") and not (image.has("hops") or image.has("headers")):
         return None  # a file; how it was answered was not observed
+    if image.has("hops") and image.has("headers"):
+        raise InputError("give hops or headers, not both", where="image")
     answers = image.list_of_headers("hops") if image.has("hops") else (image.headers("headers"),)
     hops: list[Hop] = []
     for number, headers in enumerate(answers):
@@ -318,6 +342,11 @@ def _hops(case: _Case, url: str) -> tuple[Hop, ...] | None:
             url = urljoin(url, location.strip())
             origin_of(url)
     return tuple(hops)
+
+
+_DOCUMENT = ("status", "body", "body_base64", "fetched_at", "since", "truncated", "error")
+_PAGE = ("headers", "html")
+_IMAGE = ("headers", "hops", "path")
 
 
 class _Case:
@@ -335,6 +364,17 @@ class _Case:
 
     def has(self, key: str) -> bool:
         return key in self._values
+
+    def only(self, known: Iterable[str]) -> _Case:
+        """This very case; raises InputError where it has another key: a misspelt one must not read as silence."""
+        names = list(known)
+        for key in sorted(self._values):
+            if key not in names:
+                near = difflib.get_close_matches(key.lower(), names, n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(names)}"
+                said = repr(key) if len(key) <= 60 else f"of {len(key)} letters"
+                raise InputError(f"unknown key {said}{hint}", where=self._path)
+        return self
 
     def child(self, key: str) -> _Case:
         return _Case(self._values[key], self._name(key))
@@ -397,7 +437,16 @@ class _Case:
         return tuple(Face(*map(float, row)) for row in rows)
 
     def document(self, url: str, now: datetime) -> Document:
+        self.only(_DOCUMENT)
         status = self.whole("status")
+        if not self.has("status"):
+            raise InputError("the key is missing", where=self._name("status"))
+        if self.has("truncated") and not isinstance(self._values["truncated"], bool):
+            raise self._wrong("truncated", "true or false")
+        if self.text("body") is not None and self.text("body_base64") is not None:
+            raise InputError("give body or body_base64, not both", where=self._path)
+        if status == 200 and self.text("body") is None and self.text("body_base64") is None:
+            raise InputError("a document with status 200 needs body or body_base64", where=self._path)
         body = self._body()
         return Document(
             url=url,
@@ -407,6 +456,7 @@ class _Case:
             body_sha256=Document.digest(body) if body is not None and status is not None else None,
             error=self.text("error") or ("no answer" if status is None else None),
             truncated=self._values.get("truncated") is True,
+            since=self.time("since", now) if self.text("since") is not None else None,
         )
 
     def _body(self) -> bytes:

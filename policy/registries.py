@@ -57,7 +57,7 @@ class ImportedList:
     imported_at: datetime
 
     def is_overdue(self, now: datetime) -> bool:
-        return self.dated_at + timedelta(days=self.max_age_days) < now
+        return now - self.dated_at > timedelta(days=self.max_age_days)
 
     def path(self, directory: Path) -> Path:
         """Where its keys lie."""

@@ -24,6 +24,7 @@ from policy.evidence import ORIGIN_DOCUMENTS, Evidence
 from policy.grants import under_grants
 from policy.judgements import judgement, not_observed
 from policy.licences import LicenceRules, judge_licence
+from policy.limits import days, within
 from policy.people import FacesRules, judge_faces
 from policy.quality import SizeRules, judge_size
 from policy.signals.ai_agents import AiAgentsRules, judge_ai_agents
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 RULESET_VERSION = 1
+_ROBOTS_BYTES = 500 * 1024  # RFC 9309, section 2.5: at least so much must be read
 DEFAULT_PATH = Path(__file__).with_name("policy.default.toml")
 
 
@@ -69,6 +71,10 @@ class EvidenceAges:
     ai_txt: int
     trust_txt: int
     licence: int
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            days(field.name, getattr(self, field.name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +117,10 @@ class Ruleset:
         for name in self.mechanisms:
             if name not in KNOWN:
                 raise ValueError(f"mechanisms names {name!r}, which is not known{_closest(name, KNOWN)}")
+        days("defer_days", self.defer_days)
+        within("bank_min_origins", self.bank_min_origins, 1)
+        within("four_eyes_over", self.four_eyes_over, 0)
+        within("robots.max_bytes", self.robots.max_bytes, _ROBOTS_BYTES, 64 * 2**20)
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -134,6 +144,8 @@ class Ruleset:
             content = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
             raise ConfigurationError(f"not TOML: {error}", where=where) from error
+        except ValueError as error:  # Python reads no number of more than 4,300 digits
+            raise ConfigurationError("a number has too many digits, or a date does not exist", where=where) from error
         ages = _section(EvidenceAges, _table(content, "max_evidence_age_days", where), "max_evidence_age_days", where)
         shared: dict[str, Any] = {k: content[k] for k in ("purpose", "product_tokens") if k in content}
         return _section(

@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from socket import socketpair
@@ -78,7 +78,9 @@ class Asked:
     def boundaries(self) -> Iterator[datetime]:
         """The moments from which a list or a grant counts otherwise."""
         for one in self.registries.source[1] if self.registries is not None else ():
-            yield one.dated_at + timedelta(days=one.max_age_days)
+            days = timedelta(days=one.max_age_days)
+            if datetime.max.replace(tzinfo=UTC) - one.dated_at >= days:  # else: within no calendar
+                yield one.dated_at + days
         for grant in self.grants.all:
             yield from (at for at in (grant.valid_from, grant.valid_to, grant.ended_at) if at is not None)
 

@@ -45,7 +45,7 @@ def _judge_answer(answer: RegistryAnswer, evidence: Evidence, now: datetime) -> 
         signal = Signal(MECHANISM, where, Stance.DENY, answer.match, answer.sha256)
         yield judgement(MECHANISM, Verdict.DENY, "registry-listed", f"{dated}: {answer.match}", where, (signal,))
         return
-    if answer.dated_at + timedelta(days=answer.max_age_days) < now:
+    if now - answer.dated_at > timedelta(days=answer.max_age_days):
         signal = Signal(MECHANISM, where, Stance.ERROR, f"overdue, of {answer.dated_at:%Y-%m-%d}", answer.sha256)
         detail = f"{dated}, at most {answer.max_age_days} days count"
         yield judgement(MECHANISM, Verdict.DEFER, "registry-overdue", detail, where, (signal,))

@@ -20,6 +20,7 @@ from typing import Generic, Literal, NamedTuple, TypeVar
 
 from policy.evidence import Document, Evidence
 from policy.judgements import judgement, not_observed, unless_stale, worst
+from policy.limits import days
 from policy.origins import origin_of, path_of
 from policy.signals.origin_document import absent_as_html, flooded, read_status, sniffs_as_html
 from policy.verdict import Judgement, Signal, Stance, Verdict
@@ -43,6 +44,10 @@ class RobotsRules:
     forbidden_status: Literal["deny", "allow"]
     unreachable_deny_days: int
     max_bytes: int
+
+    def __post_init__(self) -> None:
+        days("max_age_days", self.max_age_days)
+        days("unreachable_deny_days", self.unreachable_deny_days)
 
 
 class ExtensionLine(NamedTuple):

@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple
 
 from policy.evidence import Document, Evidence, Headers
 from policy.judgements import judgement, not_observed, unless_stale, worst
+from policy.limits import days
 from policy.origins import path_of
 from policy.signals.places import asked_urls, judge_documents, metas
 from policy.signals.robots import PathPattern, Remembered, RobotsRules
@@ -36,6 +37,9 @@ class TdmrepRules:
     """`invalid_deny_days`: after so many days an invalid tdmrep.json counts as a no; until then it DEFERs."""
 
     invalid_deny_days: int
+
+    def __post_init__(self) -> None:
+        days("invalid_deny_days", self.invalid_deny_days)
 
 
 def judge_tdmrep(

@@ -259,3 +259,56 @@ def test_any_json_gets_an_answer(values: dict[str, Any]) -> None:
     answer = judge(**values)
     assert "error" in answer or answer["verdict"] in ("allow", "deny", "defer")
     json.dumps(answer).encode()
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ({"robots": {"status": 200, "Body": DISALLOW}}, "unknown key 'Body'; did you mean 'body'?"),
+        ({"robots": {"status": 200}}, "a document with status 200 needs body or body_base64"),
+        ({"robots": {"status": 200, "body": None}}, "a document with status 200 needs body or body_base64"),
+        ({"robots": {"status": 200, "body": "", "body_base64": UTF_16}}, "give body or body_base64, not both"),
+        ({"robots": {"body": DISALLOW}}, "robots.status"),
+        ({"image": {"hops": [[]], "headers": []}}, "give hops or headers, not both"),
+        ({"image": {"header": []}}, "unknown key 'header'; did you mean 'headers'?"),
+        ({"page": {"Html": ""}}, "unknown key 'Html'; did you mean 'html'?"),
+        ({"origins": {"https://a.example": {"robot": ABSENT}}}, "unknown key 'robot'; did you mean 'robots'?"),
+        ({"robots": ABSENT, "origins": {"https://a.example": {"robots": ABSENT}}}, "is given twice"),
+    ],
+)
+def test_what_is_mistyped_below_the_top_is_refused(line: dict[str, Any], message: str) -> None:
+    """A misspelt or contradictory key is an error: it must not read as silence, which permits."""
+    answer = judge(**line)
+    assert list(answer) == ["error"]
+    assert message in answer["error"]
+
+
+def test_an_explicitly_empty_file_stays_a_file() -> None:
+    """A body of no bytes is an observed, empty robots.txt."""
+    assert judge(robots={"status": 200, "body": ""})["verdict"] == "allow"
+
+
+def test_a_number_too_long_is_said_plainly() -> None:
+    """Python's own words on long numbers help nobody."""
+    line = '{"url": "https://a.example/x.jpg", "width": ' + "9" * 5000 + "}"
+    assert judge_line(line, RULESET, READERS, now=NOW) == {"error": "a number has too many digits"}
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3)
+    | st.dictionaries(st.sampled_from(["status", "body", "Body", "hops", "headers", "robots"]), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.sampled_from(["robots", "tdmrep", "origins", "page", "image", "now", "faces", "width"]), JSON)
+def test_no_json_value_stops_the_judge(key: str, value: object) -> None:
+    """Whatever stands under a key, there is an answer or an error."""
+    assert {"error", "verdict"} & set(judge(**{key: value}))
+
+
+@given(st.text(min_size=1, max_size=9).filter(lambda k: k not in {"body", "body_base64"}))
+def test_a_mistyped_only_document_never_permits(key: str) -> None:
+    """A 200 whose body stands under another name is no empty file."""
+    assert "error" in judge(robots={"status": 200, key: DISALLOW})

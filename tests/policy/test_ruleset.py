@@ -124,6 +124,18 @@ def test_the_digest_is_of_what_counts() -> None:
         ("[licence.asset_hosts]", '[licence.asset_hosts]\n"a.example" = "b.example"', "must be a list"),
         ("[robots]", "[robots]\nmax_age_days = 3", "unknown key 'robots.max_age_days'"),
         ("version = 1\n", "version = \n", "not TOML"),
+        ("version = 1\n", "version = 1" + "0" * 5000 + "\n", "too many digits"),
+        ("defer_days = 30", "defer_days = 999999999999", "defer_days must lie in 0 to 36500, is 999999999999"),
+        ("defer_days = 30", "defer_days = -1", "defer_days must lie in 0 to 36500, is -1"),
+        ("unreachable_deny_days = 30", "unreachable_deny_days = 99999999999", "unreachable_deny_days must lie in 0 to"),
+        ("invalid_deny_days = 30", "invalid_deny_days = 36501", "invalid_deny_days must lie in 0 to 36500, is 36501"),
+        ("licence = 90", "licence = 9999999999", "licence must lie in 0 to 36500"),
+        ("\nrobots = 30", "\nrobots = 999999999999", "robots must lie in 0 to 36500"),
+        ("\ntrust_txt = 30", "\ntrust_txt = -3", "trust_txt must lie in 0 to 36500, is -3"),
+        ("bank_min_origins = 3", "bank_min_origins = 0", "bank_min_origins must be at least 1"),
+        ("four_eyes_over = 100", "four_eyes_over = -1", "four_eyes_over must be at least 0"),
+        ("max_bytes = 5_242_880", "max_bytes = 511_999", "robots.max_bytes must lie in 512000 to"),
+        ("max_bytes = 5_242_880", "max_bytes = 67_108_865", "robots.max_bytes must lie in 512000 to"),
     ],
 )
 def test_what_is_misspelt_missing_or_wrong_refuses(old: str, new: str, message: str) -> None:
