@@ -296,8 +296,10 @@ def test_a_number_too_long_is_said_plainly() -> None:
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(st.sampled_from(["status", "body", "Body", "hops", "headers", "robots"]), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["status", "body", "Body", "hops", "headers", "robots"]), inner, max_size=3)
+    ),
     max_leaves=8,
 )
 
