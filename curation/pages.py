@@ -41,6 +41,7 @@ _META_SAYS = re.compile(r"\b(?:noai|noimageai|noml|noindex|noimageindex|nofollow
 
 _MAX_ANCESTORS = 48  # a figure is looked for this far up: a page 10,000 elements deep stays linear
 _MAX_LD_NODES = 20_000
+_SPEAKS_OF_RIGHTS = re.compile(r"licen[sc]e|copyright|usageinfo|creativecommons|rights", re.IGNORECASE)
 _MAX_LD_CHARS = 512_000  # a longer script is passed over like a malformed one: as objects it would be fifty times that
 _MAX_ITEMS = 2_000  # image objects of a page, in whatever notation
 _MAX_ITEM_NODES = 60_000  # elements read for all of them
@@ -399,12 +400,17 @@ class _PageReader:
     def _script(self, node: LexborNode) -> None:
         number, self.scripts = self.scripts, self.scripts + 1
         text = node.text()
-        if len(text) > _MAX_LD_CHARS:
-            return
         try:
+            if len(text) > _MAX_LD_CHARS:
+                raise ValueError(f"{len(text)} characters")
             data = json.loads(_LD_WRAPPING.sub("", text), strict=False)
         except (ValueError, RecursionError):
-            return  # one malformed script loses nothing else
+            # One malformed script loses nothing else; but what it may have said of rights is not silence.
+            if _SPEAKS_OF_RIGHTS.search(text):
+                unread = "linked data that speaks of rights and cannot be read"
+                claim = LicenceClaim(unread, "json-ld", "page", where=f"script[{number}]", kind="unread")
+                self.claims.setdefault(None, {}).setdefault(claim)
+            return
         objects = list(_objects(data))
         by_id = {str(one["@id"]): one for _, one in objects if isinstance(one.get("@id"), str) and len(one) > 1}
         for pointer, one in objects:

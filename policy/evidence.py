@@ -94,7 +94,7 @@ class LicenceClaim:
 
     `source`: rel-license | json-ld | microdata | rdfa | xmp | exif | iptc | meta | given.
     `scope`: image | figure | page. `kind`: licence | rights (a copyright notice, usage terms) | terms (the address of
-    a page to acquire a licence at, a web statement of rights).
+    a page to acquire a licence at, a web statement of rights) | unread (something that speaks of rights and is broken).
     """
 
     value: str

@@ -137,7 +137,7 @@ SENTENCES: Mapping[str, str] = {
     "licence-not-listed": "The licence is recognised but not in the ruleset's table.",
     "licence-share-alike": "The licence asks for share-alike, which this ruleset does not undertake.",
     "licence-incompatible": "The licence asks for share-alike, and what is trained is shared under another licence.",
-    "licence-unreadable": "The image's own metadata cannot be read, so what it says of rights is not known.",
+    "licence-unreadable": "Metadata of the image or linked data of the page that may speak of rights cannot be read.",
     "licence-unknown": "No licence is stated that can be recognised and that covers the image.",
     "licence-reserved": "All rights are reserved.",
     "licence-conflict": "A statement of reserved rights stands against a freer licence; a person must look.",

@@ -502,14 +502,29 @@ def _is_harmless(fragment: str, named: set[str]) -> bool:
     """Whether a part of a sentence can be left aside: words of licensing, a copyright notice, a name, an address."""
     fragment = fragment.strip(" .-*'\u201c\u201d")
     words = fragment.lower().replace("©", " ").split()
+    if "reserved" in words and "some" not in words:  # "some rights reserved" goes with a licence, nothing else does
+        return False
     if not words or all(word in _HARMLESS or word.isdigit() for word in words):
         return True
     if unversioned := _UNVERSIONED.fullmatch(fragment):
         return {e.upper() for e in _split(unversioned["elements"])} <= named
+    restraining = (match["element"] for match in _RESTRAINING.finditer(fragment))
+    if any(element is None or element.upper() not in named for element in restraining):
+        return False
     if len(words) > 8 or not _LIMITING.isdisjoint(words) or _CONDITIONS.search(fragment):
         return False
     # Names are written with capitals, or in a script that has none.
     return all(w in _HARMLESS or not w.isalpha() or t[:1] == t[:1].upper() for w, t in _pairs(fragment))
+
+
+# Words that a name is not made of, in any case and wherever they stand: an element, a no, a reservation, a doubt.
+_RESTRAINING = re.compile(
+    r"(?<![a-z])(?P<element>nc|nd|sa)(?![a-z])|(?<![a-z])(?:ai|ml|tdm|llms?|gen-?ai)(?![a-z])|(?:no|non)-?(?:ai|ml|tdm)\b"
+    r"|(?<![a-z])(?:no|non|not|never|except|only|unless|without|but|opt|until|pending)(?![a-z])"
+    r"|artificial|machine|mining|training|prohibit|forbid|forbidden|reserv|restrict|revok|withdraw|expire|cancel|void|dmi-"
+    r"|[?!]",
+    re.IGNORECASE,
+)
 
 
 def _pairs(fragment: str) -> list[tuple[str, str]]:

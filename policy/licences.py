@@ -318,9 +318,17 @@ def _unless_unseen(judged: Judgement, evidence: Evidence, where: str) -> Judgeme
     elif evidence.embedded is not None and evidence.embedded.errors and judged.verdict is Verdict.ALLOW:
         detail = "; ".join(evidence.embedded.errors)
         unseen = judgement(MECHANISM, Verdict.DEFER, "licence-unreadable", detail, evidence.image_url)
+    elif judged.verdict is Verdict.ALLOW and judged.where.split(", ")[1:2] == ["page"] and (lost := _unread(evidence)):
+        # A claim for the whole page; what was made for this very image may have said otherwise.
+        unseen = judgement(MECHANISM, Verdict.DEFER, "licence-unreadable", lost.value, _place(lost))
     else:
         return judged
     return replace(unseen, signals=judged.signals)
+
+
+def _unread(evidence: Evidence) -> LicenceClaim | None:
+    """Something of the page that speaks of rights and could not be read."""
+    return next((claim for claim in evidence.licence_claims or () if claim.kind == "unread"), None)
 
 
 def _decide(

@@ -9,6 +9,7 @@ length: bounded repetitions, each looked for from fixed marks.
 
 from __future__ import annotations
 
+import html
 import itertools
 import re
 import unicodedata
@@ -37,9 +38,26 @@ class Found:
     text: str
 
 
+def _plain(text: str) -> str:
+    """A text as it is read: entities undone, compatibility forms folded, characters that nobody sees left out."""
+    if "&" in text:
+        text = html.unescape(text)
+    if text.isascii():
+        return text
+    return _UNSEEN.sub("", unicodedata.normalize("NFKC", text))
+
+
+# Soft hyphens, joiners, direction marks, variation selectors, tags.
+_UNSEEN = re.compile(
+    "[\u00ad\u034f\u0600-\u0605\u061c\u06dd\u070f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f"
+    "\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff\ufff9-\ufffb"
+    "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+)
+
+
 def contact_data(text: str) -> Found | None:
     """The first e-mail address, telephone number or postal address in a text."""
-    plain = text if text.isascii() else unicodedata.normalize("NFKC", text)
+    plain = _plain(text)
     if (found := _e_mail(plain)) is not None:
         return Found("e-mail address", found)
     digits = _DIGIT.findall(plain)
@@ -254,7 +272,7 @@ _HAN_NOBODY = ("皆", "客", "父", "母", "兄", "姉", "爷", "妻", "娘", "�
 
 def person_name(text: str) -> str | None:
     """What is likely a person's name in a text."""
-    plain = text if text.isascii() else unicodedata.normalize("NFKC", text)
+    plain = _plain(text)
     words = _WORDS.findall(plain)
     lower = plain.islower()
     if not lower and plain.isupper():

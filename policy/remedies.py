@@ -12,6 +12,10 @@ _RIGHTS = "a grant of the rights holder covers it (custody grant add)"
 _OPERATOR = "a grant of the site's operator covers it (custody grant add)"
 _AGAIN = "it is observed again: custody recheck, or a new crawl of the page"
 
+_MENDED = "the site mends what cannot be read, and the next recheck sees that"
+_ANSWERS = "the site answers again"
+_WHOLE = "the source puts a file that can be read in its place"
+
 # Beginning of a code -> what would change it; several ways are joined by "or".
 REMEDIES: Mapping[str, tuple[str, ...]] = {
     "": (_SOURCE, _RIGHTS),
@@ -32,6 +36,31 @@ REMEDIES: Mapping[str, tuple[str, ...]] = {
     "tdmrep-invalid": ("the site mends its tdmrep.json",),
     "tdmrep-unreachable": ("the site answers again",),
     "tdmrep-forbidden": ("the site shows its tdmrep.json",),
+    "content-usage-unreadable": (_MENDED,),
+    "content-signal-damaged": (_MENDED,),
+    "ai-txt-unreachable": (_ANSWERS,),
+    "ai-txt-unreadable": (_MENDED,),
+    "ai-txt-bad-encoding": (_MENDED,),
+    "ai-txt-too-large": (_MENDED,),
+    "trust-txt-unreachable": (_ANSWERS,),
+    "trust-txt-unreadable": (_MENDED,),
+    "trust-txt-bad-encoding": (_MENDED,),
+    "trust-txt-too-large": (_MENDED,),
+    "tdmrep-unreadable": (_MENDED,),
+    "tdmrep-damaged": (_MENDED,),
+    "tdmrep-too-large": (_MENDED,),
+    "rsl-missing": ("the licence document that is declared is put in its place",),
+    "rsl-unreadable": (_MENDED,),
+    "rsl-unreachable": (_ANSWERS,),
+    "rsl-too-large": (_MENDED,),
+    "x-robots-damaged": (_MENDED,),
+    "xmp-damaged": (_WHOLE, "xmp.damaged of policy.toml is changed"),
+    "xmp-unknown-value": (_WHOLE,),
+    "c2pa-unreadable": (_WHOLE, "c2pa.damaged of policy.toml is changed"),
+    "c2pa-changed": (_WHOLE, "c2pa.damaged of policy.toml is changed"),
+    "c2pa-remote": ("the manifest is put into the file", "c2pa.damaged of policy.toml is changed"),
+    "c2pa-unknown-word": (_WHOLE,),
+    "licence-unreadable": (_MENDED,),
     "rsl-": ("the licence document permits training freely", _RIGHTS),
     "x-robots-": (_SOURCE, _RIGHTS),
     "x-robots-noindex": (_SOURCE, _RIGHTS, "x_robots.index_family of policy.toml is changed"),

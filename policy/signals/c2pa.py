@@ -710,6 +710,9 @@ def judge_c2pa(evidence: Evidence, rules: C2paRules) -> Judgement:
         return not_observed(MECHANISM, "the image's manifest store", where)
     judged = [_judge_entry(entry, where) for entry in held.entries]
     judged += _judge_state(held, rules, where)
+    if held.state == "absent" and evidence.embedded is not None and evidence.embedded.errors:
+        # Absence in a whole file is one; what was cut off or broken may have been the manifest.
+        judged.append(_damaged("c2pa-unreadable", "; ".join(evidence.embedded.errors), where, rules))
     if held.state == "absent" and (link := _manifest_link(evidence)) is not None:
         place, value = link
         judged.append(_damaged("c2pa-remote", value, place, rules))

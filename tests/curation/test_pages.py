@@ -437,3 +437,19 @@ def test_markup_without_end_is_bounded(html: str) -> None:
     started = time.perf_counter()
     read(html + "<img src=last alt=still-here>")
     assert time.perf_counter() - started < 8  # about one second on an idle machine
+
+
+@pytest.mark.parametrize(
+    ("script", "unread"),
+    [
+        ('[{"@type": "ImageObject", "license": "https://a.example/by-nc"}', True),
+        (" " * 600_000 + '{"@type": "ImageObject", "copyrightNotice": "x"}', True),
+        ('{"@type": "WebSite", "name": "x"', False),
+        ('{"@type": "ImageObject", "license": "https://a.example/by-nc"}', False),
+    ],
+)
+def test_linked_data_that_cannot_be_read_is_said_where_it_speaks_of_rights(script: str, unread: bool) -> None:
+    """A broken or endless script is no claim, and no silence either; one that is about other things is passed over."""
+    html = f'<script type="application/ld+json">{script}</script><img src="/a.png" alt="a pear">'
+    page = read_page(html.encode(), "https://a.example/")
+    assert [claim.kind for claim in page.licence_claims if claim.kind == "unread"] == ["unread"] * unread

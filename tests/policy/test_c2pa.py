@@ -26,7 +26,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from policy.evidence import C2pa, C2paEntry, Evidence, Grant, Hop
+from policy.evidence import C2pa, C2paEntry, Embedded, Evidence, Grant, Hop
 from policy.grants import under_grants
 from policy.signals.c2pa import C2paRules, check_trust_anchors, judge_c2pa, read_c2pa
 from policy.verdict import Judgement, Stance, Verdict
@@ -627,3 +627,11 @@ def test_the_library_runs_within_a_workers_memory(signer: Signer) -> None:
         [sys.executable, "-c", script], input=body, capture_output=True, cwd=Path(__file__).parents[2]
     )
     assert done.stdout.strip() == b"valid", done.stderr
+
+
+def test_a_file_that_was_cut_off_has_no_observed_absence() -> None:
+    """What is missing of a damaged file may have been its manifest; of a whole one its absence is observed."""
+    seen = replace(BARE, c2pa=C2pa("absent"), embedded=Embedded("image/jpeg", errors=("it breaks off",)))
+    assert judge_c2pa(seen, C2paRules("deny")).reason.code == "c2pa-unreadable"
+    whole = replace(seen, embedded=Embedded("image/jpeg"))
+    assert judge_c2pa(whole, C2paRules("deny")).reason.code == "c2pa-absent"

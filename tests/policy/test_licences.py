@@ -706,3 +706,41 @@ def test_an_attribution_names_the_source_that_the_licensor_wants() -> None:
     fields = (*EMBEDDED_BY, ("cc:attributionName", "Jane"), ("cc:attributionURL", "https://j.example/apple"))
     credit = attribution(evidence(embedded=fields), "CC-BY-4.0")
     assert (credit.creator, credit.source_url, credit.licence_url) == ("Jane", "https://j.example/apple", BY)
+
+
+@pytest.mark.parametrize("licence", ["CC BY 4.0", "CC-BY-4.0", "cc by 4.0", "CC0", "Public Domain"])
+@pytest.mark.parametrize(
+    "more",
+    [
+        *(
+            " NC",
+            " ND",
+            " SA",
+            " NC-ND",
+            " (NC)",
+            " BY-NC",
+            "-NC",
+            " NoAI",
+            " NonAI",
+            " TDM reserved",
+            " Reserved",
+            "?",
+        ),
+        *(" Revoked", " Opt-Out", " DMI-PROHIBITED", " Prohibited", " AI Training Prohibited", " Restricted"),
+        *(" Reserved", " nc"),
+    ],
+)
+def test_a_licence_with_more_beside_it_that_may_limit_it_permits_nothing(licence: str, more: str) -> None:
+    """No word beside a licence is taken for a name that may be an element, a reservation or a doubt."""
+    assert read_terms(licence + more).any_of == ()
+
+
+@pytest.mark.parametrize(
+    ("scope", "code"), [("page", "licence-unreadable"), ("figure", "licence-allowed"), ("image", "licence-allowed")]
+)
+def test_linked_data_that_cannot_be_read_keeps_a_pages_licence_from_permitting(scope: str, code: str) -> None:
+    """A page's licence may have been narrowed for the image in a broken script; one made for the image stands."""
+    stated = LicenceClaim("https://creativecommons.org/licenses/by/4.0/", "rel-license", scope)
+    unread = LicenceClaim("linked data that cannot be read", "json-ld", "page", where="script[0]", kind="unread")
+    judged = judge_licence(evidence(stated, unread), RULES, NOW)
+    assert judged.reason.code == code

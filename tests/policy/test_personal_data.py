@@ -349,7 +349,7 @@ Cape Ann Lighthouse
 """
 
 
-# Written after the rules were, measured once, and not tuned to: what the figures are worth on texts of others.
+# Written after the rules were and run again with each later edit of them: nearly, but not strictly, held out.
 NEW_CONTACT = """
 Reach our curator under curator@gallery.example.org
 ask.for.helen@example.com (agent)
@@ -643,3 +643,20 @@ def test_no_text_crashes_the_search(text: str) -> None:
     """Any characters have an answer."""
     contact_data(text)
     person_name(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("j\u200bane@exa\u200bmple.org", "jane\u00ad@example.org", "jane@\u2060example.org", "jane\ufe0f@example.org"),
+        *("jane&#64;example.org", "jane&#x40;example.org", "jane&commat;example.org", "jane\uff20example.org"),
+    ],
+)
+def test_what_nobody_sees_hides_no_address(text: str) -> None:
+    """Soft hyphens, joiners, entities and full-width signs are read as a reader reads them."""
+    assert contact_data(text) is not None
+
+
+def test_what_nobody_sees_hides_no_name() -> None:
+    """A name with a zero-width space in it is one."""
+    assert person_name("Portrait of J\u200bohn S\u200bmith") == person_name("Portrait of John Smith") is not None
