@@ -818,7 +818,7 @@ def _judge_answer(file: RobotsFile, document: Document, answer: RobotsAnswer) ->
 def damaged(file: RobotsFile, document: Document) -> Judgement:
     """DEFER: some lines hold bytes that are no text, and might have been a no."""
     where, count = f"{document.url}:{file.bad_lines[0]}", len(file.bad_lines)
-    detail = f"{count} damaged line{'s' if count > 1 else ''}" if count < _MAX_BAD_LINES else f"{count} damaged lines or more"
+    detail = f"{count} damaged line{'s' if count > 1 else ''}{' or more' if count >= _MAX_BAD_LINES else ''}"
     signal = Signal(MECHANISM, where, Stance.ERROR, detail, document.body_sha256)
     return judgement(MECHANISM, Verdict.DEFER, "robots-bad-encoding", detail, where, (signal,))
 
