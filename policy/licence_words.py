@@ -472,7 +472,10 @@ def _sentence(text: str) -> tuple[tuple[str, ...], ...]:
         at = mention.end
     rest.append(text[at:])
     named = {e for m in mentions for one in m.any_of for spdx in one for e in elements(spdx)}
-    if not all(_is_harmless(fragment, named) for fragment in _FRAGMENTS.split(_ADDRESS.sub(" ", "\0".join(rest)))):
+    before, *after = (_FRAGMENTS.split(_ADDRESS.sub(" ", piece)) for piece in rest)
+    if not all(_is_harmless(fragment, named, credited=True) for fragment in before):
+        return ()
+    if not all(_is_harmless(fragment, named, credited=False) for piece in after for fragment in piece):
         return ()
     if len({m.any_of for m in mentions}) == 1:
         return mentions[0].any_of
@@ -498,8 +501,12 @@ def _mentions(text: str) -> list[_Mention]:
     return sorted(found)
 
 
-def _is_harmless(fragment: str, named: set[str]) -> bool:
-    """Whether a part of a sentence can be left aside: words of licensing, a copyright notice, a name, an address."""
+def _is_harmless(fragment: str, named: set[str], *, credited: bool) -> bool:
+    """Whether a part of a sentence can be left aside: words of licensing, a copyright notice, a name, an address.
+
+    A name is taken for one after a word that names do follow (by, ©, photo), or, of two words and more, in the place
+    where a credit stands, before the licence (`credited`): a lone word after it may be anything.
+    """
     fragment = fragment.strip(" .-*'\u201c\u201d")
     words = fragment.lower().replace("©", " ").split()
     if "reserved" in words and "some" not in words:  # "some rights reserved" goes with a licence, nothing else does
@@ -513,14 +520,23 @@ def _is_harmless(fragment: str, named: set[str]) -> bool:
         return False
     if len(words) > 8 or not _LIMITING.isdisjoint(words) or _CONDITIONS.search(fragment):
         return False
+    if not _CREDIT.search(fragment) and not (credited and len(words) > 1):
+        return False
     # Names are written with capitals, or in a script that has none.
     return all(w in _HARMLESS or not w.isalpha() or t[:1] == t[:1].upper() for w, t in _pairs(fragment))
 
 
+_CREDIT = re.compile(
+    r"©|\(c\)|(?<![^\W\d_])(?:by|von|par|por|di|af|av|door|photo|photograph|photographer|photography|image|picture|foto|credits?"
+    r"|courtesy|author|artist|creator|copyright|source|via|autor|auteur|user)(?![^\W\d_])",
+    re.IGNORECASE,
+)
 # Words that a name is not made of, in any case and wherever they stand: an element, a no, a reservation, a doubt.
 _RESTRAINING = re.compile(
     r"(?<![a-z])(?P<element>nc|nd|sa)(?![a-z])|(?<![a-z])(?:ai|ml|tdm|llms?|gen-?ai)(?![a-z])|(?:no|non)-?(?:ai|ml|tdm)\b"
     r"|(?<![a-z])(?:no|non|not|never|except|only|unless|without|but|opt|until|pending)(?![a-z])"
+    r"|disallow|denied|banned|exclu|except|embargo|terminat|invalid|disput|disclaim|draft|proposed|proprietary"
+    r"|confidential|verboten|interdit|scrap|crawl|dataset|train(?![a-z])|editorial|educational|subscri|paid|nonprofit"
     r"|artificial|machine|mining|training|prohibit|forbid|forbidden|reserv|restrict|revok|withdraw|expire|cancel|void|dmi-"
     r"|[?!]",
     re.IGNORECASE,

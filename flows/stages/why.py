@@ -222,7 +222,8 @@ def _tell_ruling(console: Console, ruling: Ruling, *, deciding: bool) -> None:
     mark = " [bold]← decides[/]" if deciding else ""
     console.print(f"    {_MARK[ruling.verdict]}  {ruling.rule:<14} {ruling.words.rstrip('.')}{detail}{where}{mark}")
     for statement in ruling.statements:
-        if (statement.where, statement.value) != (ruling.where, ruling.detail) and statement.value:
+        is_it = statement.where == ruling.where and statement.stance == ruling.verdict  # in other words, perhaps
+        if statement.value and not is_it:
             said, place = _shown(statement.value), _shown(statement.where)
             console.print(f"           [dim]{'':<14} {statement.stance}: {said}  ({place})[/]")
 

@@ -50,6 +50,11 @@ class Signer(NamedTuple):
 
 @pytest.fixture(scope="module")
 def signer() -> Signer:
+    """One signer for all."""
+    return make_signer()
+
+
+def make_signer() -> Signer:
     """A root of our own and a signer below it."""
     now = datetime.now(UTC)
     root_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())

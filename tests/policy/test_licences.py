@@ -744,3 +744,29 @@ def test_linked_data_that_cannot_be_read_keeps_a_pages_licence_from_permitting(s
     unread = LicenceClaim("linked data that cannot be read", "json-ld", "page", where="script[0]", kind="unread")
     judged = judge_licence(evidence(stated, unread), RULES, NOW)
     assert judged.reason.code == code
+
+
+@pytest.mark.parametrize("place", ["{licence} {word}", "{licence}, {word}", "{word} {licence}"])
+@pytest.mark.parametrize(
+    "word",
+    [
+        *("NoTrain", "DoNotTrain", "Scraping", "Disallowed", "Denied", "Banned", "Excluded", "Embargoed", "Terminated"),
+        *("Invalid", "Disputed", "Draft", "Proposed", "Unknown", "Maybe", "Research", "Educational", "Editorial"),
+        *("Paid", "Proprietary", "Confidential", "Verboten", "Interdit", "Zzyzx"),
+    ],
+)
+def test_a_lone_word_beside_a_licence_is_no_credit(place: str, word: str) -> None:
+    """Whatever a word means that nobody here knows: alone beside a licence it permits nothing."""
+    assert read_terms(place.format(licence="CC BY 4.0", word=word)).any_of == ()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("Jane Doe, CC BY 4.0", "CC BY 4.0 by Jane Doe", "CC BY 4.0 © Jane Doe", "Photo: Jane Doe / CC BY 4.0"),
+        *("By Jane Doe - Own work, CC BY 4.0", "Jane Doe, CC BY 4.0, via Wikimedia Commons"),
+    ],
+)
+def test_a_credit_beside_a_licence_is_one(text: str) -> None:
+    """Names where credits stand, or after a word that names follow, limit nothing."""
+    assert read_terms(text).any_of == (("CC-BY-4.0",),)
