@@ -7,6 +7,7 @@ Whatever comes of asking is a `Document`: a text, an observed absence (its statu
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -74,7 +75,7 @@ class FileClaims:
 # ── asking ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class _Documents:
+class _Documents(ABC):
     """What asking for an origin's own documents and for declared ones has in common.
 
     `silences`: by a document's address, the newest request that nobody answered while an older copy counts.
@@ -116,11 +117,13 @@ class _Documents:
                 release()
         return [name for name in names if name not in held]
 
+    @abstractmethod
     def _is_due(self, name: str, now: datetime) -> bool:
-        raise NotImplementedError
+        """Whether what goes by this name is unknown, or has to be asked for again."""
 
+    @abstractmethod
     def _ask(self, names: tuple[str, ...], now: datetime) -> None:
-        raise NotImplementedError
+        """Ask for these now, and keep what comes of it."""
 
     def _answers(self, asked: Mapping[str, Key], down: dict[str, str], now: datetime) -> Iterator[tuple[Key, Document]]:
         """Every address that is asked for with what came of it; an origin that is down is asked for nothing more."""
