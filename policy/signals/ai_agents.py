@@ -5,16 +5,15 @@ Only a group that names such a crawler counts: what is said to everyone ("*") is
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal, NamedTuple
 
 from policy.evidence import Document, Evidence
-from policy.judgements import judgement, not_observed, unless_stale, worst
-from policy.origins import origin_of, path_of
+from policy.judgements import judgement, worst
+from policy.origins import path_of
 from policy.signals import robots
-from policy.signals.places import asked_urls
+from policy.signals.places import judge_robots_files
 from policy.signals.robots import RobotsAnswer, RobotsFile, RobotsRules
 from policy.verdict import Judgement, Signal, Stance, Verdict
 
@@ -125,32 +124,16 @@ def judge_ai_agents(
     evidence: Evidence, rules: AiAgentsRules, documents: RobotsRules, max_age_days: int, now: datetime
 ) -> Judgement:
     """What each asked URL's robots.txt says to the crawlers of the training class that it names."""
-    judged = worst(_judge_urls(evidence, documents, max_age_days, now))
+    judged = worst(judge_robots_files(MECHANISM, evidence, documents, now, max_age_days, _judge_file))
     if rules.honour == "none" and judged.verdict is not None:
         what = f"{judged.reason.code}: {judged.reason.detail}"
         return replace(judgement(MECHANISM, None, "ai-agents-not-honoured", what, judged.where), signals=judged.signals)
     return judged
 
 
-def _judge_urls(evidence: Evidence, documents: RobotsRules, max_age_days: int, now: datetime) -> Iterator[Judgement]:
-    for url in asked_urls(evidence):
-        origin = evidence.origin(origin_of(url))
-        document = origin.get(robots.MECHANISM) if origin is not None else None
-        if document is None:
-            yield not_observed(MECHANISM, "robots.txt of this origin was not asked for", origin_of(url))
-            continue
-        file = robots.read(document, documents, now)
-        if isinstance(file, RobotsFile):
-            judged = _judge_file(file, document, path_of(url))
-        elif file.verdict is None:
-            judged = judgement(MECHANISM, None, "ai-agents-absent", where=document.url)
-        else:
-            judged = replace(file, mechanism=MECHANISM)
-        yield unless_stale(judged, document.fetched_at, now, max_age_days)
-
-
-def _judge_file(file: RobotsFile, document: Document, path: str) -> Judgement:
+def _judge_file(file: RobotsFile, document: Document, url: str) -> Judgement:
     """The judgement of one path: the same lines have the same, which is remembered with the file."""
+    path = path_of(url)
     answers = tuple((agents, group.judge(path)) for agents, group in file.named(TRAINING))
     key = MECHANISM, document.url, document.body_sha256, *(answer.line_no for _, answer in answers)
     if (known := file.judgements.get(key)) is None:

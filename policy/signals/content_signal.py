@@ -14,10 +14,10 @@ from datetime import datetime
 from typing import NamedTuple
 
 from policy.evidence import Document, Evidence
-from policy.judgements import judgement, not_observed, unless_stale, worst
-from policy.origins import origin_of, path_of
+from policy.judgements import judgement, unless_stale, worst
+from policy.origins import path_of
 from policy.signals import robots
-from policy.signals.places import asked_urls, responses
+from policy.signals.places import judge_robots_files, responses
 from policy.signals.robots import PathPattern, RobotsFile, RobotsRules
 from policy.verdict import Judgement, Signal, Stance, Verdict
 
@@ -50,19 +50,10 @@ def _judge_headers(evidence: Evidence) -> Iterator[Judgement]:
 
 
 def _judge_robots(evidence: Evidence, documents: RobotsRules, max_age_days: int, now: datetime) -> Iterator[Judgement]:
-    for url in asked_urls(evidence):
-        origin = evidence.origin(origin_of(url))
-        document = origin.get(robots.MECHANISM) if origin is not None else None
-        if document is None:
-            yield not_observed(MECHANISM, "robots.txt of this origin was not asked for", origin_of(url))
-            continue
-        file = robots.read(document, documents, now)
-        absent = judgement(MECHANISM, None, "content-signal-absent", where=document.url)
-        if isinstance(file, RobotsFile):
-            judged = _judge_file(file, document, documents.product_tokens, url) or absent
-        else:
-            judged = absent if file.verdict is None else replace(file, mechanism=MECHANISM)
-        yield unless_stale(judged, document.fetched_at, now, max_age_days)
+    def read(file: RobotsFile, document: Document, url: str) -> Judgement | None:
+        return _judge_file(file, document, documents.product_tokens, url)
+
+    yield from judge_robots_files(MECHANISM, evidence, documents, now, max_age_days, read)
 
 
 def _judge_file(file: RobotsFile, document: Document, tokens: tuple[str, ...], url: str) -> Judgement | None:

@@ -17,7 +17,7 @@ from policy.judgements import judgement, not_observed, unless_stale
 from policy.origins import origin_of
 from policy.signals import robots
 from policy.signals.origin_document import absent_as_html, read_status, sniffs_as_html
-from policy.signals.robots import ExtensionLine, RobotsRules
+from policy.signals.robots import ExtensionLine, RobotsFile, RobotsRules
 from policy.verdict import Judgement
 
 
@@ -90,6 +90,34 @@ def judge_documents(
         else:
             judged = read(body, document, url)
         yield unless_stale(judged, document.fetched_at, now, max_age_days)
+
+
+def judge_robots_files(
+    mechanism: str,
+    evidence: Evidence,
+    rules: RobotsRules,
+    now: datetime,
+    max_age_days: int,
+    read: Callable[[RobotsFile, Document, str], Judgement | None],
+) -> Iterator[Judgement]:
+    """What each asked URL's robots.txt says: `read(file, document, url)`; None where nothing.
+
+    A file that is absent says nothing; one that is refused or silent judges as it does for robots.
+    """
+    for url in asked_urls(evidence):
+        origin = evidence.origin(origin_of(url))
+        document = origin.get(robots.MECHANISM) if origin is not None else None
+        if document is None:
+            yield not_observed(mechanism, "robots.txt of this origin was not asked for", origin_of(url))
+            continue
+        file = robots.read(document, rules, now)
+        judged: Judgement | None
+        if isinstance(file, RobotsFile):
+            judged = read(file, document, url)
+        else:
+            judged = None if file.verdict is None else replace(file, mechanism=mechanism)
+        absent = judgement(mechanism, None, f"{mechanism.replace('_', '-')}-absent", where=document.url)
+        yield unless_stale(judged or absent, document.fetched_at, now, max_age_days)
 
 
 def judge_robots_lines(
