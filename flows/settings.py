@@ -79,9 +79,16 @@ class ClipSettings:
 
 @dataclass(frozen=True, slots=True)
 class SealSettings:
-    """[seal]: slots a shard."""
+    """[seal]: slots a shard, and where datasets lie.
+
+    `store`: "" is the home's own `datasets`; else a file:// or s3:// URL. `store_endpoint`: of an S3 server that is not
+    AWS; "" leaves it to boto's configuration, as credentials always are. `cache_bytes`: shards of s3:// kept at hand.
+    """
 
     shard_slots: int
+    store: str
+    store_endpoint: str
+    cache_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +168,9 @@ seed = 1
 
 [seal]
 shard_slots = 1000
+store = ""                    # where datasets lie: "" = datasets/ here, or a URL: file:///… or s3://bucket/prefix
+store_endpoint = ""           # of an S3 server other than AWS; credentials come from boto's own configuration
+cache_bytes = 50000000000     # shards of an s3:// store that are kept in cache/shards
 
 [training]
 preset = "demo"
