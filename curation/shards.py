@@ -14,7 +14,10 @@ reproducible from their samples: regular files, mode 0644, owner and time 0. The
 header must be, and takes a shard only if that is what it finds: no other name, type, order or size can pass.
 
 Sealing and resealing may be killed at any moment and are then simply run again. One process at a time changes a
-dataset (flock on its directory); readers need no lock, and what they have open stays readable after a prune.
+dataset; readers need no lock, and what they have open stays readable after a prune.
+
+A dataset is named by its directory, or by `DatasetFiles` where its files lie elsewhere: curation/remote.py keeps them
+in an object store, under the same names and with the same bytes.
 """
 
 from __future__ import annotations
@@ -29,13 +32,15 @@ import os
 import re
 import shutil
 import struct
+import threading
+from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tokenize import TokenError
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import BinaryIO, Protocol, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -87,11 +92,71 @@ class SealedSample:
     metadata_json: str
 
 
+class DatasetFiles(Protocol):
+    """Where the files of one dataset lie. Names are relative to it: "dataset.json", "generation-0000/…"."""
+
+    @property
+    def keep_bytes(self) -> int | None:
+        """None: tars are local files, mapped when a dataset is opened. Else they are fetched when first asked for,
+        and a reader keeps so many bytes of them mapped (one shard at least).
+        """
+
+    def where(self, name: str = "") -> str:
+        """How messages call a file."""
+
+    def make(self) -> None:
+        """Prepares the place for a dataset."""
+
+    def locked(self) -> AbstractContextManager[None]:
+        """Keeps other writers out; BusyError while there is one, InputError where there is no dataset."""
+
+    def generations(self) -> list[int]:
+        """The numbers of all generations, unfinished ones included, ascending."""
+
+    def has(self, name: str) -> bool: ...
+
+    def read(self, name: str) -> bytes:
+        """A whole file; IntegrityError when it cannot be read."""
+
+    def create(self, name: str, data: bytes) -> None:
+        """Writes a whole file or none."""
+
+    def begin(self, number: int, *, anew: bool) -> Path:
+        """The local directory that a generation's shards are written in. `anew`: nothing of it may lie there yet."""
+
+    def keep(self, number: int, shard: ShardManifest) -> None:
+        """Takes a shard that stands written in that directory into the generation."""
+
+    def reuse(self, source: int, number: int, shard: ShardManifest) -> None:
+        """Takes a shard over from an earlier generation, as it is."""
+
+    def tidy(self, number: int, known: Collection[str]) -> None:
+        """Takes away what is in a generation beside these files, so that nothing of an earlier attempt stays."""
+
+    def drop(self, number: int) -> None:
+        """Takes a generation away, its generation.json first."""
+
+    def sweep(self, number: int) -> None:
+        """Takes away what killed writers and overwriting left behind, in the dataset and in this generation."""
+
+    def open_tar(self, number: int, shard: ShardManifest, *, fresh: bool = False) -> mmap.mmap:
+        """A shard's tar, of the right size; IntegrityError otherwise. `fresh`: not from a cache."""
+
+    def check_present(self, number: int, shards: Sequence[ShardManifest]) -> None:
+        """IntegrityError for a tar that is missing or of another size, where that is known without opening it."""
+
+    def strays(self, number: int, known: Collection[str]) -> list[str]:
+        """What lies in a generation and does not belong there, as messages."""
+
+
+Dataset: TypeAlias = "Path | DatasetFiles"
+
+
 # ── writing ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def write_dataset(
-    dataset_dir: Path,
+    dataset: Dataset,
     manifest: DatasetManifest,
     commitments: Sequence[bytes],
     samples: Iterable[SealedSample],
@@ -106,16 +171,14 @@ def write_dataset(
     not give the manifest's root or the directory holds another dataset, StorageError when the disk refuses.
     """
     _check_slots(manifest, commitments, shard_slots)
-    with _storing(dataset_dir):
-        dataset_dir.mkdir(parents=True, exist_ok=True)
-    with _locked(dataset_dir):
-        _fix_slots(dataset_dir, manifest, commitments)
-        if _newest(dataset_dir) is not None:
-            with DatasetReader.open(dataset_dir) as reader:
+    files = _files_of(dataset)
+    files.make()
+    with files.locked():
+        _fix_slots(files, manifest, commitments)
+        if _newest(files) is not None:
+            with DatasetReader.open(files) as reader:
                 return reader.generation
-        directory = _generation_dir(dataset_dir, 0)
-        with _storing(directory):
-            directory.mkdir(exist_ok=True)
+        directory = files.begin(0, anew=False)
         shards = []
         stream = _checked(samples, manifest.slots)
         sample = next(stream, None)
@@ -126,67 +189,64 @@ def write_dataset(
                     writer.add(sample)
                     sample = next(stream, None)
                 shards.append(writer.finish())
-        return _publish(directory, manifest.dataset, 0, shards, removals)
+            files.keep(0, shards[-1])
+        return _publish(files, manifest.dataset, 0, shards, removals)
 
 
-def reseal(dataset_dir: Path, removed_ordinals: Collection[int], removal_id: str) -> Generation:
+def reseal(dataset: Dataset, removed_ordinals: Collection[int], removal_id: str) -> Generation:
     """Makes a new generation without the given ordinals and returns it; their slots stay, empty.
 
-    Shards that hold none of them are hard-linked, the others are checked and their live extents copied. The previous
-    generation still lies beside the new one: `prune` takes it, and the removed bytes with it. Run again after a crash
-    it starts the new generation over; run again after it finished it returns that generation.
-    Raises InputError for an ordinal that is no slot, IntegrityError when a touched shard is damaged.
+    Shards that hold none of them are hard-linked (or copied by the object store), the others are checked and their
+    live extents copied. The previous generation still lies beside the new one: `prune` takes it, and the removed bytes
+    with it. Run again after a crash it starts the new generation over; run again after it finished it returns that
+    generation. Raises InputError for an ordinal that is no slot, IntegrityError when a touched shard is damaged.
     """
-    with _locked(dataset_dir), DatasetReader.open(dataset_dir, verify=False) as reader:
+    files = _files_of(dataset)
+    with files.locked(), DatasetReader.open(files, verify=False) as reader:
         removed = frozenset(int(ordinal) for ordinal in removed_ordinals)
         strange = [ordinal for ordinal in removed if not 0 <= ordinal < reader.slots]
         if strange:
-            raise InputError(f"ordinal {min(strange)} is no slot of {reader.slots}", where=str(dataset_dir))
+            raise InputError(f"ordinal {min(strange)} is no slot of {reader.slots}", where=files.where())
         current = reader.generation
         doomed = sorted(ordinal for ordinal in removed if reader.is_live(ordinal))
         if not doomed and (not removed or removal_id in current.removals):
             return current
-        directory = _generation_dir(dataset_dir, current.number + 1)
-        with _storing(directory):
-            shutil.rmtree(directory, ignore_errors=True)  # what a killed reseal left
-            directory.mkdir()
+        directory = files.begin(current.number + 1, anew=True)
         shards = []
         for number, shard in enumerate(current.shards):
             here = {o for o in doomed if shard.first_ordinal <= o < shard.first_ordinal + shard.slots}
             if here:
-                check_shard(reader.directory, shard)
+                check_shard(files, current.number, shard)
                 shards.append(_copy_live(reader, number, here, directory))
+                files.keep(current.number + 1, shards[-1])
             else:
-                _link_shard(reader.directory, shard, directory)
+                files.reuse(current.number, current.number + 1, shard)
                 shards.append(shard)
         removals = (*current.removals, *(() if removal_id in current.removals else (removal_id,)))
-        return _publish(directory, current.dataset, current.number + 1, shards, removals)
+        return _publish(files, current.dataset, current.number + 1, shards, removals)
 
 
-def drop_generation(dataset_dir: Path, number: int) -> None:
-    """Unlinks a superseded or unfinished generation; one that is gone already is fine. Refuses the current one."""
-    with _locked(dataset_dir):
-        if _newest(dataset_dir) == number:
-            raise InputError(
-                "the current generation cannot be dropped", where=str(_generation_dir(dataset_dir, number))
-            )
-        _drop(_generation_dir(dataset_dir, number))
+def drop_generation(dataset: Dataset, number: int) -> None:
+    """Deletes a superseded or unfinished generation; one that is gone already is fine. Refuses the current one."""
+    files = _files_of(dataset)
+    with files.locked():
+        if _newest(files) == number:
+            raise InputError("the current generation cannot be dropped", where=files.where(generation_name(number)))
+        files.drop(number)
 
 
-def prune(dataset_dir: Path) -> tuple[int, ...]:
+def prune(dataset: Dataset) -> tuple[int, ...]:
     """Keeps only the newest complete generation; returns the numbers of those that went, unfinished ones included.
 
-    Afterwards no byte of a removed sample lies under the directory. Raises IntegrityError when none is complete.
+    Afterwards no byte of a removed sample lies there. Raises IntegrityError when no generation is complete.
     """
-    with _locked(dataset_dir):
-        keep = _current(dataset_dir)
-        dropped = tuple(number for number in _generations(dataset_dir) if number != keep)
+    files = _files_of(dataset)
+    with files.locked():
+        keep = _current(files)
+        dropped = tuple(number for number in files.generations() if number != keep)
         for number in dropped:
-            _drop(_generation_dir(dataset_dir, number))
-        with _storing(dataset_dir):
-            for directory in (dataset_dir, _generation_dir(dataset_dir, keep)):
-                for leftover in directory.glob(".*.tmp"):
-                    leftover.unlink()
+            files.drop(number)
+        files.sweep(keep)
         return dropped
 
 
@@ -204,24 +264,22 @@ def _check_slots(manifest: DatasetManifest, commitments: Sequence[bytes], shard_
         raise IntegrityError("the commitments do not give the manifest's root", where=manifest.dataset)
 
 
-def _fix_slots(dataset_dir: Path, manifest: DatasetManifest, commitments: Sequence[bytes]) -> None:
+def _fix_slots(files: DatasetFiles, manifest: DatasetManifest, commitments: Sequence[bytes]) -> None:
     """Writes dataset.json and leaves.bin, or checks those that lie there; only the time of sealing may differ."""
-    path = dataset_dir / "dataset.json"
-    if path.exists():
-        known = read_manifest(dataset_dir)
+    if files.has("dataset.json"):
+        known = read_manifest(files)
         if asdict(known) | {"sealed_at": ""} != asdict(manifest) | {"sealed_at": ""}:
             raise IntegrityError(
                 f"the directory belongs to another dataset ({known.dataset}, root {known.root[:16]})",
-                where=str(path),
+                where=files.where("dataset.json"),
                 remedy="Seal into a directory of its own, or delete this one if its sealing was never finished",
             )
     else:
-        _write_whole(path, manifest.to_json().encode())
-    leaves = dataset_dir / "leaves.bin"
-    if leaves.exists():
-        read_commitments(dataset_dir, manifest)
+        files.create("dataset.json", manifest.to_json().encode())
+    if files.has("leaves.bin"):
+        read_commitments(files, manifest)
     else:
-        _write_whole(leaves, b"".join(commitments))
+        files.create("leaves.bin", b"".join(commitments))
 
 
 def _checked(samples: Iterable[SealedSample], slots: int) -> Iterator[SealedSample]:
@@ -276,10 +334,19 @@ class _ShardWriter:
             ("txt", sample.caption.encode()),
             ("json", sample.metadata_json.encode()),
         )
-        offsets = [self._add_member(f"{sample.key}.{ext}", data, sample.ordinal) for ext, data in members]
+        parts: list[bytes] = []
+        offsets, at = [], self._tar.size_bytes
+        for ext, data in members:
+            if len(data) > _MAX_MEMBER_BYTES:
+                what = f"{len(data)} bytes are more than a member may have (2 GiB)"
+                raise InputError(what, where=f"slot {sample.ordinal}")
+            offsets.append(at + _BLOCK)
+            parts += (_header(f"{sample.key}.{ext}", len(data)), data, _ZEROS[: -len(data) % _BLOCK])
+            at += _BLOCK + len(data) + -len(data) % _BLOCK
+        self._tar.write(b"".join(parts))
         lengths = [len(data) for _, data in members]
-        ext = IMAGE_EXTENSIONS.index(sample.image_ext)
-        row = _ROW.pack(sample.ordinal, *offsets, *lengths, 1, ext, bytes.fromhex(sample.key))
+        image_ext = IMAGE_EXTENSIONS.index(sample.image_ext)
+        row = _ROW.pack(sample.ordinal, *offsets, *lengths, 1, image_ext, bytes.fromhex(sample.key))
         self._rows[sample.ordinal - self._first] = np.frombuffer(row, INDEX_DTYPE)[0]
 
     def copy(self, source: mmap.mmap, start: int, stop: int, rows: npt.NDArray[np.void]) -> None:
@@ -306,13 +373,6 @@ class _ShardWriter:
             slots=self._slots,
             live=int(np.count_nonzero(self._rows["live"])),
         )
-
-    def _add_member(self, name: str, data: bytes, ordinal: int) -> int:
-        if len(data) > _MAX_MEMBER_BYTES:
-            raise InputError(f"{len(data)} bytes are more than a member may have (2 GiB)", where=f"slot {ordinal}")
-        offset = self._tar.size_bytes + _BLOCK
-        self._tar.write(_header(name, len(data)) + data + bytes(-len(data) % _BLOCK))
-        return offset
 
 
 class _ComparingFile:
@@ -380,46 +440,18 @@ def _copy_live(reader: DatasetReader, number: int, removed: Collection[int], dir
         return writer.finish()
 
 
-def _link_shard(source: Path, shard: ShardManifest, directory: Path) -> None:
-    for name in (shard.path, _index_name(shard)):
-        with _storing(directory / name):
-            try:
-                os.link(source / name, directory / name, follow_symlinks=False)
-            except FileNotFoundError as error:
-                raise IntegrityError("the file is missing", where=str(source / name), remedy=_RESTORE) from error
-            except OSError as error:
-                if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EXDEV, errno.EMLINK, errno.ENOSYS):
-                    raise
-                # A file system without hard links: a copy costs space, nothing else.
-                shutil.copyfile(source / name, directory / name)
-                with (directory / name).open("rb") as copy:
-                    os.fsync(copy.fileno())
-
-
 def _publish(
-    directory: Path, dataset: str, number: int, shards: Sequence[ShardManifest], removals: Sequence[str]
+    files: DatasetFiles, dataset: str, number: int, shards: Sequence[ShardManifest], removals: Sequence[str]
 ) -> Generation:
     """Takes away what is not in `shards` (left by an earlier attempt), then writes generation.json."""
-    known = {name for shard in shards for name in (shard.path, _index_name(shard))}
     generation = Generation(dataset, number, Generation.root_of(shards), tuple(shards), tuple(removals))
-    with _storing(directory):
-        for path in directory.iterdir():
-            if path.name not in known:
-                path.unlink()
-        _sync_dir(directory)
-        _sync_dir(directory.parent)
-    _write_whole(directory / "generation.json", generation.to_json().encode())
+    files.tidy(number, _names_of(shards))
+    files.create(f"{generation_name(number)}/generation.json", generation.to_json().encode())
     return generation
 
 
-def _drop(directory: Path) -> None:
-    with _storing(directory):
-        # generation.json goes first, so that a half-dropped generation never passes for a complete one.
-        (directory / "generation.json").unlink(missing_ok=True)
-        if directory.is_dir():
-            _sync_dir(directory)
-            shutil.rmtree(directory)
-            _sync_dir(directory.parent)
+def _names_of(shards: Iterable[ShardManifest]) -> frozenset[str]:
+    return frozenset(name for shard in shards for name in (shard.path, index_name(shard)))
 
 
 # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -432,44 +464,49 @@ class DatasetReader:
     """
 
     def __init__(
-        self, directory: Path, manifest: DatasetManifest, generation: Generation, leaves: bytes, verify: bool
+        self, files: DatasetFiles, manifest: DatasetManifest, generation: Generation, leaves: bytes, verify: bool
     ) -> None:
-        self.directory = directory
-        """The generation's directory."""
+        self.directory = files.where(generation_name(generation.number))
+        """The generation's directory or URL."""
         self.manifest, self.generation = manifest, generation
-        self._leaves, self._slots = leaves, manifest.slots
+        self._files, self._leaves, self._slots = files, leaves, manifest.slots
         self._shard_slots = generation.shards[0].slots
-        self._index: list[bytes] = []
-        self._tars: list[mmap.mmap] = []
+        # A shard's rows and its tar change together: a thread that holds both never reads one by the other's offsets.
+        self._shards: list[tuple[bytes, mmap.mmap | None]] = []
+        self._fetched: deque[int] = deque()
+        self._fetching = (os.getpid(), threading.RLock())
         try:
-            for shard in generation.shards:
-                rows = _read_index(directory, shard)
-                self._index.append(rows.tobytes())
-                self._tars.append(_open_tar(directory, shard))
+            files.check_present(generation.number, generation.shards)
+            for number, shard in enumerate(generation.shards):
+                rows = _read_index(files, generation.number, shard)
+                tar = None if files.keep_bytes is not None else files.open_tar(generation.number, shard)
+                self._shards.append((rows.tobytes(), tar))
                 if verify:
-                    _check_tar(self._tars[-1], rows, shard, str(directory / shard.path))
+                    _check_tar(self.tar(number), rows, shard, self._path_of(number))
         except BaseException:
             self.close()
             raise
 
     @classmethod
-    def open(cls, dataset_dir: Path, verify: bool = True) -> Self:
+    def open(cls, dataset: Dataset, verify: bool = True) -> Self:
         """Opens the newest complete generation after checking it against its manifests.
 
         `verify=False` leaves out what needs every byte of the tars (their sha256 and headers); sizes, indexes, leaves
-        and roots are always checked. Raises InputError when there is no dataset, IntegrityError naming the file.
+        and roots are always checked, and a tar that has to be fetched is checked whole before it is used.
+        Raises InputError when there is no dataset, IntegrityError naming the file.
         """
-        manifest = read_manifest(dataset_dir)
-        leaves = read_commitments(dataset_dir, manifest)
+        files = _files_of(dataset)
+        manifest = read_manifest(files)
+        leaves = read_commitments(files, manifest)
         while True:
-            number = _current(dataset_dir)
+            number = _current(files)
             try:
-                generation = read_generation(dataset_dir, number)
-                _check_cover(dataset_dir, manifest, generation)
-                return cls(_generation_dir(dataset_dir, number), manifest, generation, leaves, verify)
+                generation = read_generation(files, number)
+                _check_cover(files, manifest, generation)
+                return cls(files, manifest, generation, leaves, verify)
             except IntegrityError:
                 # A newer generation may have been published and this one taken away while it was being opened.
-                if _newest(dataset_dir) == number:
+                if _newest(files) == number:
                     raise
 
     @property
@@ -487,29 +524,32 @@ class DatasetReader:
 
     def is_live(self, ordinal: int) -> bool:
         shard, row = self._locate(ordinal)
-        return bool(_ROW.unpack_from(self._index[shard], row)[7])
+        return bool(_ROW.unpack_from(self._shards[shard][0], row)[7])
 
     def image_bytes(self, ordinal: int) -> bytes | None:
         """The encoded picture."""
         shard, row = self._locate(ordinal)
-        fields = _ROW.unpack_from(self._index[shard], row)
-        return self._tars[shard][fields[1] : fields[1] + fields[4]] if fields[7] else None
+        rows, tar = self._opened(shard)
+        fields = _ROW.unpack_from(rows, row)
+        return tar[fields[1] : fields[1] + fields[4]] if fields[7] else None
 
     def image_ext(self, ordinal: int) -> str | None:
         shard, row = self._locate(ordinal)
-        fields = _ROW.unpack_from(self._index[shard], row)
+        fields = _ROW.unpack_from(self._shards[shard][0], row)
         return IMAGE_EXTENSIONS[fields[8]] if fields[7] else None
 
     def caption(self, ordinal: int) -> str | None:
         shard, row = self._locate(ordinal)
-        fields = _ROW.unpack_from(self._index[shard], row)
-        return self._text(shard, fields[2], fields[5]) if fields[7] else None
+        rows, tar = self._opened(shard)
+        fields = _ROW.unpack_from(rows, row)
+        return self._text(shard, tar, fields[2], fields[5]) if fields[7] else None
 
     def metadata_json(self, ordinal: int) -> str | None:
         """The member <key>.json as it was sealed."""
         shard, row = self._locate(ordinal)
-        fields = _ROW.unpack_from(self._index[shard], row)
-        return self._text(shard, fields[3], fields[6]) if fields[7] else None
+        rows, tar = self._opened(shard)
+        fields = _ROW.unpack_from(rows, row)
+        return self._text(shard, tar, fields[3], fields[6]) if fields[7] else None
 
     def metadata(self, ordinal: int) -> Mapping[str, object] | None:
         """The member <key>.json, parsed."""
@@ -517,13 +557,15 @@ class DatasetReader:
         if text is None:
             return None
         if not _is_json_object(text):
-            raise IntegrityError(f"the metadata of slot {ordinal} are no JSON object", where=self._path_of(ordinal))
+            raise IntegrityError(
+                f"the metadata of slot {ordinal} are no JSON object", where=self._path_of(ordinal // self._shard_slots)
+            )
         parsed: dict[str, object] = json.loads(text)
         return parsed
 
     def key(self, ordinal: int) -> str | None:
         shard, row = self._locate(ordinal)
-        fields = _ROW.unpack_from(self._index[shard], row)
+        fields = _ROW.unpack_from(self._shards[shard][0], row)
         return fields[9].hex() if fields[7] else None
 
     def sample(self, ordinal: int) -> SealedSample | None:
@@ -542,20 +584,21 @@ class DatasetReader:
 
     def live(self) -> npt.NDArray[np.bool_]:
         """Which slots hold a sample: bool [slots]."""
-        return np.concatenate([self.rows(number)["live"] == 1 for number in range(len(self._index))])
+        return np.concatenate([self.rows(number)["live"] == 1 for number in range(len(self._shards))])
 
     def rows(self, shard: int) -> npt.NDArray[np.void]:
         """The index of one shard: INDEX_DTYPE [slots of the shard], read-only."""
-        return np.frombuffer(self._index[shard], INDEX_DTYPE)
+        return np.frombuffer(self._shards[shard][0], INDEX_DTYPE)
 
     def tar(self, shard: int) -> mmap.mmap:
         """The bytes of one shard."""
-        return self._tars[shard]
+        return self._opened(shard)[1]
 
     def close(self) -> None:
-        for tar in self._tars:
-            tar.close()
-        self._tars = []
+        for _, tar in self._shards:
+            if tar is not None:
+                tar.close()
+        self._shards = []
 
     def __enter__(self) -> Self:
         return self
@@ -571,55 +614,108 @@ class DatasetReader:
         shard, row = divmod(ordinal, self._shard_slots)
         return shard, row * _ROW.size
 
-    def _text(self, shard: int, offset: int, length: int) -> str:
+    def _opened(self, shard: int) -> tuple[bytes, mmap.mmap]:
+        rows, tar = self._shards[shard]
+        return (rows, tar) if tar is not None else self._fetch(shard)
+
+    def _fetch(self, shard: int) -> tuple[bytes, mmap.mmap]:
+        if self._fetching[0] != os.getpid():  # a fork may have copied the lock while it was held
+            self._fetching = (os.getpid(), threading.RLock())
+        with self._fetching[1]:
+            rows, tar = self._shards[shard]
+            if tar is not None:
+                return rows, tar
+            try:
+                tar = self._checked_tar(shard)
+            except IntegrityError:
+                if not self._follow():
+                    raise
+                tar = self._checked_tar(shard)
+            self._shards[shard] = (self._shards[shard][0], tar)
+            self._fetched.append(shard)
+            self._make_room()
+            return self._shards[shard][0], tar
+
+    def _checked_tar(self, shard: int) -> mmap.mmap:
+        manifest = self.generation.shards[shard]
+        tar = self._files.open_tar(self.generation.number, manifest)
         try:
-            return self._tars[shard][offset : offset + length].decode()
+            _check_tar(tar, self.rows(shard), manifest, self._path_of(shard))
+        except BaseException:
+            tar.close()
+            raise
+        return tar
+
+    def _make_room(self) -> None:
+        """Lets go of the tars that were fetched first. Who is reading in one still holds it: it is not closed here."""
+        mapped = {shard: len(tar) for shard, (_, tar) in enumerate(self._shards) if tar is not None}
+        while len(self._fetched) > 1 and sum(mapped.values()) > (self._files.keep_bytes or 0):
+            first = self._fetched.popleft()
+            mapped.pop(first, None)
+            self._shards[first] = (self._shards[first][0], None)
+
+    def _follow(self) -> bool:
+        """Goes on with a newer generation when a prune took this one away; False when there is none.
+
+        Shards that were not touched are the same there, in the others the removed slots are empty.
+        """
+        number = _newest(self._files)
+        if number in (None, self.generation.number):
+            return False
+        assert number is not None
+        newer = read_generation(self._files, number)
+        _check_cover(self._files, self.manifest, newer)
+        for at, (old, new) in enumerate(zip(self.generation.shards, newer.shards, strict=True)):
+            if new != old:
+                self._shards[at] = (_read_index(self._files, number, new).tobytes(), None)
+        self._fetched = deque(shard for shard in self._fetched if self._shards[shard][1] is not None)
+        self.generation, self.directory = newer, self._files.where(generation_name(number))
+        return True
+
+    def _text(self, shard: int, tar: mmap.mmap, offset: int, length: int) -> str:
+        try:
+            return tar[offset : offset + length].decode()
         except UnicodeDecodeError as error:
-            where = str(self.directory / self.generation.shards[shard].path)
-            raise IntegrityError(f"a text at byte {offset} is not UTF-8", where=where, remedy=_RESTORE) from error
+            what = f"a text at byte {offset} is not UTF-8"
+            raise IntegrityError(what, where=self._path_of(shard), remedy=_RESTORE) from error
 
-    def _path_of(self, ordinal: int) -> str:
-        return str(self.directory / self.generation.shards[ordinal // self._shard_slots].path)
+    def _path_of(self, shard: int) -> str:
+        return self._files.where(f"{generation_name(self.generation.number)}/{self.generation.shards[shard].path}")
 
 
-def samples_in(dataset_dir: Path) -> Iterator[SealedSample]:
+def samples_in(dataset: Dataset) -> Iterator[SealedSample]:
     """Every live sample of the current generation, by ordinal, after the strict reader has checked all of it."""
-    with DatasetReader.open(dataset_dir) as reader:
+    with DatasetReader.open(dataset) as reader:
         yield from reader.samples()
 
 
-def verify_dataset(dataset_dir: Path) -> list[str]:
+def verify_dataset(dataset: Dataset) -> list[str]:
     """Checks every file of every complete generation, going on after a failure; one message each, [] if sound."""
     failures: list[str] = []
+    files = _files_of(dataset)
     with _noting(failures):
-        manifest = read_manifest(dataset_dir)
+        manifest = read_manifest(files)
         with _noting(failures):
-            read_commitments(dataset_dir, manifest)
+            read_commitments(files, manifest)
         with _noting(failures):
-            _current(dataset_dir)
-        for number in _generations(dataset_dir):
-            if _is_complete(dataset_dir, number):
-                found = _verify_generation(dataset_dir, manifest, number)
+            _current(files)
+        for number in files.generations():
+            if _is_complete(files, number):
+                found = _verify_generation(files, manifest, number)
                 # What a prune took away meanwhile is no failure.
-                failures.extend(found if _is_complete(dataset_dir, number) else ())
+                failures.extend(found if _is_complete(files, number) else ())
     return failures
 
 
-def _verify_generation(dataset_dir: Path, manifest: DatasetManifest, number: int) -> list[str]:
+def _verify_generation(files: DatasetFiles, manifest: DatasetManifest, number: int) -> list[str]:
     failures: list[str] = []
-    directory = _generation_dir(dataset_dir, number)
     with _noting(failures):
-        generation = read_generation(dataset_dir, number)
-        _check_cover(dataset_dir, manifest, generation)
+        generation = read_generation(files, number)
+        _check_cover(files, manifest, generation)
         for shard in generation.shards:
             with _noting(failures):
-                check_shard(directory, shard)
-        known = {name for shard in generation.shards for name in (shard.path, _index_name(shard))}
-        present: set[str] = set()
-        with suppress(FileNotFoundError):  # a prune was faster
-            present.update(os.listdir(directory))
-        strays = sorted(present - known - {"generation.json"})
-        failures.extend(f"{directory / name}: no file of this dataset. Move it away" for name in strays)
+                check_shard(files, number, shard)
+        failures.extend(files.strays(number, _names_of(generation.shards) | {"generation.json"}))
     return failures
 
 
@@ -631,45 +727,51 @@ def _noting(failures: list[str]) -> Iterator[None]:
         failures.append(str(error))
 
 
-def read_manifest(dataset_dir: Path) -> DatasetManifest:
+def read_manifest(dataset: Dataset) -> DatasetManifest:
     """dataset.json. Raises InputError when there is none, IntegrityError when it is not a dataset's manifest."""
-    path = dataset_dir / "dataset.json"
-    if not path.is_file():
-        raise InputError("there is no dataset (dataset.json is missing)", where=str(dataset_dir))
-    manifest = DatasetManifest.from_json(_read_text(path), where=str(path))
+    files = _files_of(dataset)
+    if not files.has("dataset.json"):
+        raise InputError("there is no dataset (dataset.json is missing)", where=files.where())
+    where = files.where("dataset.json")
+    manifest = DatasetManifest.from_json(_read_text(files, "dataset.json"), where=where)
     if not isinstance(manifest.slots, int) or manifest.slots < 1 or not isinstance(manifest.root, str):
-        raise IntegrityError("slots and root are not what a manifest holds", where=str(path), remedy=_RESTORE)
+        raise IntegrityError("slots and root are not what a manifest holds", where=where, remedy=_RESTORE)
     return manifest
 
 
-def read_commitments(dataset_dir: Path, manifest: DatasetManifest) -> bytes:
+def read_commitments(dataset: Dataset, manifest: DatasetManifest) -> bytes:
     """leaves.bin, 32 bytes a slot. Raises IntegrityError unless it gives the manifest's root."""
-    path = dataset_dir / "leaves.bin"
-    leaves = _read_bytes(path)
+    files = _files_of(dataset)
+    leaves, where = files.read("leaves.bin"), files.where("leaves.bin")
     if len(leaves) != manifest.slots * COMMITMENT_BYTES:
         what = f"{len(leaves)} bytes are not {COMMITMENT_BYTES} for each of {manifest.slots} slots"
-        raise IntegrityError(what, where=str(path), remedy=_RESTORE)
+        raise IntegrityError(what, where=where, remedy=_RESTORE)
     commitments = [leaves[at : at + COMMITMENT_BYTES] for at in range(0, len(leaves), COMMITMENT_BYTES)]
     if dataset_root(commitments) != manifest.root:
         what = "the commitments do not give the root in dataset.json: one of the two files was altered"
-        raise IntegrityError(what, where=str(path), remedy=_RESTORE)
+        raise IntegrityError(what, where=where, remedy=_RESTORE)
     return leaves
 
 
-def read_generation(dataset_dir: Path, number: int) -> Generation:
+def read_generation(dataset: Dataset, number: int) -> Generation:
     """One generation's manifest, its root recomputed. Raises IntegrityError naming the file."""
-    path = _generation_dir(dataset_dir, number) / "generation.json"
-    generation = Generation.from_json(_read_text(path), where=str(path))
+    files, name = _files_of(dataset), f"{generation_name(number)}/generation.json"
+    where = files.where(name)
+    generation = Generation.from_json(_read_text(files, name), where=where)
     if generation.number != number:
-        raise IntegrityError(f"it says generation {generation.number}", where=str(path), remedy=_RESTORE)
+        raise IntegrityError(f"it says generation {generation.number}", where=where, remedy=_RESTORE)
     return generation
 
 
-def check_shard(directory: Path, shard: ShardManifest) -> None:
-    """Holds a shard against its manifest and index to the last byte; IntegrityError names the file."""
-    rows = _read_index(directory, shard)
-    with _open_tar(directory, shard) as tar:
-        _check_tar(tar, rows, shard, str(directory / shard.path))
+def check_shard(dataset: Dataset, number: int, shard: ShardManifest) -> None:
+    """Holds a generation's shard, as it lies there, against its manifest and index to the last byte.
+
+    Raises IntegrityError naming the file.
+    """
+    files = _files_of(dataset)
+    rows = _read_index(files, number, shard)
+    with files.open_tar(number, shard, fresh=True) as tar:
+        _check_tar(tar, rows, shard, files.where(f"{generation_name(number)}/{shard.path}"))
 
 
 def _check_tar(tar: mmap.mmap, rows: npt.NDArray[np.void], shard: ShardManifest, where: str) -> None:
@@ -700,8 +802,8 @@ def _check_tar(tar: mmap.mmap, rows: npt.NDArray[np.void], shard: ShardManifest,
         raise IntegrityError(f"something follows the last member, at byte {end}", where=where, remedy=_RESTORE)
 
 
-def _check_cover(dataset_dir: Path, manifest: DatasetManifest, generation: Generation) -> None:
-    where = str(_generation_dir(dataset_dir, generation.number) / "generation.json")
+def _check_cover(files: DatasetFiles, manifest: DatasetManifest, generation: Generation) -> None:
+    where = files.where(f"{generation_name(generation.number)}/generation.json")
     if generation.dataset != manifest.dataset:
         what = f"it belongs to dataset {generation.dataset!r}, dataset.json to {manifest.dataset!r}"
         raise IntegrityError(what, where=where, remedy=_RESTORE)
@@ -720,15 +822,15 @@ def _check_cover(dataset_dir: Path, manifest: DatasetManifest, generation: Gener
         raise IntegrityError(f"the shards do not cover {manifest.slots} slots", where=where, remedy=_RESTORE)
 
 
-def _read_index(directory: Path, shard: ShardManifest) -> npt.NDArray[np.void]:
+def _read_index(files: DatasetFiles, number: int, shard: ShardManifest) -> npt.NDArray[np.void]:
     """The index, after its digest, shape and arithmetic were checked: extents follow each other without a gap."""
-    path = directory / _index_name(shard)
-    data = _read_bytes(path)
+    name = f"{generation_name(number)}/{index_name(shard)}"
+    data, where = files.read(name), files.where(name)
     if hashlib.sha256(data).hexdigest() != shard.index_sha256:
-        raise IntegrityError("its bytes are not those that were sealed (sha256)", where=str(path), remedy=_RESTORE)
+        raise IntegrityError("its bytes are not those that were sealed (sha256)", where=where, remedy=_RESTORE)
     rows = _parse_index(data, shard.slots)
     if rows is None or not _is_sound(rows, shard):
-        raise IntegrityError("the index does not describe its shard", where=str(path), remedy=_RESTORE)
+        raise IntegrityError("the index does not describe its shard", where=where, remedy=_RESTORE)
     return rows
 
 
@@ -770,27 +872,14 @@ def _empty_rows(first_ordinal: int, slots: int) -> npt.NDArray[np.void]:
     return rows
 
 
-def _open_tar(directory: Path, shard: ShardManifest) -> mmap.mmap:
-    path = directory / shard.path
-    tar = _map(path)
-    if len(tar) != shard.size_bytes:
-        found = len(tar)
-        tar.close()
-        what = f"{found} bytes where {shard.size_bytes} were sealed: truncated or overgrown"
-        raise IntegrityError(what, where=str(path), remedy=_RESTORE)
-    return tar
-
-
 # ── files ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _header(name: str, size_bytes: int) -> bytes:
     """A ustar header of a regular file: mode 0644, owner, group and time 0 (POSIX.1-2017, pax)."""
-    header = bytearray(_HEADER)
-    header[: len(name)] = name.encode("ascii")
-    header[124:135] = b"%011o" % size_bytes
-    header[148:156] = b"%06o\0 " % (sum(header) + 8 * 0x20)  # the checksum field counts as eight spaces
-    return bytes(header)
+    stem, size = name.encode("ascii"), b"%011o" % size_bytes
+    checksum = b"%06o\0 " % (_HEADER_SUM + sum(stem) + sum(size))
+    return b"".join((stem, _HEADER[len(stem) : 124], size, _HEADER[135:148], checksum, _HEADER[156:]))
 
 
 def _blank_header() -> bytes:
@@ -803,49 +892,174 @@ def _blank_header() -> bytes:
 
 
 _HEADER = _blank_header()
+_HEADER_SUM = sum(_HEADER) + 8 * 0x20  # the checksum field counts as eight spaces
+_ZEROS = bytes(_BLOCK)
 
 
-def _index_name(shard: ShardManifest) -> str:
+def index_name(shard: ShardManifest) -> str:
+    """The file that holds a shard's index, beside its tar."""
     return f"{shard.path.removesuffix('.tar')}.index.npy"
 
 
-def _generation_dir(dataset_dir: Path, number: int) -> Path:
-    return dataset_dir / f"generation-{number:04d}"
+def generation_name(number: int) -> str:
+    """The directory of a generation."""
+    return f"generation-{number:04d}"
 
 
-def _generations(dataset_dir: Path) -> list[int]:
-    names = [_GENERATION_NAME.fullmatch(p.name) for p in dataset_dir.iterdir()] if dataset_dir.is_dir() else []
-    return sorted(int(name[1]) for name in names if name)
+def generation_number(name: str) -> int | None:
+    """The generation that a directory of this name holds; None when it is none's."""
+    found = _GENERATION_NAME.fullmatch(name)
+    return int(found[1]) if found else None
 
 
-def _is_complete(dataset_dir: Path, number: int) -> bool:
-    return (_generation_dir(dataset_dir, number) / "generation.json").is_file()
+def _is_complete(files: DatasetFiles, number: int) -> bool:
+    return files.has(f"{generation_name(number)}/generation.json")
 
 
-def _newest(dataset_dir: Path) -> int | None:
-    return max((n for n in _generations(dataset_dir) if _is_complete(dataset_dir, n)), default=None)
+def _newest(files: DatasetFiles) -> int | None:
+    return next((number for number in reversed(files.generations()) if _is_complete(files, number)), None)
 
 
-def _current(dataset_dir: Path) -> int:
-    number = _newest(dataset_dir)
+def _current(files: DatasetFiles) -> int:
+    number = _newest(files)
     if number is None:
         remedy = "Run the sealing again: it goes on where it stopped"
-        raise IntegrityError("no generation is complete", where=str(dataset_dir), remedy=remedy)
+        raise IntegrityError("no generation is complete", where=files.where(), remedy=remedy)
     return number
 
 
+def _read_text(files: DatasetFiles, name: str) -> str:
+    try:
+        return files.read(name).decode()
+    except UnicodeDecodeError as error:
+        raise IntegrityError("not UTF-8", where=files.where(name), remedy=_RESTORE) from error
+
+
+def _files_of(dataset: Dataset) -> DatasetFiles:
+    return LocalFiles(dataset) if isinstance(dataset, Path) else dataset
+
+
+class LocalFiles:
+    """A dataset in a directory: shards are written where they stay, linked from one generation to the next, mapped."""
+
+    keep_bytes = None
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def where(self, name: str = "") -> str:
+        return str(self.directory / name)
+
+    def make(self) -> None:
+        with _storing(self.directory):
+            self.directory.mkdir(parents=True, exist_ok=True)
+
+    def locked(self) -> AbstractContextManager[None]:
+        return lock_directory(self.directory, where=str(self.directory))
+
+    def generations(self) -> list[int]:
+        names = [path.name for path in self.directory.iterdir()] if self.directory.is_dir() else []
+        return sorted(number for name in names if (number := generation_number(name)) is not None)
+
+    def has(self, name: str) -> bool:
+        return (self.directory / name).is_file()
+
+    def read(self, name: str) -> bytes:
+        with _opened(self.directory / name) as file:
+            return file.read()
+
+    def create(self, name: str, data: bytes) -> None:
+        _write_whole(self.directory / name, data)
+
+    def begin(self, number: int, *, anew: bool) -> Path:
+        directory = self.directory / generation_name(number)
+        with _storing(directory):
+            if anew:
+                shutil.rmtree(directory, ignore_errors=True)  # what a killed reseal left
+            directory.mkdir(exist_ok=True)
+        return directory
+
+    def keep(self, number: int, shard: ShardManifest) -> None:
+        """It lies where it belongs."""
+
+    def reuse(self, source: int, number: int, shard: ShardManifest) -> None:
+        for name in (shard.path, index_name(shard)):
+            old, new = (self.directory / generation_name(n) / name for n in (source, number))
+            with _storing(new):
+                try:
+                    os.link(old, new, follow_symlinks=False)
+                except FileNotFoundError as error:
+                    raise IntegrityError("the file is missing", where=str(old), remedy=_RESTORE) from error
+                except OSError as error:
+                    if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EXDEV, errno.EMLINK, errno.ENOSYS):
+                        raise
+                    # A file system without hard links: a copy costs space, nothing else.
+                    shutil.copyfile(old, new)
+                    with new.open("rb") as copy:
+                        os.fsync(copy.fileno())
+
+    def tidy(self, number: int, known: Collection[str]) -> None:
+        directory = self.directory / generation_name(number)
+        with _storing(directory):
+            for path in directory.iterdir():
+                if path.name not in known:
+                    path.unlink()
+            _sync_dir(directory)
+            _sync_dir(directory.parent)
+
+    def drop(self, number: int) -> None:
+        directory = self.directory / generation_name(number)
+        with _storing(directory):
+            # generation.json goes first, so that a half-dropped generation never passes for a complete one.
+            (directory / "generation.json").unlink(missing_ok=True)
+            if directory.is_dir():
+                _sync_dir(directory)
+                shutil.rmtree(directory)
+                _sync_dir(directory.parent)
+
+    def sweep(self, number: int) -> None:
+        with _storing(self.directory):
+            for directory in (self.directory, self.directory / generation_name(number)):
+                for leftover in directory.glob(".*.tmp"):
+                    leftover.unlink()
+
+    def open_tar(self, number: int, shard: ShardManifest, *, fresh: bool = False) -> mmap.mmap:
+        return map_tar(self.directory / generation_name(number) / shard.path, shard.size_bytes)
+
+    def check_present(self, number: int, shards: Sequence[ShardManifest]) -> None:
+        """Opening them says it."""
+
+    def strays(self, number: int, known: Collection[str]) -> list[str]:
+        directory = self.directory / generation_name(number)
+        present: set[str] = set()
+        with suppress(FileNotFoundError):  # a prune was faster
+            present.update(os.listdir(directory))
+        return [f"{directory / name}: no file of this dataset. Move it away" for name in sorted(present - set(known))]
+
+
+def map_tar(path: Path, size_bytes: int) -> mmap.mmap:
+    """A file of just this size, mapped; IntegrityError otherwise."""
+    tar = _map(path)
+    if len(tar) != size_bytes:
+        found = len(tar)
+        tar.close()
+        what = f"{found} bytes where {size_bytes} were sealed: truncated or overgrown"
+        raise IntegrityError(what, where=str(path), remedy=_RESTORE)
+    return tar
+
+
 @contextmanager
-def _locked(dataset_dir: Path) -> Iterator[None]:
+def lock_directory(directory: Path, *, where: str) -> Iterator[None]:
     """One writer a dataset; the lock goes with its process, however that ends."""
     try:
-        handle = os.open(dataset_dir, os.O_RDONLY | os.O_DIRECTORY)
+        handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
-        raise InputError(f"there is no dataset ({error.strerror})", where=str(dataset_dir)) from error
+        raise InputError(f"there is no dataset ({error.strerror})", where=where) from error
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise BusyError("another process is sealing this dataset", where=str(dataset_dir)) from error
+            raise BusyError("another process is sealing this dataset", where=where) from error
         yield
     finally:
         os.close(handle)
@@ -898,18 +1112,6 @@ def _map(path: Path) -> mmap.mmap:
         if os.fstat(file.fileno()).st_size == 0:
             raise IntegrityError("the file is empty", where=str(path), remedy=_RESTORE)
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-
-
-def _read_bytes(path: Path) -> bytes:
-    with _opened(path) as file:
-        return file.read()
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return _read_bytes(path).decode()
-    except UnicodeDecodeError as error:
-        raise IntegrityError("not UTF-8", where=str(path), remedy=_RESTORE) from error
 
 
 @contextmanager
