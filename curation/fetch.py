@@ -3,26 +3,37 @@
 The caller says what is wanted and, by its gate, what may be contacted; the fetcher sees to it that nothing it meets
 can hurt: addresses are checked as they are connected to (so neither a redirect nor a rebinding name reaches inside),
 bodies are capped as decoded, a transfer has a total deadline and a minimum rate, origins are queued apart.
-It decides nothing and retries nothing.
+It decides nothing. What failed and may go better at once is tried again, after a pause that occupies no transfer.
 """
 
 from __future__ import annotations
 
 import heapq
 import ipaddress
+import random
+import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Literal, Protocol
 
 from curation.addresses import forbidden_address, parse_endpoint
 from curation.pair import canonical_url, host_of, origin_of, port_of, secret_in_url
-from curation.transfer import COMPLETE, ActiveClock, Loop, Resolver, Transfer
+from curation.transfer import (
+    COMPLETE,
+    ActiveClock,
+    Caches,
+    Loop,
+    Resolver,
+    Transfer,
+    descriptors_for_connections,
+)
 from policy.errors import ConfigurationError, InputError, RefusedError
-from policy.evidence import Hop
+from policy.evidence import Headers, Hop
 
 Kind = Literal["page", "image", "document"]
 Gate = Callable[[str], str | None]
@@ -30,6 +41,7 @@ Gate = Callable[[str], str | None]
 # Every outcome but ok and http-<status>.
 OUTCOMES = frozenset(
     {
+        "not-modified",  # 304 to a conditional request: what the condition was made of is what there is
         "bad-url",  # no http(s) URL, or one that carries userinfo or a signature (detail says which)
         "refused-by-policy",  # the gate said no; detail is its code, refused_url what it was asked about
         "forbidden-address",  # the name leads to a special-purpose address
@@ -43,7 +55,7 @@ OUTCOMES = frozenset(
         "truncated",  # shorter than the server declared
         "bad-encoding",  # a content encoding that was not asked for and cannot be undone
         "bad-response",  # not HTTP
-        "origin-down",  # not asked: the origin failed too often in a row in this run
+        "origin-down",  # not asked: the origin failed too often in a row in this run, or wants to be left alone
     }
 )
 # Outcomes that may be different tomorrow.
@@ -52,7 +64,15 @@ TRANSIENT_OUTCOMES = frozenset(
     | {f"http-{status}" for status in range(500, 600)}
 )
 
+# Failures that may be over in seconds; a timeout by deadline is none, since it has had all the time there is.
+_RETRIED_OUTCOMES = frozenset({"dns", "connect", "reset", "truncated"})
+_RETRIED_TIMEOUTS = frozenset({"connect", "rate"})
+_RETRIED_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
+# "Not so fast": the whole origin is left alone for a while, not this URL only.
+_SLOW_DOWN_STATUSES = frozenset({429, 503})
+_ASK_AGAIN_S = 0.2  # a source that had nothing to offer
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_CONDITIONS = frozenset({"if-none-match", "if-modified-since"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +81,16 @@ class FetchConfig:
 
     `allow_addresses`: exact "ip:port" that may be connected to although special-purpose (the demo's and the tests'
     loopback servers). `contact`: the URL or mail address in the user agent, required before anything else is asked.
+
+    `concurrency` counts transfers that bring something; those that wait for a silent server count against `max_open`
+    alone, so that no number of slow origins takes the places of the others. `per_address_concurrency` counts by
+    "ip:port", whatever names lead there.
+
+    `retries` attempts follow a first one that failed in passing, each `deadline_s` long at most and `retry_base_s`,
+    twice that, four times that … (`retry_max_s` at most, half of it at random) after the one before, or as long after
+    it as Retry-After says. Where that is more than `retry_after_max_s` the URL ends and its origin is left alone until
+    then. So a URL that is being asked for ends within (retries + 1) * deadline_s
+    + retries * max(retry_max_s, retry_after_max_s), its waits for its turn at the origin aside.
     """
 
     product: str = "custody"
@@ -70,7 +100,14 @@ class FetchConfig:
     concurrency: int = 64
     per_origin_concurrency: int = 4
     per_origin_delay_s: float = 0.0
+    per_address_concurrency: int = 32
+    max_open: int = 4_096
     max_pending: int = 20_000
+    retries: int = 2
+    retry_base_s: float = 0.5
+    retry_max_s: float = 30.0
+    retry_after_max_s: float = 60.0
+    crawl_delay_max_s: float = 30.0
     connect_timeout_s: float = 10.0
     deadline_s: float = 60.0
     min_rate_bytes_per_s: float = 100.0
@@ -94,13 +131,74 @@ class FetchConfig:
         return {"page": self.max_page_bytes, "image": self.max_image_bytes, "document": self.max_document_bytes}[kind]
 
 
+# What a header's value may hold (RFC 9110, 5.5): no control characters, and nothing that is not one byte.
+_ONE_LINE = re.compile(r"[\x20-\x7e\xa0-\xff]{1,1024}")
+
+
+def validators(headers: Headers) -> tuple[tuple[str, str], ...]:
+    """The conditions under which a copy need not be sent again, out of the headers it came with (RFC 9110, 13.1).
+
+    Give the headers of every hop that led to the copy: where there was a redirect (a Location among them) the result is
+    (), since what is known is not about the URL that would be asked. A value that no request may carry is left out.
+    """
+    last = {name.lower(): value for name, value in headers}
+    found = (("If-None-Match", last.get("etag")), ("If-Modified-Since", last.get("last-modified")))
+    if "location" in last:
+        return ()
+    return tuple((name, value) for name, value in found if value is not None and _is_validator(name, value))
+
+
+def _is_validator(name: str, value: str) -> bool:
+    if name == "If-None-Match":
+        return _ENTITY_TAG.fullmatch(value) is not None
+    return _http_date(value) is not None and _ONE_LINE.fullmatch(value) is not None
+
+
+_ENTITY_TAG = re.compile(r'(?:W/)?"[\x21\x23-\x7e\xa0-\xff]{0,1000}"')
+
+
+def _http_date(value: str) -> datetime | None:
+    try:
+        moment = parsedate_to_datetime(value)
+    except (ValueError, TypeError, OverflowError):
+        return None
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+
+
+def retry_after_s(headers: Headers, now: datetime) -> float | None:
+    """The seconds that Retry-After asks to wait (RFC 9110, 10.2.3); None without one that can be read."""
+    value = next((v.strip() for k, v in reversed(headers) if k.lower() == "retry-after"), "")
+    if value.isascii() and value.isdigit():
+        return float(value[:12])
+    moment = _http_date(value) if value else None
+    return max(0.0, (moment - now).total_seconds()) if moment is not None else None
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A URL to be had, as what, and optionally within how many bytes."""
+    """A URL to be had, as what, and optionally within how many bytes.
+
+    `headers`: conditions, If-None-Match and If-Modified-Since and nothing else (`validators` makes them of stored
+    headers). They are about `url` itself and are not sent on to where it redirects. `gated` False: an origin's own
+    document, for which the gate is asked neither of it nor of its redirects.
+
+    Raises InputError for a header that is no condition, or whose value could be read as more than one line.
+    """
 
     url: str
     kind: Kind
     max_bytes: int | None = None
+    headers: tuple[tuple[str, str], ...] = ()
+    gated: bool = True
+
+    def __post_init__(self) -> None:
+        for name, value in self.headers:
+            if name.lower() not in _CONDITIONS or not _ONE_LINE.fullmatch(value):
+                raise InputError(
+                    f"{name!r}: {value[:80]!r} is no condition of a request",
+                    where=self.url[:200],
+                    remedy="Only If-None-Match and If-Modified-Since may be given, each on one line",
+                )
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +206,7 @@ class Fetched:
     """What became of a request.
 
     `outcome`: "ok" (status 200 or 203 and a complete body), "http-<status>", or one of `OUTCOMES`; `detail` says more.
+    `attempts` says how often it was asked from the beginning; all else is of the last attempt alone.
     `url` is the request's; `final_url` the last URL that was asked, canonical; `address` the "ip:port" that answered.
     `hops` holds every response's headers (decoded as Latin-1, in order, duplicates kept), redirects first.
     `refused_url`: the URL the gate or the address check refused; where it is a redirect's target, the caller may
@@ -125,6 +224,7 @@ class Fetched:
     refused_url: str | None = None
     elapsed_s: float = 0.0
     started_at: datetime | None = None
+    attempts: int = 1
 
     @property
     def url(self) -> str:
@@ -162,6 +262,9 @@ def open_gate(url: str) -> str | None:
 class Fetcher:
     """The real transport. One instance may serve nested and successive `fetch_all` calls of one thread.
 
+    Its calls share what is known of names' addresses, TLS sessions and origins that want to be left alone. It raises
+    the process's soft limit of open descriptors where `max_open` needs that.
+
     Raises ConfigurationError for an allow-list entry that is no exact "ip:port" or a limit that makes no sense.
     """
 
@@ -171,12 +274,17 @@ class Fetcher:
         *,
         resolver: Resolver | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        rng: random.Random | None = None,
     ) -> None:
         _check(config)
         self.config = config
         self.resolver = resolver
         self.now = now
+        self.rng = rng if rng is not None else random.Random()
         self.allowed = frozenset(parse_endpoint(text) for text in config.allow_addresses)
+        self.max_connections = descriptors_for_connections(2 * max(config.max_open, config.concurrency))
+        self.left_alone: dict[str, float] = {}  # origin -> until when, in time.monotonic()
+        self._caches = Caches()
         self._idle: list[Loop] = []
 
     def fetch_all(
@@ -190,13 +298,14 @@ class Fetcher:
         """Fetch, and yield each request's end as it comes: exactly one Fetched a request, in no order.
 
         `requests` is pulled lazily, never more than `max_pending` ahead; None in it means "nothing at the moment, ask
-        me after the next result". `gate` is asked before a URL is contacted, redirect targets included: None lets it
-        pass, a code refuses it. `delay_s(origin)` is the least time between two starts at that origin.
-        Time that the consumer keeps the iterator waiting counts against nobody's deadline.
+        me after the next result" (or a fifth of a second later). `gate` is asked before a URL is contacted, redirect
+        targets included: None lets it pass, a code refuses it. `delay_s(origin)` is the least time between two starts
+        at that origin.
+        Time that the consumer or the source keeps the iterator waiting counts against nobody's deadline.
 
         Raises RefusedError when something other than the allow-listed addresses is to be asked without a contact.
         """
-        loop = self._idle.pop() if self._idle else Loop(self.config, self.verdict_on, self.resolver)
+        loop = self._idle.pop() if self._idle else self._new_loop()
         run = _Run(self, loop, requests, gate, concurrency or self.config.concurrency, delay_s)
         try:
             yield from run.results()
@@ -213,6 +322,9 @@ class Fetcher:
         for loop in self._idle:
             loop.close()
         self._idle.clear()
+
+    def _new_loop(self) -> Loop:
+        return Loop(self.config, self.verdict_on, self.resolver, self._caches, self.max_connections // 2)
 
     def verdict_on(self, address: str, port: int) -> str | None:
         """Why an address may not be connected to: None, "no-contact", or the special range it lies in."""
@@ -239,10 +351,11 @@ class Fetcher:
             raise _no_contact(url)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Job:
-    """A request on its way: where it stands and what it has seen."""
+    """A request on its way: where it stands and what it has seen in this attempt."""
 
+    run: _Run
     request: Request
     url: str
     origin: str
@@ -252,7 +365,35 @@ class _Job:
     seen: set[str] = field(default_factory=set)
     spent_s: float = 0.0
     started_at: datetime | None = None
-    address: str | None = None
+    address: str | None = None  # that answered last
+    attempts: int = 0
+    failed: Fetched | None = None  # what the last attempt came to, while the next one waits
+    place: str | None = None  # the address at which it takes up room
+    hopeful: bool = False  # it was sent for a lively origin
+    quiet: bool = False
+
+    @property
+    def headers(self) -> tuple[tuple[str, str], ...]:
+        return self.request.headers if not self.hops else ()
+
+    def may_open(self, endpoint: str) -> bool:
+        if self.place == endpoint:
+            return True
+        if self.run.is_full(endpoint):
+            self.run.origins[self.origin].address = endpoint
+            return False
+        self.connected(endpoint)
+        return True
+
+    def connected(self, endpoint: str) -> None:
+        if self.place != endpoint:
+            self.run.take_place(self, endpoint)
+
+    def start_anew(self) -> None:
+        """Forget the attempt before."""
+        self.hops.clear()
+        self.seen.clear()
+        self.spent_s, self.started_at, self.address = 0.0, None, None
 
     def done(self, outcome: str, *, detail: str = "", refused_url: str | None = None, body: bytes = b"") -> Fetched:
         asked = self.started_at is not None
@@ -268,23 +409,42 @@ class _Job:
             refused_url=refused_url,
             elapsed_s=self.spent_s,
             started_at=self.started_at,
+            attempts=self.attempts or 1,
         )
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Origin:
-    """An origin's queue. `queued` while it waits in the heap of ready origins."""
+    """An origin's queue, and how it has behaved. `queued` while it waits in a heap, or for room at its address."""
 
     name: str
+    most: int  # transfers at once: halved when it says "not so fast", one more after each that many good answers
     waiting: deque[_Job] = field(default_factory=deque)
     active: int = 0
     next_start: float = 0.0
     queued: bool = False
-    failures: int = 0
+    failures: int = 0  # in a row
+    slow_downs: int = 0  # in a row
+    slowed_at: float = 0.0
+    good: int = 0
+    lively: bool = False  # its last answer came without a silence
+    address: str | None = None
+
+
+@dataclass(slots=True)
+class _Address:
+    """An "ip:port": how many transfers are there, and the origins that wait for room."""
+
+    active: int = 0
+    waiting: deque[_Origin] = field(default_factory=deque)
 
 
 class _Run:
-    """One `fetch_all`: the queues of its origins, and what is in flight."""
+    """One `fetch_all`: the queues of its origins, and what is in flight.
+
+    Places are given to lively origins and to the others by turns; of the others' transfers only so many may be in
+    flight that at least half of all places are left to the lively, while there are any.
+    """
 
     def __init__(
         self,
@@ -298,11 +458,17 @@ class _Run:
         self.fetcher, self.config, self.loop = fetcher, fetcher.config, loop
         self.requests = iter(requests)
         self.gate, self.concurrency = gate, concurrency
+        self.max_open = min(max(self.config.max_open, concurrency), fetcher.max_connections)
         self.delay_s = delay_s or (lambda origin: self.config.per_origin_delay_s)
         self.exhausted = False
+        self.ask_source_at = 0.0
         self.origins: dict[str, _Origin] = {}
-        self.ready: list[tuple[float, int, _Origin]] = []
+        self.addresses: dict[str, _Address] = {}
+        self.lively: list[tuple[float, int, _Origin]] = []
+        self.others: list[tuple[float, int, _Origin]] = []
+        self.later: list[tuple[float, int, _Job]] = []
         self.turns = 0
+        self.busy = self.busy_others = self.busy_lively = 0
         self.pending = 0
         self.ended: deque[Fetched] = deque()
         self.jobs: dict[Transfer, _Job] = {}
@@ -315,6 +481,7 @@ class _Run:
                 held = time.monotonic()
                 yield self.ended.popleft()
                 self.clock.hold(time.monotonic() - held)
+                self.ask_source_at = 0.0
             self._start_what_may_start()
             if self.ended:
                 continue
@@ -322,6 +489,8 @@ class _Run:
                 return
             for transfer in self.loop.wait(self.clock, self._next_wake()):
                 self._settle(transfer)
+            for transfer in self.loop.quieted:
+                self._fall_quiet(self.jobs[transfer])
 
     def abandon(self) -> None:
         """Give up what is in flight (the consumer stopped, or something was raised)."""
@@ -329,32 +498,37 @@ class _Run:
             self.loop.release(transfer)
 
     def _start_what_may_start(self) -> None:
-        asked = False  # a source that said "nothing at the moment" is asked again after the next result
-        while len(self.loop.active) < self.concurrency:
+        if self.later:
+            self._take_up_later()
+        while self.busy < self.concurrency and len(self.jobs) < self.max_open:
             if len(self.ended) >= self.concurrency:
                 return
             if (origin := self._next_origin()) is not None:
                 self._start(origin, origin.waiting.popleft())
                 continue
-            if self.exhausted or asked or self.pending >= self.config.max_pending:
+            if self.exhausted or self.clock.now() < self.ask_source_at or self.pending >= self.config.max_pending:
                 return
+            held = time.monotonic()
             try:
                 request = next(self.requests)
             except StopIteration:
                 self.exhausted = True
                 return
+            finally:
+                self.clock.hold(time.monotonic() - held)
             if request is None:
-                asked = True
+                self.ask_source_at = self.clock.now() + _ASK_AGAIN_S
             else:
                 self._admit(request)
 
     def _admit(self, request: Request) -> None:
         limit = request.max_bytes if request.max_bytes is not None else self.config.max_bytes(request.kind)
-        job = _Job(request, request.url, "", limit, keep_beginning=request.kind == "document")
+        job = _Job(self, request, request.url, "", limit, keep_beginning=request.kind == "document")
         if (problem := self._aim(job, request.url)) is not None:
             self.ended.append(job.done("bad-url", detail=problem))
             return
-        self.fetcher.require_contact(job.url)
+        if job.origin not in self.origins:
+            self.fetcher.require_contact(job.url)
         self._queue(job)
 
     def _aim(self, job: _Job, url: str) -> str | None:
@@ -365,7 +539,7 @@ class _Run:
             return error.what
         if (secret := secret_in_url(canonical)) is not None:
             return secret
-        job.url, job.origin = canonical, origin_of(canonical)
+        job.url, job.origin = canonical, canonical[: canonical.index("/", 8)]
         job.seen.add(canonical)
         return None
 
@@ -374,73 +548,228 @@ class _Run:
         if origin is None:
             if len(self.origins) > 4 * self.config.max_pending:
                 self._forget_idle_origins()
-            origin = self.origins[job.origin] = _Origin(job.origin)
+            origin = self.origins[job.origin] = _Origin(job.origin, self.config.per_origin_concurrency)
         self.pending += 1
         (origin.waiting.appendleft if first else origin.waiting.append)(job)
         self._make_ready(origin)
 
     def _make_ready(self, origin: _Origin) -> None:
-        if origin.waiting and not origin.queued and origin.active < self.config.per_origin_concurrency:
+        if origin.waiting and not origin.queued and origin.active < origin.most:
             origin.queued = True
             self.turns += 1
-            heapq.heappush(self.ready, (origin.next_start, self.turns, origin))
+            heapq.heappush(self.lively if origin.lively else self.others, (origin.next_start, self.turns, origin))
 
     def _next_origin(self) -> _Origin | None:
         """The origin whose turn it is, if one may be asked now."""
-        if not self.ready or self.ready[0][0] > self.clock.now():
-            return None
-        origin = heapq.heappop(self.ready)[2]
-        origin.queued = False
-        return origin
+        now = self.clock.now()
+        while True:
+            lively = bool(self.lively) and self.lively[0][0] <= now
+            others = bool(self.others) and self.others[0][0] <= now and self._others_may_start()
+            if lively and others:
+                lively = self.lively[0][:2] <= self.others[0][:2]
+            if not (lively or others):
+                return None
+            origin = heapq.heappop(self.lively if lively else self.others)[2]
+            if origin.next_start > now:  # it was pushed back while it waited for its turn
+                origin.queued = False
+                self._make_ready(origin)
+            elif origin.address is not None and self.is_full(origin.address):
+                self.addresses[origin.address].waiting.append(origin)
+            else:
+                origin.queued = False
+                return origin
 
     def _next_wake(self) -> float | None:
-        """Seconds until an origin's delay is over; None when nothing waits for one."""
-        if not self.ready or len(self.loop.active) >= self.concurrency:
+        """Seconds until an origin's delay or a retry's pause is over; None when only a transfer's end brings more."""
+        if self.busy >= self.concurrency or len(self.jobs) >= self.max_open:
             return None
-        return max(0.0, self.ready[0][0] - self.clock.now())
+        heaps = (self.lively, self.others if self._others_may_start() else [])
+        due = [heap[0][0] for heap in heaps if heap] + [self.later[0][0] for _ in self.later[:1]]
+        return max(0.0, min(due) - self.clock.now()) if due else None
+
+    def _others_may_start(self) -> bool:
+        """Whether an origin that is not known to be lively may have a place: half of them while there are lively."""
+        return not (self.lively or self.busy_lively) or self.busy_others < max(1, self.concurrency // 2)
 
     def _start(self, origin: _Origin, job: _Job) -> None:
         self.pending -= 1
-        if origin.failures >= self.config.origin_failures_max:
-            self.ended.append(job.done("origin-down", detail=f"{origin.failures} failures in a row"))
-        elif (code := self.gate(job.url)) is not None:
+        if (why := self._given_up(origin)) is not None:
+            self.ended.append(job.failed or job.done("origin-down", detail=why))
+        elif job.request.gated and (code := self.gate(job.url)) is not None:
             self.ended.append(job.done("refused-by-policy", detail=code, refused_url=job.url))
         else:
             now = self.clock.now()
+            if not job.hops:
+                job.attempts += 1
             job.started_at = job.started_at or self.fetcher.now()
             origin.active += 1
-            origin.next_start = now + self.delay_s(origin.name)
+            origin.next_start = max(origin.next_start, now + self.delay_s(origin.name))
+            job.hopeful, job.quiet = origin.lively, False
+            self._count(job, 1)
+            if origin.address is not None:
+                self.take_place(job, origin.address)
             self.jobs[self.loop.start(job, now)] = job
+            self._make_ready(origin)
+            return
+        if origin.address is not None:
+            self._offer_place(origin.address)  # this one had its turn and did not use it
         self._make_ready(origin)
 
+    def _given_up(self, origin: _Origin) -> str | None:
+        """Why nothing more is asked of an origin, at least for the time being."""
+        until = self.fetcher.left_alone.get(origin.name)
+        if until is not None:
+            if (wait := until - time.monotonic()) > 0:
+                return f"it wants to be left alone for {wait:.0f} s"
+            del self.fetcher.left_alone[origin.name]
+        if origin.failures >= self.config.origin_failures_max:
+            return f"{origin.failures} failures in a row"
+        if origin.slow_downs >= self.config.origin_failures_max:
+            return f"it said {origin.slow_downs} times in a row that it is too much"
+        return None
+
+    # ── places: of the whole run, and at an address ──────────────────────────────────────────────────────────────
+    def _count(self, job: _Job, step: int) -> None:
+        self.busy += step
+        if job.hopeful:
+            self.busy_lively += step
+        else:
+            self.busy_others += step
+
+    def _fall_quiet(self, job: _Job) -> None:
+        self._count(job, -1)
+        job.quiet = True
+        self.origins[job.origin].lively = False
+
+    def is_full(self, endpoint: str) -> bool:
+        """Whether as many transfers as may be are at this address."""
+        address = self.addresses.get(endpoint)
+        return address is not None and address.active >= self.config.per_address_concurrency
+
+    def take_place(self, job: _Job, endpoint: str) -> None:
+        self._leave_place(job)
+        if (address := self.addresses.get(endpoint)) is None:
+            address = self.addresses[endpoint] = _Address()
+        address.active += 1
+        job.place = endpoint
+
+    def _leave_place(self, job: _Job) -> None:
+        if job.place is not None:
+            self.addresses[job.place].active -= 1
+            self._offer_place(job.place)
+            job.place = None
+
+    def _offer_place(self, endpoint: str) -> None:
+        """Let the next origin that waits for room at an address have its turn."""
+        if (address := self.addresses.get(endpoint)) is None:
+            return
+        if address.waiting and address.active < self.config.per_address_concurrency:
+            origin = address.waiting.popleft()
+            origin.queued = False
+            self._make_ready(origin)
+        elif not address.active and not address.waiting:
+            del self.addresses[endpoint]
+
+    # ── what comes of it ─────────────────────────────────────────────────────────────────────────────────────────
     def _settle(self, transfer: Transfer) -> None:
-        """A transfer is over: follow its redirect, or end its job."""
+        """A transfer is over: follow its redirect, put it off, try it again, or end its job."""
         job = self.jobs.pop(transfer)
         origin = self.origins[job.origin]
         origin.active -= 1
-        job.spent_s += self.clock.now() - transfer.started
-        job.address = transfer.address or job.address
-        outcome, detail = transfer.outcome()
-        if transfer.status:
-            job.hops.append(Hop(job.url, transfer.status, transfer.headers()))
+        if not job.quiet:
+            self._count(job, -1)
         self.loop.release(transfer)
-        failed = outcome in ("connect", "timeout", "reset", "dns", "tls", "bad-response")
-        origin.failures = origin.failures + 1 if failed else 0
-        if outcome == "ok" and transfer.status in _REDIRECTS and (location := transfer.location()):
+        self._leave_place(job)
+        if transfer.is_put_off and not transfer.connected:
+            # Its address has enough of us: it waits there, and this was no attempt.
+            job.attempts -= 0 if job.hops else 1
+            self._queue(job, first=True)
+            return
+        origin.address = transfer.address or origin.address
+        job.address = transfer.address or job.address
+        job.spent_s += self.clock.now() - transfer.started
+        outcome, detail = transfer.outcome()
+        status = transfer.status
+        if status:
+            job.hops.append(Hop(job.url, status, transfer.headers()))
+        self._judge_origin(origin, outcome, status, transfer)
+        if outcome == "ok" and status in _REDIRECTS and (location := transfer.location()):
             self._redirect(job, location)
         elif outcome == "no-contact":
             if not job.hops:
                 raise _no_contact(job.url)
             self.ended.append(job.done("refused-by-policy", detail=outcome, refused_url=job.url))
-        elif outcome == "ok" and transfer.status not in COMPLETE:
-            self.ended.append(job.done(f"http-{transfer.status}"))
+        elif outcome == "ok" and status == 304 and job.request.headers and len(job.hops) == 1:
+            self.ended.append(job.done("not-modified"))
+        elif outcome == "ok" and status not in COMPLETE:
+            self._fail(job, origin, job.done(f"http-{status}"))
         else:
             refused = job.url if outcome == "forbidden-address" else None
             keep = outcome == "ok" or (outcome == "too-large" and job.keep_beginning)
-            body = bytes(transfer.body) if keep else b""
-            self.ended.append(job.done(outcome, detail=detail, refused_url=refused, body=body))
-        transfer.body = bytearray()
+            body = transfer.body if keep else b""
+            self._fail(job, origin, job.done(outcome, detail=detail, refused_url=refused, body=body))
+        transfer.chunks.clear()
         self._make_ready(origin)
+
+    def _judge_origin(self, origin: _Origin, outcome: str, status: int, transfer: Transfer) -> None:
+        """What an origin's answer says of the origin: whether it is there, and how much of us it can bear."""
+        failed = outcome in ("connect", "timeout", "reset", "dns", "tls", "bad-response")
+        origin.failures = origin.failures + 1 if failed else 0
+        if outcome == "ok" and status in _SLOW_DOWN_STATUSES:
+            self._slow_down(origin, transfer)
+        elif outcome == "ok":
+            origin.lively = not transfer.quiet
+            origin.slow_downs = 0
+            origin.good += 1
+            if origin.good >= origin.most < self.config.per_origin_concurrency:
+                origin.most, origin.good = origin.most + 1, 0
+
+    def _slow_down(self, origin: _Origin, transfer: Transfer) -> None:
+        """The origin as a whole is left alone for a while, and asked less at once from then on."""
+        now = self.clock.now()
+        if transfer.started >= origin.slowed_at:  # what was in flight already says the same once more
+            origin.slow_downs += 1
+            origin.most, origin.good = max(1, origin.most // 2), 0
+        origin.slowed_at = now
+        wait = self._backoff_s(origin.slow_downs)
+        asked = retry_after_s(transfer.headers(), self.fetcher.now())
+        if asked is not None and asked > self.config.retry_after_max_s:
+            self.fetcher.left_alone[origin.name] = time.monotonic() + asked
+        elif asked is not None:
+            wait = max(wait, asked)
+        origin.next_start = max(origin.next_start, now + wait)
+
+    def _backoff_s(self, failures: int) -> float:
+        """The pause after so many failures in a row: doubled each time up to a limit, half of it at random."""
+        longest = min(self.config.retry_max_s, self.config.retry_base_s * 2.0 ** min(max(failures - 1, 0), 60))
+        return longest * (0.5 + 0.5 * self.fetcher.rng.random())
+
+    def _fail(self, job: _Job, origin: _Origin, fetched: Fetched) -> None:
+        """End the job, unless it is worth another attempt."""
+        if job.attempts > self.config.retries or not _may_pass(fetched):
+            self.ended.append(fetched)
+            return
+        wait = self._backoff_s(job.attempts)
+        if fetched.status in _RETRIED_STATUSES and fetched.hops and fetched.outcome.startswith("http-"):
+            asked = retry_after_s(fetched.hops[-1].headers, self.fetcher.now())
+            if asked is not None and asked > self.config.retry_after_max_s:
+                self.fetcher.left_alone[origin.name] = time.monotonic() + asked
+                self.ended.append(fetched)
+                return
+            wait = max(wait, asked or 0.0)
+        job.failed = fetched
+        self.pending += 1
+        self.turns += 1
+        heapq.heappush(self.later, (self.clock.now() + wait, self.turns, job))
+
+    def _take_up_later(self) -> None:
+        now = self.clock.now()
+        while self.later and self.later[0][0] <= now:
+            job = heapq.heappop(self.later)[2]
+            self.pending -= 1
+            job.start_anew()
+            self._aim(job, job.request.url)
+            self._queue(job, first=True)
 
     def _redirect(self, job: _Job, location: str) -> None:
         try:
@@ -468,8 +797,17 @@ class _Run:
         self.origins = {
             name: origin
             for name, origin in self.origins.items()
-            if origin.waiting or origin.active or origin.next_start > now or origin.failures
+            if origin.waiting or origin.active or origin.next_start > now or origin.failures or origin.slow_downs
         }
+
+
+def _may_pass(fetched: Fetched) -> bool:
+    """Whether this failure may be over in seconds."""
+    if fetched.outcome == "timeout":
+        return fetched.detail in _RETRIED_TIMEOUTS
+    if fetched.outcome in _RETRIED_OUTCOMES:
+        return True
+    return fetched.status in _RETRIED_STATUSES and fetched.outcome == f"http-{fetched.status}"
 
 
 def _no_contact(url: str) -> RefusedError:
@@ -481,10 +819,16 @@ def _no_contact(url: str) -> RefusedError:
 
 
 def _check(config: FetchConfig) -> None:
-    positive = ("concurrency", "per_origin_concurrency", "max_pending", "connect_timeout_s", "deadline_s")
-    for name in (*positive, "rate_window_s", "max_header_bytes", "origin_failures_max"):
-        if getattr(config, name) <= 0:
+    positive = ("concurrency", "per_origin_concurrency", "per_address_concurrency", "max_open", "max_pending")
+    for name in (*positive, "connect_timeout_s", "deadline_s", "rate_window_s", "max_header_bytes"):
+        if not getattr(config, name) > 0:
             raise ConfigurationError(f"{name} must be more than 0, not {getattr(config, name)}", where="fetch")
+    waits = ("per_origin_delay_s", "retry_base_s", "retry_max_s", "retry_after_max_s", "crawl_delay_max_s")
+    for name in ("retries", *waits):
+        if not 0 <= getattr(config, name) < float("inf"):
+            raise ConfigurationError(f"{name} must be 0 or more, not {getattr(config, name)}", where="fetch")
+    if config.origin_failures_max <= 0:
+        raise ConfigurationError("origin_failures_max must be more than 0", where="fetch")
     for name in ("product", "version", "contact"):
         text = getattr(config, name) or ""
         if not text.isascii() or not text.isprintable() or (name != "contact" and (not text or " " in text)):

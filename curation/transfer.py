@@ -5,6 +5,8 @@ Deadlines and rates are kept here and not by libcurl, on a clock that stands sti
 
 from __future__ import annotations
 
+import re
+import resource
 import select
 import socket
 import time
@@ -27,6 +29,14 @@ Resolver = Callable[[str, int], Sequence[str]]
 COMPLETE = frozenset({200, 203})  # statuses whose body is what was asked for
 _DISCARDED_BODY_BYTES = 64 * 1024  # read of a redirect's or an error's body, to keep its connection usable
 _TICK_S = 0.2
+# A transfer that has brought next to nothing for so long is quiet: it costs a descriptor and a few kilobytes.
+_QUIET_S = 0.5
+_QUIET_BYTES = 4096
+_QUIET_BODY_BYTES = 32 * 1024
+_BUFFER_BYTES = 128 * 1024  # of the loop, not of each transfer: a picture in one or two reads
+_HEADERS = ["Accept: */*", "Accept-Encoding: identity"]
+# Descriptors that are left for everything but connections: files, claims, pipes to workers.
+_OTHER_DESCRIPTORS = 512
 
 
 class Errand(Protocol):
@@ -36,6 +46,16 @@ class Errand(Protocol):
     max_bytes: int
     keep_beginning: bool
     spent_s: float
+
+    @property
+    def headers(self) -> tuple[tuple[str, str], ...]:
+        """What the request says beyond the usual (conditions)."""
+
+    def may_open(self, endpoint: str) -> bool:
+        """Asked before a socket to this "ip:port" is opened: False where there are enough of them."""
+
+    def connected(self, endpoint: str) -> None:
+        """Told which "ip:port" is about to be asked."""
 
 
 class ActiveClock:
@@ -53,12 +73,41 @@ class ActiveClock:
         self._held += seconds
 
 
+def descriptors_for_connections(wanted: int) -> int:
+    """How many connections the process may hold open, its soft limit of descriptors raised as far as that needs.
+
+    The soft limit is 1,024 in most places for the sake of programs that use select(2), which cannot count further;
+    the hard limit is what the machine's owner allows. Nothing here uses select.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = wanted + _OTHER_DESCRIPTORS
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return wanted if soft == resource.RLIM_INFINITY else max(min(wanted, soft - _OTHER_DESCRIPTORS), soft // 2)
+
+
+class Caches:
+    """Names' addresses and TLS sessions, shared among the loops of one fetcher (of one thread)."""
+
+    def __init__(self) -> None:
+        self.share = pycurl.CurlShare()
+        for data in (pycurl.LOCK_DATA_DNS, pycurl.LOCK_DATA_SSL_SESSION):
+            self.share.setopt(pycurl.SH_SHARE, data)
+
+    def close(self) -> None:
+        self.share.close()
+
+
 class Loop:
     """libcurl's multi interface on epoll (no limit on descriptors), with its easy handles kept for reuse."""
 
-    def __init__(self, config: FetchConfig, guard: Guard, resolver: Resolver | None) -> None:
-        self.config, self.guard, self.resolver = config, guard, resolver
+    def __init__(
+        self, config: FetchConfig, guard: Guard, resolver: Resolver | None, caches: Caches, max_connections: int
+    ) -> None:
+        self.config, self.guard, self.resolver, self.caches = config, guard, resolver, caches
         self.active: dict[pycurl.Curl, Transfer] = {}
+        self.quieted: list[Transfer] = []  # those that fell quiet in the last `wait`
         self._free: list[Transfer] = []
         self._epoll = select.epoll()
         self._timer: float | None = None
@@ -66,10 +115,11 @@ class Loop:
         self._multi = pycurl.CurlMulti()
         self._multi.setopt(pycurl.M_SOCKETFUNCTION, self._watch)
         self._multi.setopt(pycurl.M_TIMERFUNCTION, self._set_timer)
-        self._multi.setopt(pycurl.M_MAXCONNECTS, 4 * self.config.concurrency)
+        self._multi.setopt(pycurl.M_PIPELINING, pycurl.PIPE_MULTIPLEX)
+        self._multi.setopt(pycurl.M_MAXCONNECTS, min(4 * self.config.concurrency, max_connections))
 
     def start(self, errand: Errand, now: float) -> Transfer:
-        transfer = self._free.pop() if self._free else Transfer(self.config, self.guard, self.resolver)
+        transfer = self._free.pop() if self._free else Transfer(self.config, self.guard, self.resolver, self.caches)
         transfer.begin(errand, now)
         self.active[transfer.easy] = transfer
         self._multi.add_handle(transfer.easy)
@@ -96,11 +146,12 @@ class Loop:
         if self._timer is not None and time.monotonic() >= self._timer:
             self._timer = None
             self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
-        return self._collect() + self._overdue(clock.now())
+        return self._collect() + self._looked_at(clock.now())
 
     def close(self) -> None:
         for transfer in self._free:
             transfer.easy.close()
+        self._free.clear()
         self._multi.close()
         self._epoll.close()
 
@@ -117,11 +168,16 @@ class Loop:
                 ended.append(self.active[easy])
         return ended
 
-    def _overdue(self, now: float) -> list[Transfer]:
+    def _looked_at(self, now: float) -> list[Transfer]:
+        """Once a tick, those transfers that have been stopped for their slowness; the quiet ones go to `quieted`."""
+        self.quieted.clear()
         if now < self._next_tick and self._next_tick - now <= _TICK_S:
             return []
         self._next_tick = now + _TICK_S
-        return [t for t in self.active.values() if not t.ended and t.is_overdue(now)]
+        due = [t for t in self.active.values() if t.look_at <= now and not t.ended]  # few of many thousands
+        overdue = [t for t in due if t.is_overdue(now)]
+        self.quieted += [t for t in due if not t.ended and not t.quiet and t.falls_quiet(now)]
+        return overdue
 
     def _watch(self, what: int, descriptor: int, multi: object, data: object) -> None:
         if what == pycurl.POLL_REMOVE:
@@ -143,13 +199,14 @@ class Loop:
 class Transfer:
     """One easy handle and the one response it is reading."""
 
-    def __init__(self, config: FetchConfig, guard: Guard, resolver: Resolver | None) -> None:
+    def __init__(self, config: FetchConfig, guard: Guard, resolver: Resolver | None, caches: Caches) -> None:
         self.config, self.guard, self.resolver = config, guard, resolver
         self.easy = pycurl.Curl()
-        self._set_up(self.easy)
-        self.body = bytearray()
+        self.head = bytearray()  # status lines and headers as they came, interim responses and trailers included
+        self._asks_more = False
+        self._set_up(self.easy, caches)
 
-    def _set_up(self, easy: pycurl.Curl) -> None:
+    def _set_up(self, easy: pycurl.Curl, caches: Caches) -> None:
         set_ = easy.setopt
         set_(pycurl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS)
         set_(pycurl.FOLLOWLOCATION, 0)
@@ -157,34 +214,49 @@ class Transfer:
         set_(pycurl.NOPROXY, "*")
         set_(pycurl.NETRC, pycurl.NETRC_IGNORED)
         set_(pycurl.HTTP09_ALLOWED, 0)
+        # HTTP/2 where TLS agrees on it. Cookies, Alt-Svc (and with it HTTP/3) and HSTS are off unless asked for.
+        set_(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_2TLS)
+        set_(pycurl.PIPEWAIT, 1)  # the second request waits to hear whether it may share the first's connection
         set_(pycurl.PATH_AS_IS, 1)
         set_(pycurl.NOSIGNAL, 1)
         set_(pycurl.USERAGENT, self.config.user_agent)
-        set_(pycurl.HTTPHEADER, ["Accept: */*", "Accept-Encoding: identity"])
+        set_(pycurl.HTTPHEADER, _HEADERS)
         set_(pycurl.HTTP_CONTENT_DECODING, 0)  # undone here, where the decoded bytes are counted
+        set_(pycurl.BUFFERSIZE, _BUFFER_BYTES)
         set_(pycurl.DNS_CACHE_TIMEOUT, 60)
+        set_(pycurl.SHARE, caches.share)
         if self.config.ca_file is not None:
             set_(pycurl.CAINFO, str(self.config.ca_file))
         set_(pycurl.OPENSOCKETFUNCTION, self._open_socket)
         set_(pycurl.PREREQFUNCTION, self._before_request)
-        set_(pycurl.HEADERFUNCTION, self._on_header)
+        # Ten lines a response: collected without a line of Python. libcurl stops at 300 KB, we look each tick.
+        set_(pycurl.HEADERFUNCTION, self.head.extend)
         set_(pycurl.WRITEFUNCTION, self._on_body)
 
     def begin(self, errand: Errand, now: float) -> None:
         self.errand = errand
         self.started = self.window_start = now
-        self.window_bytes = self.received = self.header_bytes = 0
-        self.connected = self.ended = False
+        self.window_bytes = self.seen_bytes = self.dropped_bytes = 0
+        self.connected = self.ended = self.quiet = False
         self.address: str | None = None
         self.refused: str | None = None
+        self.is_put_off = False  # its address has enough of us already
         self.stopped: tuple[str, str] | None = None  # why we stopped it: outcome and detail
         self.code, self.message = 0, ""
-        self.status = 0
-        self.raw_headers: list[bytes] = []
-        self.body = bytearray()
+        self.head.clear()
+        self.head_bytes = 0  # of `head`, what came before the body; 0: no body yet
+        self._headers: Headers = ()
+        self._status = self._headers_of = 0
+        self.chunks: list[bytes] = []
+        self._room = errand.max_bytes
+        self._plain = False  # the body is kept as it comes
         self.decoder: _Decoder | None = None
-        self.body_begun = False
+        self.look_at = now + min(_QUIET_S, self.config.deadline_s - errand.spent_s)
         self.easy.setopt(pycurl.URL, errand.url)
+        if errand.headers or self._asks_more:
+            lines = [f"{name}: {value}".encode("latin-1") for name, value in errand.headers]
+            self.easy.setopt(pycurl.HTTPHEADER, [*_HEADERS, *lines])
+            self._asks_more = bool(lines)
         if self.resolver is not None:
             self._resolve(self.resolver)
 
@@ -201,20 +273,43 @@ class Transfer:
     def end(self, code: int, message: str) -> None:
         self.ended, self.code, self.message = True, code, message
 
+    @property
+    def received(self) -> int:
+        """Bytes so far, headers included, as they came over the wire."""
+        return len(self.head) + self.dropped_bytes + (self.errand.max_bytes - self._room if self._plain else 0)
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(self.chunks)
+
     def is_overdue(self, now: float) -> bool:
-        """Look at the clock; True when this transfer has been stopped for its slowness."""
+        """Look at the clock; True when this transfer has been stopped for its slowness, or its flood of headers."""
         elapsed = now - self.started
         if self.errand.spent_s + elapsed > self.config.deadline_s:
             self.stopped = ("timeout", "deadline")
         elif not self.connected and elapsed > self.config.connect_timeout_s:
             self.stopped = ("timeout", "connect")
+        elif len(self.head) > self.config.max_header_bytes:
+            self.stopped = ("too-large", "headers")
         elif now - self.window_start >= self.config.rate_window_s:
             arrived, seconds = self.received - self.window_bytes, now - self.window_start
             if self.connected and arrived < self.config.min_rate_bytes_per_s * seconds:
                 self.stopped = ("timeout", "rate")
             self.window_start, self.window_bytes = now, self.received
         self.ended = self.stopped is not None
+        if self.quiet:
+            ends = self.started + self.config.deadline_s - self.errand.spent_s
+            if not self.connected:
+                ends = min(ends, self.started + self.config.connect_timeout_s)
+            self.look_at = min(ends, self.window_start + self.config.rate_window_s, now + 1.0)
         return self.ended
+
+    def falls_quiet(self, now: float) -> bool:
+        """Whether it has brought next to nothing since it was last looked at, and holds next to nothing."""
+        received = self.received
+        arrived, self.seen_bytes = received - self.seen_bytes, received
+        self.quiet = arrived < _QUIET_BYTES and received < _QUIET_BODY_BYTES
+        return self.quiet
 
     def outcome(self) -> tuple[str, str]:
         """What the transfer came to ("ok": a complete response of any status), and a detail."""
@@ -222,102 +317,139 @@ class Transfer:
             return self.stopped if self.stopped[0] != "discarded" else ("ok", "")
         if self.refused is not None and not self.connected:
             return ("no-contact", "") if self.refused == "no-contact" else ("forbidden-address", self.refused)
+        if len(self.head) > self.config.max_header_bytes or "Too large response headers" in self.message:
+            return "too-large", "headers"
         if self.code:
             return _CURL_OUTCOMES.get(self.code, "connect"), f"curl {self.code}: {self.message}"
         if self.decoder is not None and not self.decoder.complete:
             return "truncated", "encoded body ends early"
         return "ok", ""
 
+    @property
+    def status(self) -> int:
+        """The last response's status; 0 before there is one."""
+        self._read_head()
+        return self._status
+
     def headers(self) -> Headers:
-        pairs = []
-        for line in self.raw_headers:
-            name, _, value = line.decode("latin-1").partition(":")
-            pairs.append((name.strip(), value.strip()))
-        return tuple(pairs)
+        """The last response's headers, trailers at their end: decoded as Latin-1, in order, duplicates kept."""
+        self._read_head()
+        return self._headers
+
+    def _read_head(self) -> None:
+        if self._headers_of == len(self.head):
+            return
+        self._headers_of = len(self.head)
+        pairs: list[tuple[str, str]] = []
+        at = 0
+        for line in self.head.decode("latin-1").split("\n"):
+            # An interim response (1xx) came before; a trailer may be called what it likes.
+            if line.startswith("HTTP/") and (status := _STATUS.match(line)) and not 0 < self.head_bytes <= at:
+                pairs.clear()
+                self._status = int(status[1])
+            elif line[:1] in (" ", "\t") and pairs:  # a folded line (RFC 9112, 5.2)
+                pairs[-1] = pairs[-1][0], f"{pairs[-1][1]} {line.strip()}".strip()
+            else:
+                name, colon, value = line.partition(":")
+                if colon:
+                    pairs.append((name.strip(), value.strip()))
+            at += len(line) + 1
+        self._headers = tuple(pairs)
 
     def location(self) -> str | None:
-        value = _last(self.raw_headers, b"location")
-        if value is None:
+        found = _LOCATION.findall(self.head)
+        if not found or self._last("location") is None:
             return None
         try:
-            return value.decode("utf-8")
+            return str(found[-1].strip(), "utf-8")
         except UnicodeDecodeError:
-            return value.decode("latin-1")
+            return str(found[-1].strip(), "latin-1")
 
     # ── libcurl's callbacks: an exception in one is an aborted transfer, never a passed check ────────────────────
     def _open_socket(self, purpose: int, address: tuple[int, int, int, tuple[str, int]]) -> object:
         family, kind, protocol, endpoint = address
         if self._refuses(endpoint[0], endpoint[1]):
             return pycurl.SOCKET_BAD
+        if not self.errand.may_open(endpoint_text(_text(endpoint[0]), endpoint[1])):
+            self.is_put_off = True
+            return pycurl.SOCKET_BAD
         return _Socket(family, kind, protocol)
 
     def _before_request(self, ip: str, local_ip: str, port: int, local_port: int) -> int:
-        # Also called on a reused connection: what was checked at its opening is checked again.
+        # Also called on a reused connection, a multiplexed one included: what was checked at its opening is checked
+        # again.
         if self._refuses(ip, port):
             return int(pycurl.PREREQFUNC_ABORT)
         self.connected = True
         self.address = endpoint_text(ip, port)
+        self.errand.connected(self.address)
         return int(pycurl.PREREQFUNC_OK)
 
     def _refuses(self, ip: str | bytes, port: int) -> bool:
-        text = ip if isinstance(ip, str) else ip.decode("latin-1")
-        why = self.guard(text, port)
+        why = self.guard(_text(ip), port)
         if why is not None:
             self.refused = why
         return why is not None
 
-    def _on_header(self, line: bytes) -> int | None:
-        self.received += len(line)
-        self.header_bytes += len(line)
-        if self.header_bytes > self.config.max_header_bytes:
-            self.stopped = ("too-large", "headers")
-            return -1
-        if line.startswith(b"HTTP/") and not self.body_begun:
-            self.raw_headers = []  # an interim response (1xx) came before
-            self.status = int(line.split(None, 2)[1])
-        elif line[:1] in (b" ", b"\t") and self.raw_headers:
-            self.raw_headers[-1] += b" " + line.strip()  # a folded line (RFC 9112, 5.2)
-        elif b":" in line:
-            self.raw_headers.append(line.rstrip(b"\r\n"))
-        return None
-
     def _on_body(self, data: bytes) -> int | None:
-        if not self.body_begun:
-            self.body_begun = True
+        size = len(data)
+        if self._plain and size <= self._room:
+            self._room -= size
+            self.chunks.append(data)
+            return None
+        if not self.head_bytes:
             self._begin_body()
-        self.received += len(data)
         if self.stopped is None:
             self._take(data)
         return None if self.stopped is None else -1
 
     def _begin_body(self) -> None:
-        encoding = (_last(self.raw_headers, b"content-encoding") or b"").strip().lower()
+        self.head_bytes = len(self.head)
         if self.status not in COMPLETE:
             return
-        if encoding not in (b"", b"identity"):
-            self.decoder = _Decoder.of(encoding)
-            if self.decoder is None:
-                self.stopped = ("bad-encoding", encoding.decode("latin-1")[:40])
+        if self.head_bytes > self.config.max_header_bytes:
+            self.stopped = ("too-large", "headers")
             return
-        declared = _last(self.raw_headers, b"content-length") or b""
-        if declared.isdigit() and int(declared[:20]) > self.errand.max_bytes and not self.errand.keep_beginning:
+        encoding = (self._last("content-encoding") or "").strip().lower()
+        if encoding not in ("", "identity"):
+            self.decoder = _Decoder.of(encoding.encode("latin-1"))
+            if self.decoder is None:
+                self.stopped = ("bad-encoding", encoding[:40])
+            return
+        declared = self._last("content-length") or ""
+        is_number = declared.isascii() and declared.isdigit()
+        if is_number and int(declared[:20]) > self.errand.max_bytes and not self.errand.keep_beginning:
             self.stopped = ("too-large", "body")
+        self._plain = self.stopped is None
 
     def _take(self, data: bytes) -> None:
         if self.status not in COMPLETE:
-            if self.received > _DISCARDED_BODY_BYTES + self.header_bytes:
+            self.dropped_bytes += len(data)
+            if self.dropped_bytes > _DISCARDED_BODY_BYTES:
                 self.stopped = ("discarded", "")
             return
-        room = self.errand.max_bytes - len(self.body)
         if self.decoder is not None:
+            self.dropped_bytes += len(data)
             try:
-                data = self.decoder.decode(data, room + 1)
+                data = self.decoder.decode(data, self._room + 1)
             except zlib.error as error:
                 self.stopped = ("bad-encoding", str(error)[:80])
                 return
-        if len(data) > room:
+        if len(data) > self._room:
             self.stopped = ("too-large", "body")
-        self.body += data[:room]
+        self.chunks.append(data[: self._room])
+        self._room -= len(self.chunks[-1])
+
+    def _last(self, name: str) -> str | None:
+        return next((value for key, value in reversed(self.headers()) if key.lower() == name), None)
+
+
+_STATUS = re.compile(r"HTTP/[0-9.]+ +([0-9]{3})(?![0-9])")
+_LOCATION = re.compile(rb"^[Ll][Oo][Cc][Aa][Tt][Ii][Oo][Nn][ \t]*:([^\r\n]*)", re.MULTILINE)
+
+
+def _text(ip: str | bytes) -> str:
+    return ip if isinstance(ip, str) else ip.decode("latin-1")
 
 
 class _Socket(socket.socket):
@@ -381,13 +513,5 @@ _CURL_OUTCOMES = {
     90: "tls",
     91: "tls",
     92: "reset",
-    100: "too-large",  # more headers than libcurl takes
+    100: "bad-response",  # a header longer than libcurl takes
 }
-
-
-def _last(raw_headers: list[bytes], name: bytes) -> bytes | None:
-    for line in reversed(raw_headers):
-        key, _, value = line.partition(b":")
-        if key.strip().lower() == name:
-            return value.strip()
-    return None
