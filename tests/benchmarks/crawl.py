@@ -115,8 +115,8 @@ def _race(site: CrawlSite, pictures: int, rounds: int, folder: Path) -> tuple[li
     """Both in turns. Returns img2dataset's runs, ours, the threads it was given, the server's seconds of CPU."""
     ours: list[Run] = []
     theirs: list[Run] = []
-    few = _list(site, max(pictures // 10, 10), folder / "few.parquet")
-    whole = _list(site, pictures, folder / "list.parquet")
+    few = url_list(site, max(pictures // 10, 10), folder / "few.parquet")
+    whole = url_list(site, pictures, folder / "list.parquet")
     tried = {threads: _peer(site, few, threads, folder).total.cpu_s for threads in THREADS}
     threads = min(tried, key=lambda t: tried[t])
     ways: tuple[Callable[[], None], ...] = (
@@ -133,7 +133,7 @@ def _race(site: CrawlSite, pictures: int, rounds: int, folder: Path) -> tuple[li
     return theirs, ours, threads, _cpu_s(site.pid) - before
 
 
-def _list(site: CrawlSite, pictures: int, file: Path) -> Path:
+def url_list(site: CrawlSite, pictures: int, file: Path) -> Path:
     """The URL list that both read; the captions name nobody, so that no rule of the strict ruleset minds them."""
     numbers = range(pictures)
     columns = {
@@ -153,20 +153,20 @@ _PLACES = ("stone floor", "grey table", "mossy wall", "sandy field", "wet street
 # ── the two ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _peer(site: CrawlSite, url_list: Path, threads: int, folder: Path) -> Run:
+def _peer(site: CrawlSite, listed: Path, threads: int, folder: Path) -> Run:
     """img2dataset over a list, from its start to its end."""
     out = folder / "img2dataset"
     shutil.rmtree(out, ignore_errors=True)
     # Two shards a process: they end together, and no process is replaced by a new one (it would after five).
-    shard = -(-pq.read_metadata(url_list).num_rows // 4)
+    shard = -(-pq.read_metadata(listed).num_rows // 4)
     script = Path(__file__).with_name("crawl_img2dataset.py")
-    command = [str(PEER), "-P", str(script), str(url_list), str(out), str(threads), str(shard)]
+    command = [str(PEER), "-P", str(script), str(listed), str(out), str(threads), str(shard)]
     environment = {**_environment(site), "NO_ALBUMENTATIONS_UPDATE": "1", "WANDB_MODE": "disabled"}
     cost = measured(command, environment, folder)
     return Run({"download": cost}, _pictures_in(sorted(out.glob("*.tar"))))
 
 
-def _custody(site: CrawlSite, url_list: Path, folder: Path) -> Run:
+def _custody(site: CrawlSite, listed: Path, folder: Path) -> Run:
     """crawl, decide and seal in a fresh home: the strict ruleset less faces, which img2dataset does not look for."""
     path = folder / "home"
     shutil.rmtree(path, ignore_errors=True)
@@ -174,7 +174,7 @@ def _custody(site: CrawlSite, url_list: Path, folder: Path) -> Run:
     home = new_home(path, site)
     costs = {}
     for stage in STAGES:
-        more = ("--url-list", str(url_list)) if stage == "crawl" else ()
+        more = ("--url-list", str(listed)) if stage == "crawl" else ()
         command = [str(ROOT / ".venv/bin/custody"), stage, *more, "--home", str(path), "--json"]
         costs[stage] = measured(command, _environment(site), folder)
     return Run(costs, _pictures_in(sorted(home.datasets_path.glob("*/generation-*/*.tar"))))
@@ -235,7 +235,7 @@ def measured(command: Sequence[str], environment: Mapping[str, str], folder: Pat
 
     def watch() -> None:
         while not done.wait(0.2):
-            peak[0] = max(peak[0], sum(map(_pss_bytes, _descendants(wrapper.pid))))
+            peak[0] = max(peak[0], sum(map(_pss_bytes, descendants(wrapper.pid))))
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -251,18 +251,18 @@ def measured(command: Sequence[str], environment: Mapping[str, str], folder: Pat
     return Cost(found["cpu_s"], found["wall_s"], peak[0])
 
 
-def _descendants(pid: int) -> list[int]:
+def descendants(pid: int) -> list[int]:
     """The processes below this one."""
     below, found = [pid], []
     while below:
         for children in Path("/proc", str(below.pop()), "task").glob("*/children"):
-            born = [int(child) for child in _read(children).split()]
+            born = [int(child) for child in read_proc(children).split()]
             found += born
             below += born
     return found
 
 
-def _read(path: Path | str) -> str:
+def read_proc(path: Path | str) -> str:
     """A file of /proc; nothing where the process has gone."""
     try:
         return Path(path).read_text()
@@ -272,14 +272,14 @@ def _read(path: Path | str) -> str:
 
 def _pss_bytes(pid: int) -> int:
     """What a process holds, of shared pages its share."""
-    for line in _read(f"/proc/{pid}/smaps_rollup").splitlines():
+    for line in read_proc(f"/proc/{pid}/smaps_rollup").splitlines():
         if line.startswith("Pss:"):
             return int(line.split()[1]) * 1024
     return 0
 
 
 def _cpu_s(pid: int) -> float:
-    fields = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
+    fields = read_proc(f"/proc/{pid}/stat").rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 

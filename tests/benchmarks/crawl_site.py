@@ -22,6 +22,7 @@ import sys
 import time
 from array import array
 from collections import Counter, deque
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import formatdate
@@ -29,8 +30,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
 ROOT = Path(__file__).resolve().parents[2]
 Size = Literal["512", "1600", "64"]
+_PHOTOGRAPHS = ("coffee", "chelsea", "rocket", "immunohistochemistry", "retina", "hubble_deep_field", "gravel", "brick")
 # Bases a size, and the JPEG quality that gives 30-60 KB, 200-400 KB and 1-2 KB.
 _BASES: dict[str, tuple[int, int]] = {"512": (64, 80), "1600": (24, 80), "64": (64, 75)}
 
@@ -114,6 +120,10 @@ class CrawlSite:
         """How often each path was asked for so far, on whatever host; pictures as "/p/n.jpg"."""
         return Counter(self._ask("counts"))
 
+    def total(self) -> int:
+        """How many pictures were asked for so far, whatever was answered."""
+        return int(self._ask("total"))
+
     def forget(self) -> None:
         """Count from nought again."""
         self._ask("forget")
@@ -141,22 +151,22 @@ def make_bases(folder: Path, size: Size) -> Path:
     count, quality = _BASES[size]
     if directory.is_dir():
         return directory
-    import numpy as np
-    from PIL import Image
-    from skimage import data
-
-    # One with fine texture, some smooth ones; no face in any.
-    names = ("coffee", "chelsea", "rocket", "immunohistochemistry", "retina", "hubble_deep_field", "gravel", "brick")
-    photos = []
-    for name in names:
-        try:
-            pixels = getattr(data, name)()
-        except Exception:  # not in the package, and nothing is downloaded
-            continue
-        photos.append(Image.fromarray(pixels).convert("RGB"))
-    drawn, side = np.random.default_rng(20261121), int(size)
     making = directory.with_name(directory.name + ".making")
     making.mkdir(parents=True, exist_ok=True)
+    for n, pixels in enumerate(_tiny(count) if size == "64" else _photographs(int(size), count)):
+        held = io.BytesIO()
+        Image.fromarray(pixels).save(held, "JPEG", quality=quality)
+        (making / f"{n:03}.jpg").write_bytes(held.getvalue())
+    making.rename(directory)
+    return directory
+
+
+def _photographs(side: int, count: int) -> Iterator[npt.NDArray[np.uint8]]:
+    """Crops of photographs that scikit-image brings along: some smooth, some of fine texture."""
+    from skimage import data
+
+    photos = [Image.fromarray(getattr(data, name)()).convert("RGB") for name in _PHOTOGRAPHS]
+    drawn = np.random.default_rng(20261121)
     for n in range(count):
         photo = photos[n % len(photos)]
         cut = int(min(photo.size) * drawn.uniform(0.6, 1.0))
@@ -164,12 +174,15 @@ def make_bases(folder: Path, size: Size) -> Path:
         crop = photo.crop((left, top, left + cut, top + cut)).resize((side, side), Image.Resampling.BICUBIC)
         # The grain that enlarging takes away, as a camera has it.
         grain = drawn.normal(0.0, 2.5, (side, side, 1))
-        noisy = (np.asarray(crop, dtype=np.float32) + grain).clip(0, 255).astype(np.uint8)
-        held = io.BytesIO()
-        Image.fromarray(noisy).save(held, "JPEG", quality=quality)
-        (making / f"{n:03}.jpg").write_bytes(held.getvalue())
-    making.rename(directory)
-    return directory
+        yield (np.asarray(crop, dtype=np.float32) + grain).clip(0, 255).astype(np.uint8)
+
+
+def _tiny(count: int) -> Iterator[npt.NDArray[np.uint8]]:
+    """64 px of coloured clouds."""
+    drawn = np.random.default_rng(20261121)
+    for _ in range(count):
+        coarse = Image.fromarray(drawn.integers(0, 255, (6, 6, 3), dtype=np.uint8))
+        yield np.asarray(coarse.resize((64, 64), Image.Resampling.BICUBIC))
 
 
 def _make_certificates(folder: Path, addresses: list[str]) -> None:
@@ -263,7 +276,7 @@ class _Server:
         return port
 
     def serve(self) -> None:
-        """Serve until standard input ends; on it, "counts" and "forget" are answered by a line of JSON."""
+        """Serve until standard input ends; on it, "counts", "total" and "forget" are answered by a line of JSON."""
         self.epoll.register(0, select.EPOLLIN)
         print(self.port, flush=True)
         while True:
@@ -294,6 +307,8 @@ class _Server:
             self.asked = array("H", bytes(2 * self.spec.pictures))
             self.others.clear()
             print("null", flush=True)
+        elif line.strip() == "total":
+            print(sum(self.asked), flush=True)
         else:
             counts = {f"/p/{n}.jpg": asked for n, asked in enumerate(self.asked) if asked}
             print(json.dumps(counts | dict(self.others)), flush=True)
