@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol
 
-from curation.fetch import Fetched, Request, Transport, open_gate
+from curation.fetch import Fetched, Request, Transport, open_gate, validators
 from curation.pair import origin_of
 from policy.errors import BusyError, ConfigurationError
 from policy.evidence import ORIGIN_DOCUMENTS, Document, OriginEvidence
@@ -33,9 +34,6 @@ _ORIGIN_FAILURES = frozenset({"dns", "connect", "tls", "timeout", "forbidden-add
 # So many are asked for at once: each is an open lock file meanwhile.
 _BATCH = 128
 _WAIT_S = 600.0
-
-Key = TypeVar("Key")
-
 
 # ── who asks ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -125,20 +123,6 @@ class _Documents(ABC):
     def _ask(self, names: tuple[str, ...], now: datetime) -> None:
         """Ask for these now, and keep what comes of it."""
 
-    def _answers(self, asked: Mapping[str, Key], down: dict[str, str], now: datetime) -> Iterator[tuple[Key, Document]]:
-        """Every address that is asked for with what came of it; an origin that is down is asked for nothing more."""
-        # Lazily, so that an origin that failed meanwhile is not asked for the rest.
-        requests = (Request(url, "document") for url in asked if origin_of(url) not in down)
-        answered = set()
-        for fetched in self.transport.fetch_all(requests, gate=open_gate):
-            answered.add(fetched.url)
-            self.fetched.append(fetched)
-            if fetched.outcome in _ORIGIN_FAILURES:
-                down[origin_of(fetched.url)] = fetched.outcome
-            yield asked[fetched.url], document_of(fetched, now)
-        for url in asked.keys() - answered:
-            yield asked[url], Document(url, None, now, error=down[origin_of(url)])
-
     def _due(self, known: Document | None, url: str, now: datetime) -> bool:
         silence = self.silences.get(url)
         last = silence if silence is not None and known is not None and silence.fetched_at > known.fetched_at else known
@@ -189,41 +173,110 @@ class OriginDocuments(_Documents):
         self._refresh(wanted, now)
         return {origin: self.cache[origin] for origin in wanted if origin in self.cache}
 
-    def _is_due(self, origin: str, now: datetime) -> bool:
+    def is_due(self, origin: str, now: datetime) -> bool:
+        """Whether some document of an origin is unknown, or has to be asked for again."""
         return any(self._document_is_due(origin, name, now) for name in self.names)
 
-    def _ask(self, origins: tuple[str, ...], now: datetime) -> None:
-        down: dict[str, str] = {}
-        for names in (self.names[:1], self.names[1:]):
-            asked = {
-                origin + ORIGIN_DOCUMENTS[name]: (origin, name)
-                for origin in origins
-                for name in names
-                if self._document_is_due(origin, name, now)
-            }
-            absent: dict[tuple[str, str], Document] = {}
-            for (origin, name), document in self._answers(asked, down, now):
-                if name in ELSEWHERE and _is_absent(document):
-                    absent[origin, name] = document
+    def inquiry(self, origin: str, now: datetime) -> Inquiry:
+        """What has to be asked of an origin, step by step, for who fetches it among other things (a claim held)."""
+        return Inquiry(self, origin, now)
+
+    def _is_due(self, name: str, now: datetime) -> bool:
+        return self.is_due(name, now)
+
+    def _ask(self, names: tuple[str, ...], now: datetime) -> None:
+        inquiries = [self.inquiry(origin, now) for origin in names]
+        waiting = deque((request, inquiry) for inquiry in inquiries for request in inquiry.first())
+        on_the_way: dict[int, Inquiry] = {}
+
+        def requests() -> Iterator[Request | None]:
+            while waiting or on_the_way:
+                if waiting:
+                    request, inquiry = waiting.popleft()
+                    on_the_way[id(request)] = inquiry
+                    yield request
                 else:
-                    self._keep(origin, name, document)
-            elsewhere = {origin + ELSEWHERE[name]: (origin, name) for origin, name in absent}
-            for (origin, name), document in self._answers(elsewhere, down, now):
-                self._keep(origin, name, absent[origin, name] if _is_absent(document) else document)
+                    yield None
+
+        for fetched in self.transport.fetch_all(requests(), gate=open_gate):
+            inquiry = on_the_way.pop(id(fetched.request))
+            waiting.extend((request, inquiry) for request in inquiry.answered(fetched))
 
     def _document_is_due(self, origin: str, name: str, now: datetime) -> bool:
-        return self._due(self._known(origin, name), origin + ORIGIN_DOCUMENTS[name], now)
+        return self._due(self.known(origin, name), origin + ORIGIN_DOCUMENTS[name], now)
 
-    def _known(self, origin: str, name: str) -> Document | None:
+    def known(self, origin: str, name: str) -> Document | None:
+        """A document as it is known now, however old."""
         evidence = self.cache.get(origin)
         return evidence.get(name) if evidence is not None else None
 
-    def _keep(self, origin: str, name: str, answer: Document) -> None:
-        kept = self._renew(self._known(origin, name), answer, origin + ORIGIN_DOCUMENTS[name])
-        if kept is not None:
-            evidence = self.cache.get(origin, OriginEvidence(origin))
-            documents = {**dict(evidence.documents), name: kept}
+    def keep(self, origin: str, answers: Mapping[str, Document]) -> None:
+        """Keep what an origin answered, all of it in one go: a kill leaves all or nothing."""
+        evidence = self.cache.get(origin, OriginEvidence(origin))
+        documents = dict(evidence.documents)
+        for name, answer in answers.items():
+            if (kept := self._renew(documents.get(name), answer, origin + ORIGIN_DOCUMENTS[name])) is not None:
+                documents[name] = kept
+        if tuple(documents.items()) != evidence.documents:
             self.cache[origin] = replace(evidence, documents=tuple(documents.items()))
+
+
+class Inquiry:
+    """Asking one origin for those of its documents that are due: robots.txt first, and if it answers for the rest.
+
+    Each answer may bring the next requests; with the last one everything is kept, and `done`. What the transport is
+    given are these very requests: it hands them back with their answers.
+    """
+
+    def __init__(self, documents: OriginDocuments, origin: str, now: datetime) -> None:
+        self.origin, self.done = origin, False
+        self._documents, self._now = documents, now
+        self._due = [n for n in documents.names if documents._document_is_due(origin, n, now)]
+        self._asked: dict[int, tuple[str, Request]] = {}  # by id(request)
+        self._absent: dict[str, Document] = {}
+        self._answers: dict[str, Document] = {}
+
+    def first(self) -> list[Request]:
+        """What to ask for to begin with; nothing where nothing is due."""
+        names, first = self._due, self._documents.names[:1]
+        now_asked = [n for n in names if n in first] or names
+        self._due = [n for n in names if n not in now_asked]
+        if not now_asked:
+            self.done = True
+        return [self._request(name, ORIGIN_DOCUMENTS[name]) for name in now_asked]
+
+    def robots(self) -> Document | None:
+        """robots.txt as far as it is known by now."""
+        return self._answers.get("robots") or self._documents.known(self.origin, "robots")
+
+    def answered(self, fetched: Fetched) -> list[Request]:
+        """What to ask for next, after this answer."""
+        name, _ = self._asked.pop(id(fetched.request))
+        self._documents.fetched.append(fetched)
+        document, following = document_of(fetched, self._now), []
+        if name in self._absent:
+            document = self._absent[name] if _is_absent(document) else document
+        elif name in ELSEWHERE and _is_absent(document):
+            self._absent[name] = document
+            following.append(self._request(name, ELSEWHERE[name]))
+        if not following:
+            self._answers[name] = document
+        if fetched.outcome in _ORIGIN_FAILURES:
+            for left in self._due:
+                url = self.origin + ORIGIN_DOCUMENTS[left]
+                self._answers[left] = Document(url, None, self._now, error=fetched.outcome)
+        else:
+            following += [self._request(left, ORIGIN_DOCUMENTS[left]) for left in self._due]
+        self._due = []
+        if not self._asked:
+            self._documents.keep(self.origin, self._answers)
+            self.done = True
+        return following
+
+    def _request(self, name: str, path: str) -> Request:
+        request = request_for(self.origin + path, self._documents.known(self.origin, name))
+        self._asked[id(request)] = name, request
+        return request
 
 
 class DeclaredDocuments(_Documents):
@@ -253,13 +306,34 @@ class DeclaredDocuments(_Documents):
     def _is_due(self, url: str, now: datetime) -> bool:
         return self._due(self.cache.get(url), url, now)
 
-    def _ask(self, urls: tuple[str, ...], now: datetime) -> None:
-        for url, document in self._answers({url: url for url in urls}, {}, now):
-            if (kept := self._renew(self.cache.get(url), document, url)) is not None:
-                self.cache[url] = kept
+    def _ask(self, names: tuple[str, ...], now: datetime) -> None:
+        down: dict[str, str] = {}
+        # Lazily, so that an origin that failed meanwhile is not asked for the rest.
+        requests = (request_for(url, self.cache.get(url)) for url in names if origin_of(url) not in down)
+        unanswered = dict.fromkeys(names)
+        for fetched in self.transport.fetch_all(requests, gate=open_gate):
+            del unanswered[fetched.url]
+            self.fetched.append(fetched)
+            if fetched.outcome in _ORIGIN_FAILURES:
+                down[origin_of(fetched.url)] = fetched.outcome
+            self._keep(fetched.url, document_of(fetched, now))
+        for url in unanswered:
+            self._keep(url, Document(url, None, now, error=down[origin_of(url)]))
+
+    def _keep(self, url: str, answer: Document) -> None:
+        if (kept := self._renew(self.cache.get(url), answer, url)) is not None:
+            self.cache[url] = kept
 
 
 # ── answers ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def request_for(url: str, known: Document | None) -> Request:
+    """How a document is asked for: where a whole copy is known only if it has changed, and past every gate."""
+    has_copy = known is not None and known.url == url and known.status in (200, 203) and known.body is not None
+    if known is None or not has_copy or known.truncated:
+        return Request(url, "document", gated=False)
+    return Request(url, "document", headers=validators(known.headers), gated=False)
 
 
 def renewed(known: Document | None, answer: Document) -> Document:
@@ -286,8 +360,11 @@ def _said(document: Document) -> tuple[int | None, str | None, str | None, bool]
 
 
 def document_of(fetched: Fetched, now: datetime) -> Document:
-    """What asking for a document came to. A body is kept of a complete answer, or of one cut at the size limit."""
-    headers = fetched.hops[-1].headers if fetched.hops else ()
+    """What asking for a document came to. A body is kept of a complete answer, or of one cut at the size limit.
+
+    The headers are those of every hop: a redirect among them says that the copy is no answer about the address itself.
+    """
+    headers = tuple(header for hop in fetched.hops for header in hop.headers)
     truncated = fetched.outcome == "too-large" and bool(fetched.body)
     if fetched.ok or truncated:
         return Document(
@@ -299,7 +376,7 @@ def document_of(fetched: Fetched, now: datetime) -> Document:
             body_sha256=Document.digest(fetched.body),
             truncated=truncated,
         )
-    answered = fetched.outcome.startswith("http-")
+    answered = fetched.outcome.startswith("http-") or fetched.outcome == "not-modified"
     return Document(
         url=fetched.url,
         status=fetched.status if answered else None,

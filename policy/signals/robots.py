@@ -790,6 +790,29 @@ def may_fetch(document: Document | None, url: str, agent: str, now: datetime, ru
     return unless_stale(judged, document.fetched_at, now, rules.max_age_days)
 
 
+def crawl_delay(document: Document | None, agent: str, rules: RobotsRules) -> float | None:
+    """The seconds that robots.txt asks `agent` to leave between two requests; None where it does not say.
+
+    Crawl-delay stands in no standard: it is a wish that politeness follows, never a decision. It is read in the groups
+    that hold for the agent (else those of "*"); of several the longest counts, and what is no finite number of 0 or
+    more is passed over.
+    """
+    if document is None or document.body is None or document.status not in (200, 203):
+        return None
+    file = parsed(document.body[: rules.max_bytes])
+    if file.is_page or file.is_flooded:
+        return None
+    asked = (_seconds(line.value) for line in file.extensions_for(agent) if line.name == "crawl-delay")
+    return max((seconds for seconds in asked if seconds is not None), default=None)
+
+
+def _seconds(value: str) -> float | None:
+    return float(value) if _SECONDS.fullmatch(value) else None
+
+
+_SECONDS = re.compile(r"[0-9]{1,9}(?:\.[0-9]{0,9})?|\.[0-9]{1,9}")
+
+
 def _judge_file(file: RobotsFile, document: Document, url: str, agent: str) -> Judgement:
     answer = file.judge(agent, path_of(url))
     key = MECHANISM, document.url, document.body_sha256, answer.line_no
