@@ -500,26 +500,33 @@ class _Run:
     def _start_what_may_start(self) -> None:
         if self.later:
             self._take_up_later()
-        while self.busy < self.concurrency and len(self.jobs) < self.max_open:
-            if len(self.ended) >= self.concurrency:
-                return
+        while self.busy < self.concurrency and len(self.jobs) < self.max_open and len(self.ended) < self.concurrency:
+            # As one starts one is pulled: what has to wait for its turn is known early, and waits meanwhile.
+            pulled = self._pull()
             if (origin := self._next_origin()) is not None:
                 self._start(origin, origin.waiting.popleft())
-                continue
-            if self.exhausted or self.clock.now() < self.ask_source_at or self.pending >= self.config.max_pending:
+            elif not pulled:
                 return
-            held = time.monotonic()
-            try:
-                request = next(self.requests)
-            except StopIteration:
-                self.exhausted = True
-                return
-            finally:
-                self.clock.hold(time.monotonic() - held)
-            if request is None:
-                self.ask_source_at = self.clock.now() + _ASK_AGAIN_S
-            else:
-                self._admit(request)
+
+    def _pull(self) -> bool:
+        """Take the source's next request; False where it has none for now, or there is no room."""
+        if self.exhausted or self.pending >= self.config.max_pending:
+            return False
+        asked_at = time.monotonic()
+        if asked_at < self.ask_source_at:
+            return False
+        try:
+            request = next(self.requests)
+        except StopIteration:
+            self.exhausted = True
+            return False
+        finally:
+            self.clock.hold(time.monotonic() - asked_at)
+        if request is None:
+            self.ask_source_at = time.monotonic() + _ASK_AGAIN_S
+            return False
+        self._admit(request)
+        return True
 
     def _admit(self, request: Request) -> None:
         limit = request.max_bytes if request.max_bytes is not None else self.config.max_bytes(request.kind)
