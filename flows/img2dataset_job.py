@@ -53,8 +53,8 @@ def check(job: Job) -> Job:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             versions[name] = None
-    java = os.environ.get("JAVA_HOME") or shutil.which("java")
-    return {"versions": versions, "java": bool(java), "reached": reached(job["probes"])}
+    java = shutil.which("java", path=f"{job['java_home']}/bin" if job["java_home"] else None)
+    return {"versions": versions, "java": java is not None, "reached": reached(job["probes"])}
 
 
 def reached(endpoints: list[list[Any]]) -> list[int]:
@@ -223,17 +223,16 @@ class Bounds(urllib.request.BaseHandler):
 
     def http_response(self, request: urllib.request.Request, response: Any) -> Any:
         encoding = response.headers.get("Content-Encoding", "").strip().lower()
-        if not 200 <= response.status < 300:
-            self.deadlines.forget()
-        elif response.status not in (200, 203):
-            self.deadlines.forget()
-            raise ValueError(f"HTTP Error {response.status}: no picture")
-        elif encoding not in ("", "identity"):
-            self.deadlines.forget()
-            raise ValueError("custody: bad-encoding")
-        else:
+        if response.status in (200, 203) and encoding in ("", "identity"):
             response.read = functools.partial(read_within, response, self.job["max_bytes"], self.deadlines)
-        return response
+            return response
+        self.deadlines.forget()
+        if not 200 <= response.status < 300:
+            return response  # the error processor's
+        response.close()
+        raise ValueError(
+            "custody: bad-encoding" if response.status in (200, 203) else f"HTTP Error {response.status}: no picture"
+        )
 
     https_request = http_request
     https_response = http_response

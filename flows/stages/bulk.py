@@ -154,7 +154,7 @@ def check_environment(settings: BulkSettings) -> None:
         raise ConfigurationError("img2dataset's environment is not there", where=str(python), remedy=_ENV_REMEDY)
     with _private_directory() as private:
         asked = private / "probes.json"
-        asked.write_text(json.dumps({"probes": probes}))
+        asked.write_text(json.dumps({"probes": probes, "java_home": settings.java_home}))
         try:
             answer = subprocess.run(
                 [str(python), "-I", str(_JOB_SCRIPT), "check", str(asked)],
@@ -172,6 +172,13 @@ def check_environment(settings: BulkSettings) -> None:
                 where=str(python),
                 remedy=_ENV_REMEDY,
             ) from error
+    if reached:
+        named = ", ".join(settings.egress_probes[place] for place in reached)
+        raise RefusedError(
+            f"the declared guard does not hold: {named} can be reached from img2dataset's environment",
+            where="bulk.egress_probes",
+            remedy="Mend the guard; bulk.python may name an executable that starts Python behind it",
+        )
     if versions.get("img2dataset") != VERSION:
         found = versions.get("img2dataset") or "none"
         raise ConfigurationError(
@@ -185,13 +192,6 @@ def check_environment(settings: BulkSettings) -> None:
             "Spark needs Java",
             where="bulk.java_home",
             remedy="Install Java 17, or name its directory as bulk.java_home",
-        )
-    if reached:
-        named = ", ".join(settings.egress_probes[place] for place in reached)
-        raise RefusedError(
-            f"the declared guard does not hold: {named} can be reached from img2dataset's environment",
-            where="bulk.egress_probes",
-            remedy="Mend the guard; bulk.python may name an executable that starts Python behind it",
         )
 
 
