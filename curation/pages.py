@@ -82,6 +82,33 @@ def read_page(html: bytes, base_url: str, content_type: str | None = None) -> Pa
     return _PageReader(html, base_url, content_type).read()
 
 
+def read_meta(attributes: Mapping[str, str | None]) -> tuple[str, str]:
+    """The name (in lower case) and the content of a <meta>; the name is empty where it says nothing."""
+    content = attributes.get("content")
+    if content is None:
+        return "", ""
+    if (attributes.get("http-equiv") or "").strip().lower() == "x-robots-tag":
+        return "robots", content  # the header's twin in HTML: read as what it plainly means
+    return (attributes.get("name") or attributes.get("property") or "").strip().lower(), content
+
+
+def is_robots_like(name: str, content: str) -> bool:
+    """Whether a meta of this name and content may be an opt-out."""
+    return name in _META_NAMES or name.endswith("bot") or _META_SAYS.search(content) is not None
+
+
+def is_licence_rel(rel: str | None) -> bool:
+    """Whether a rel attribute says that its link is a licence."""
+    return rel is not None and not _LICENCE_RELS.isdisjoint(rel.lower().split())
+
+
+def text_of(value: str | None) -> str | None:
+    """White space runs become one space; nothing left is None."""
+    if value is None:
+        return None
+    return " ".join(value[:_MAX_TEXT_CHARS].split()) or None
+
+
 @dataclass(slots=True)
 class _Found:
     """An <img> with what stood near it, before claims are joined."""
@@ -212,7 +239,7 @@ class _PageReader:
             case "link":
                 self._rel(node, attributes, "link")
             case "title" if self.title is None and (node.parent is None or node.parent.tag == "head"):
-                self.title = _text(node.text())
+                self.title = text_of(node.text())
             case "script" if (attributes.get("type") or "").strip().lower().startswith("application/ld+json"):
                 self._script(node)
             case "script" if _media_type(attributes) == "application/rsl+xml":
@@ -233,7 +260,7 @@ class _PageReader:
             if "license" not in map(_local, names) or node.mem_id in self.settled or not _is_of_page(node, notation):
                 continue
             value = _address(attributes) or attributes.get("content") or self._said(node)
-            if "rel" not in attributes or not _is_licence_rel(attributes):
+            if "rel" not in attributes or not is_licence_rel(attributes.get("rel")):
                 self._claim(None, value, notation.source, "page", f"{notation.property}=license on <{node.tag}>")
 
     def _claim(self, place: int | None, value: str, source: str, scope: str, where: str, kind: str = "licence") -> None:
@@ -262,7 +289,7 @@ class _PageReader:
         if "author" in rels and element == "a":
             self._creator(node, self._said(node))
         href = attributes.get("href") or attributes.get("resource")
-        if not _is_licence_rel(attributes) or not href:
+        if not is_licence_rel(attributes.get("rel")) or not href:
             return
         # RSL declares its documents by the same rel; they are no licence of the picture.
         if _media_type(attributes) == "application/rsl+xml":
@@ -300,25 +327,19 @@ class _PageReader:
         return node.text(deep=self.deep_texts >= 0)
 
     def _creator(self, node: LexborNode, text: str | None) -> None:
-        if (name := _text(text)) is not None:
+        if (name := text_of(text)) is not None:
             figure = next(iter(_figures(node)), None)
             self.creators.setdefault(None if figure is None else figure.mem_id, name)
 
     def _meta(self, attributes: Mapping[str, str | None]) -> None:
-        content = attributes.get("content")
-        if content is None:
-            return
-        name = (attributes.get("name") or attributes.get("property") or "").strip().lower()
-        if (attributes.get("http-equiv") or "").strip().lower() == "x-robots-tag":
-            name = "robots"  # the header's twin in HTML: read as what it plainly means
+        name, content = read_meta(attributes)
         if not name:
             return
         if name == "author":
-            self.creators.setdefault(None, _text(content) or content)
-        if name in _META_CLAIMS:
-            kind = _META_CLAIMS[name]
-            self._claim(None, content, "meta", "page", f"meta {name}", kind)
-        if name in _META_NAMES or name.endswith("bot") or _META_SAYS.search(content):
+            self.creators.setdefault(None, text_of(content) or content)
+        if name in META_CLAIMS:
+            self._claim(None, content, "meta", "page", f"meta {name}", META_CLAIMS[name])
+        if is_robots_like(name, content):
             self.meta.append((name, content))
 
     # ── images ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -332,12 +353,12 @@ class _PageReader:
         if not urls:
             return
         raw_alt = (attributes["alt"] or "") if "alt" in attributes else None
-        text, origin = _text(raw_alt), "alt"
+        text, origin = text_of(raw_alt), "alt"
         if text is None and figures:
             caption = figures[0].css_first("figcaption")
-            text, origin = (_text(caption.text()) if caption is not None else None), "figcaption"
+            text, origin = (text_of(caption.text()) if caption is not None else None), "figcaption"
         if text is None:
-            text, origin = _text(attributes.get("title")), "title"
+            text, origin = text_of(attributes.get("title")), "title"
         self.images.append(
             _Found(node, urls, text, raw_alt, None if text is None else origin, tuple(f.mem_id for f in figures))
         )
@@ -442,7 +463,7 @@ class _PageReader:
                     item.images.clear()
                 self.items.append(item)
                 return
-        if about is not None and _is_licence_rel(attributes) and (href := attributes.get("href")):
+        if about is not None and is_licence_rel(attributes.get("rel")) and (href := attributes.get("href")):
             self._claim(None, self._join(href) or href, "rel-license", "page", f"rel=license on <{node.tag}>")
 
     def _is_pictures(self, about: str) -> bool:
@@ -473,7 +494,7 @@ class _PageReader:
         self, item: _Item, node: LexborNode, attributes: Mapping[str, str | None], notation: _Notation
     ) -> None:
         names = [_local(name) for name in (attributes.get(notation.property) or "").split()]
-        if _is_licence_rel(attributes):
+        if is_licence_rel(attributes.get("rel")):
             names.append("license")
         if "attributionurl" in (attributes.get("rel") or "").lower() and (href := attributes.get("href")):
             item.credit = item.credit or self._join(href)
@@ -484,7 +505,7 @@ class _PageReader:
                 self.settled.add(node.mem_id)
             if name in _ADDRESS_OF and (address := _address(attributes) or attributes.get("content")):
                 item.addresses.append(address)
-            said = _text(attributes.get("content") or self._said(node)) if name in _SAID_OF else None
+            said = text_of(attributes.get("content") or self._said(node)) if name in _SAID_OF else None
             if name in _TITLE_OF:
                 item.title = item.title or said
             if name in _CREATOR_OF:
@@ -610,7 +631,7 @@ _PICTURE_ENDINGS = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".avif", ".tif", "
 _PLAIN_ID = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,60}\Z")
 _LICENCE_RELS = frozenset({"license", "cc:license", "dct:license", "dcterms:license", "dc:license", "xhv:license"})
 _LICENCE_RELS |= {"schema:license", "copyright"}  # "copyright": as HTML has it, for pages of old (4.6.7.9)
-_META_CLAIMS: Mapping[str, str] = {
+META_CLAIMS: Mapping[str, str] = {
     **dict.fromkeys(("license", "licence", "dc.license", "dcterms.license", "dc.rights.license"), "licence"),
     **dict.fromkeys(("dct:license", "dcterms:license", "cc:license"), "licence"),
     **dict.fromkeys(("copyright", "rights", "dc.rights", "dcterms.rights", "dc:rights", "dcterms:rights"), "rights"),
@@ -626,11 +647,6 @@ def _local(name: str) -> str:
 
 def _address(attributes: Mapping[str, str | None]) -> str | None:
     return next((v for n in ("href", "src", "resource", "data") if (v := attributes.get(n))), None)
-
-
-def _is_licence_rel(attributes: Mapping[str, str | None]) -> bool:
-    rels = attributes.get("rel")
-    return rels is not None and not _LICENCE_RELS.isdisjoint(rels.lower().split())
 
 
 def _is_of_page(node: LexborNode, notation: _Notation) -> bool:
@@ -786,7 +802,7 @@ def _first(item: Mapping[str, object], *names: str) -> str | None:
             value = value[0] if value else None
         if isinstance(value, dict):
             value = value.get("name") or value.get("@value")
-        if isinstance(value, str) and (text := _text(value)) is not None:
+        if isinstance(value, str) and (text := text_of(value)) is not None:
             return text
     return None
 
@@ -809,17 +825,12 @@ def _unique(pairs: Iterable[ImageTextPair]) -> tuple[ImageTextPair, ...]:
     return tuple(merged.values())
 
 
-def _text(value: str | None) -> str | None:
-    """White space runs become one space; nothing left is None."""
-    if value is None:
-        return None
-    return " ".join(value[:_MAX_TEXT_CHARS].split()) or None
-
-
 def _as_utf8(html: bytes, content_type: str | None) -> bytes:
     """The page in UTF-8, by byte order mark, header, <meta charset>, or what its bytes allow (in that order)."""
     encoding = _encoding(html, content_type)
-    return html if encoding == "utf-8" else html.decode(encoding, "replace").encode()
+    if encoding == "utf-8":
+        return html.removeprefix(codecs.BOM_UTF8)  # left there it would be text, and open the body before the head
+    return html.decode(encoding, "replace").encode()
 
 
 def _encoding(html: bytes, content_type: str | None) -> str:

@@ -126,7 +126,7 @@ def read_warc(
     for found in read_records(file, {"response", "resource"}, keep, start_offset, counts):
         if isinstance(found, Damage):
             yield found
-        elif isinstance(item := _page(found, max_page_bytes, _name(file), counts), Damage):
+        elif isinstance(item := _page(found, max_page_bytes, name_of(file), counts), Damage):
             counts["damaged"] += 1
             yield item
         elif item is not None:
@@ -148,7 +148,7 @@ def _page(record: Record, max_page_bytes: int, where: str, counts: Counter[str])
         hops=() if answer.status is None else (Hop(url, answer.status, answer.headers),),
         body=answer.body if answer.outcome == "ok" and answer.is_html else b"",
         final_url=url,
-        address=_address(record.fields.get("warc-ip-address", ""), url),
+        address=address_of(record.fields.get("warc-ip-address", ""), url),
         detail=answer.detail,
         started_at=started_at,
     )
@@ -188,7 +188,8 @@ def archived_date(text: str) -> datetime | None:
 _DATE = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d{1,9})?Z")
 
 
-def _address(ip: str, url: str) -> str | None:
+def address_of(ip: str, url: str) -> str | None:
+    """The "ip:port" that answered for a URL, where a record names it."""
     return endpoint_text(ip.strip(), port_of(url)) if ip.strip() else None
 
 
@@ -377,10 +378,11 @@ def read_records(
     """
     place = start_offset if isinstance(start_offset, Place) else Place(start_offset)
     with opened(file) if isinstance(file, str) else nullcontext(file) as opened_file:
-        yield from _Archive(opened_file, _name(file), wanted, keep_bytes, counts).records(place)
+        yield from _Archive(opened_file, name_of(file), wanted, keep_bytes, counts).records(place)
 
 
-def _name(file: BinaryIO | str) -> str:
+def name_of(file: BinaryIO | str) -> str:
+    """What a file is called in messages."""
     return file if isinstance(file, str) else str(getattr(file, "name", "archive"))
 
 

@@ -201,6 +201,7 @@ def test_the_title_is_the_documents() -> None:
     """The title is the head's, not one inside a drawing."""
     assert read("<svg><title>drawing</title></svg>").title is None
     assert read("<title> A\n page </title><svg><title>drawing</title></svg>").title == "A page"
+    assert read("\ufeff<!DOCTYPE html><html><head><title>A page</title></head>").title == "A page"
 
 
 def test_a_base_that_is_no_url_is_refused() -> None:

