@@ -382,12 +382,13 @@ class _Job:
         if self.run.is_full(endpoint):
             self.run.origins[self.origin].address = endpoint
             return False
-        self.connected(endpoint)
+        self.run.take_place(self, endpoint)
         return True
 
     def connected(self, endpoint: str) -> None:
         if self.place != endpoint:
             self.run.take_place(self, endpoint)
+        self.run.meet(self.run.origins[self.origin])
 
     def start_anew(self) -> None:
         """Forget the attempt before."""
@@ -429,6 +430,7 @@ class _Origin:
     good: int = 0
     lively: bool = False  # its last answer came without a silence
     address: str | None = None
+    met: bool = False  # connected to, or failed: over TLS the others wait for that, and may share the connection
 
 
 @dataclass(slots=True)
@@ -556,15 +558,22 @@ class _Run:
             if len(self.origins) > 4 * self.config.max_pending:
                 self._forget_idle_origins()
             origin = self.origins[job.origin] = _Origin(job.origin, self.config.per_origin_concurrency)
+            origin.met = job.origin.startswith("http:")
         self.pending += 1
         (origin.waiting.appendleft if first else origin.waiting.append)(job)
         self._make_ready(origin)
 
     def _make_ready(self, origin: _Origin) -> None:
-        if origin.waiting and not origin.queued and origin.active < origin.most:
+        if origin.waiting and not origin.queued and origin.active < (origin.most if origin.met else 1):
             origin.queued = True
             self.turns += 1
             heapq.heappush(self.lively if origin.lively else self.others, (origin.next_start, self.turns, origin))
+
+    def meet(self, origin: _Origin) -> None:
+        """The origin's first connection stands: with HTTP/2 one is enough, and it is there to be shared."""
+        if not origin.met:
+            origin.met = True
+            self._make_ready(origin)
 
     def _next_origin(self) -> _Origin | None:
         """The origin whose turn it is, if one may be asked now."""
@@ -692,6 +701,7 @@ class _Run:
             job.attempts -= 0 if job.hops else 1
             self._queue(job, first=True)
             return
+        origin.met = True
         origin.address = transfer.address or origin.address
         job.address = transfer.address or job.address
         job.spent_s += self.clock.now() - transfer.started

@@ -216,7 +216,6 @@ class Transfer:
         set_(pycurl.HTTP09_ALLOWED, 0)
         # HTTP/2 where TLS agrees on it. Cookies, Alt-Svc (and with it HTTP/3) and HSTS are off unless asked for.
         set_(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_2TLS)
-        set_(pycurl.PIPEWAIT, 1)  # the second request waits to hear whether it may share the first's connection
         set_(pycurl.PATH_AS_IS, 1)
         set_(pycurl.NOSIGNAL, 1)
         set_(pycurl.USERAGENT, self.config.user_agent)

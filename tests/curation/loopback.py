@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.events import RequestReceived, StreamReset
+
+Page = tuple[int, tuple[tuple[str, str], ...], bytes]
 Answer = bytes | Callable[[socket.socket, threading.Event], None]
 
 
@@ -25,6 +37,7 @@ class Server:
         self.requests: list[str] = []
         self.heads: list[bytes] = []
         self.busy = self.most_busy = 0
+        self.resumed: list[bool] = []  # of each TLS connection: whether it went on with an earlier session
         self.stopping = threading.Event()
         self._listener = socket.create_server((address, 0))
         self.address, self.port = self._listener.getsockname()[:2]
@@ -69,10 +82,7 @@ class Server:
         try:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self.tls is not None:
-                plain, connection = connection, self.tls.wrap_socket(connection, server_side=True)
-                with self._lock:
-                    self._open.remove(plain)
-                    self._open.append(connection)
+                connection = self._wrapped(connection, self.tls)
             buffer = b""
             while not self.stopping.is_set():
                 while b"\r\n\r\n" not in buffer:
@@ -88,6 +98,14 @@ class Server:
             with self._lock:
                 self._open.remove(connection)
                 connection.close()
+
+    def _wrapped(self, plain: socket.socket, tls: ssl.SSLContext) -> ssl.SSLSocket:
+        connection = tls.wrap_socket(plain, server_side=True)
+        with self._lock:
+            self.resumed.append(bool(connection.session_reused))
+            self._open.remove(plain)
+            self._open.append(connection)
+        return connection
 
     def _answer(self, connection: socket.socket, head: bytes) -> None:
         path = head.split(b" ", 2)[1].decode()
@@ -160,3 +178,124 @@ def closing(answer: bytes, *, reset: bool = False) -> Answer:
         raise OSError("closed on purpose")
 
     return close
+
+
+def in_turn(*answers: Answer) -> Answer:
+    """One answer a request, the last one again and again."""
+    left = list(answers)
+    lock = threading.Lock()
+
+    def answer(connection: socket.socket, stopping: threading.Event) -> None:
+        with lock:
+            now = left.pop(0) if len(left) > 1 else left[0]
+        if callable(now):
+            now(connection, stopping)
+        else:
+            connection.sendall(now)
+
+    return answer
+
+
+def after(seconds: float, answer: bytes) -> Answer:
+    """The answer, so much later."""
+
+    def late(connection: socket.socket, stopping: threading.Event) -> None:
+        stopping.wait(seconds)
+        connection.sendall(answer)
+
+    return late
+
+
+class Authority:
+    """A certificate authority of the test's own."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "museum authority")])
+        constraints = x509.BasicConstraints(ca=True, path_length=None)
+        signed = self._builder(self._name, self._key).add_extension(constraints, critical=True)
+        self.path = directory / "authority.pem"
+        self.path.write_bytes(signed.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+
+    def context(self, *names: str, alpn: tuple[str, ...] = ()) -> ssl.SSLContext:
+        """What a server of these names (or addresses) needs for TLS."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        known = x509.SubjectAlternativeName([_general_name(name) for name in names])
+        builder = self._builder(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "museum")]), key)
+        signed = builder.add_extension(known, critical=False).sign(self._key, hashes.SHA256())
+        secret = key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        path = self._directory / f"{key.public_key().public_numbers().x:x}.pem"
+        path.write_bytes(signed.public_bytes(serialization.Encoding.PEM) + secret)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(path)
+        if alpn:
+            context.set_alpn_protocols(list(alpn))
+        return context
+
+    def _builder(self, name: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
+        start = datetime(2020, 1, 1, tzinfo=UTC)
+        number = x509.random_serial_number()
+        return x509.CertificateBuilder(
+            self._name, name, key.public_key(), number, start, start + timedelta(days=36_500)
+        )
+
+
+def _general_name(name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)
+
+
+class Http2Server(Server):
+    """A loopback HTTP/2 server: `routes` gives (status, headers, body) by path; None never answers."""
+
+    def __init__(self, tls: ssl.SSLContext, pages: dict[str, Page | None]) -> None:
+        self.pages = pages
+        super().__init__({}, tls=tls)
+
+    def _serve(self, connection: socket.socket) -> None:
+        assert self.tls is not None
+        try:
+            connection = self._wrapped(connection, self.tls)
+            self._talk(connection)
+        except OSError:
+            return
+        finally:
+            with self._lock:
+                self._open.remove(connection)
+                connection.close()
+
+    def _talk(self, connection: socket.socket) -> None:
+        talk = H2Connection(H2Configuration(client_side=False, header_encoding="latin-1"))
+        talk.initiate_connection()
+        connection.sendall(talk.data_to_send())
+        unsent: dict[int, bytes] = {}
+        while data := connection.recv(65536):
+            for event in talk.receive_data(data):
+                if isinstance(event, RequestReceived):
+                    self._begin(talk, event, unsent)
+                elif isinstance(event, StreamReset):
+                    unsent.pop(event.stream_id, None)
+            for stream, body in list(unsent.items()):
+                while body and (room := min(talk.local_flow_control_window(stream), 16_384)):
+                    talk.send_data(stream, body[:room])
+                    body = body[room:]
+                unsent[stream] = body
+                if not body:
+                    talk.end_stream(stream)
+                    del unsent[stream]
+            connection.sendall(talk.data_to_send())
+
+    def _begin(self, talk: H2Connection, event: RequestReceived, unsent: dict[int, bytes]) -> None:
+        path = next(str(value) for name, value in event.headers if name == ":path")
+        with self._lock:
+            self.requests.append(path)
+        page = self.pages.get(path, (404, (), b""))
+        if page is not None:
+            status, headers, body = page
+            talk.send_headers(event.stream_id, [(":status", str(status)), *headers])
+            unsent[event.stream_id] = body

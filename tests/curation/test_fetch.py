@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import gzip
-import ipaddress
 import socket
-import ssl
 import threading
 import zlib
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from contextlib import contextmanager
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
-from curation.fetch import FetchConfig, Fetched, Fetcher, Request, open_gate
-from policy.errors import ConfigurationError, RefusedError
-from tests.curation.loopback import Answer, Server, closing, dripping, flooding, hang, redirect, response, serving
+from curation.fetch import FetchConfig, Fetched, Fetcher, Request, open_gate, validators
+from policy.errors import ConfigurationError, InputError, RefusedError
+from tests.curation.loopback import (
+    Answer,
+    Authority,
+    Http2Server,
+    Page,
+    Server,
+    closing,
+    dripping,
+    flooding,
+    hang,
+    redirect,
+    response,
+    serving,
+)
 
 
 def fetcher(*servers: Server, **settings: object) -> Fetcher:
@@ -245,35 +251,196 @@ def test_nobody_listening_is_a_refused_connection() -> None:
 
 
 @pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A certificate for 127.0.0.1 that signs itself, with its key, in one PEM file."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "museum")])
-    address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.IPv4Address("127.0.0.1"))])
-    start = datetime(2020, 1, 1, tzinfo=UTC)
-    signed = (
-        x509.CertificateBuilder(name, name, key.public_key(), 1, start, start + timedelta(days=365 * 100))
-        .add_extension(address, critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    secret = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    path = tmp_path_factory.mktemp("tls") / "certificate.pem"
-    path.write_bytes(signed.public_bytes(serialization.Encoding.PEM) + secret)
-    return path
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """A certificate authority that is trusted where its file is named."""
+    return Authority(tmp_path_factory.mktemp("tls"))
 
 
-def test_a_certificate_nobody_signed_is_tls(certificate: Path) -> None:
-    """Over https a certificate must be signed by somebody who is trusted."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate)
-    with serving({"/": response(b"x")}, tls=context) as server:
+def test_a_certificate_nobody_signed_is_tls(authority: Authority) -> None:
+    """Over https a certificate must be signed by somebody who is trusted, for the name that is asked."""
+    with serving({"/": response(b"x")}, tls=authority.context("127.0.0.1")) as server:
         assert get(server).outcome == "tls"
         assert server.requests == []
-        fetched = get(server, ca_file=certificate)
+        fetched = get(server, ca_file=authority.path)
     assert (fetched.outcome, fetched.address) == ("ok", server.endpoint)
+    with serving({"/": response(b"x")}, tls=authority.context("museum.example")) as server:
+        assert get(server, ca_file=authority.path).outcome == "tls"
+        assert server.requests == []
+
+
+def test_tls_sessions_are_shared_between_loops(authority: Authority) -> None:
+    """A nested fetch, which has connections of its own, resumes the session that the outer one began."""
+    closed = response(b"x", "Connection: close")
+    with serving({"/a": closed, "/b": closed}, tls=authority.context("127.0.0.1")) as server:
+        one = fetcher(server, ca_file=authority.path)
+        for outer in one.fetch_all([Request(server.url("/a"), "image")], gate=open_gate):
+            assert outer.ok
+            assert one.fetch(Request(server.url("/b"), "document")).ok
+        one.close()
+    assert server.resumed == [False, True]
+
+
+# ── HTTP/2 ───────────────────────────────────────────────────────────────────────────────────────────────────────
+PICTURE_TYPE = (("content-type", "image/png"), ("x-robots-tag", "noai"))
+
+
+@contextmanager
+def serving_http2(authority: Authority, pages: dict[str, Page | None]) -> Iterator[Http2Server]:
+    server = Http2Server(authority.context("127.0.0.1", alpn=("h2", "http/1.1")), pages)
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+def test_over_http2_one_connection_carries_all(authority: Authority) -> None:
+    """Where TLS agrees on HTTP/2 an origin's transfers share a connection, from the first on, bodies unmixed."""
+    pages: dict[str, Page | None] = {f"/{i}": (200, PICTURE_TYPE, bytes([i]) * 50_000) for i in range(30)}
+    with serving_http2(authority, pages) as server:
+        shared = fetcher(server, ca_file=authority.path, per_origin_concurrency=6)
+        requests = [Request(server.url(f"/{i}"), "image") for i in range(30)]
+        results = {f.url: f for f in shared.fetch_all(requests, gate=open_gate)}
+        shared.close()
+    assert [results[r.url].body for r in requests] == [bytes([i]) * 50_000 for i in range(30)]
+    assert {f.hops[0].headers for f in results.values()} == {PICTURE_TYPE}
+    assert {f.address for f in results.values()} == {server.endpoint}
+    assert server.connections == 1
+
+
+def test_a_stream_that_is_given_up_harms_no_other(authority: Authority) -> None:
+    """A hanging, an overlong and a refused response end by themselves, on the connection that goes on serving."""
+    pages: dict[str, Page | None] = {f"/{i}": (200, (), b"x" * 1000) for i in range(10)}
+    pages |= {"/hang": None, "/long": (200, (), b"x" * 500_000), "/gone": (410, (), b"")}
+    with serving_http2(authority, pages) as server:
+        shared = fetcher(server, ca_file=authority.path, max_image_bytes=10_000, deadline_s=1.0)
+        paths = ["/hang", "/long", "/gone", *(f"/{i}" for i in range(10))]
+        requests = [Request(server.url(path), "image") for path in paths]
+        results = {f.url: f.outcome for f in shared.fetch_all(requests, gate=open_gate)}
+        shared.close()
+    assert [results[r.url] for r in requests] == ["timeout", "too-large", "http-410", *["ok"] * 10]
+    assert server.connections == 1
+
+
+def test_the_address_is_checked_for_each_stream(authority: Authority) -> None:
+    """A request that shares a connection is refused where the connection's address is forbidden by now."""
+    with serving_http2(authority, {"/a": (200, (), b"a"), "/b": (200, (), b"b")}) as server:
+        guarded = fetcher(server, ca_file=authority.path)
+        stream = guarded.fetch_all([Request(server.url("/a"), "image")], gate=open_gate)
+        assert [f.outcome for f in stream] == ["ok"]
+        guarded.allowed = frozenset()
+        guarded.require_contact = lambda url: None  # type: ignore[method-assign]  # only the address is asked about here
+        fetched = guarded.fetch(Request(server.url("/b"), "image"))
+        guarded.close()
+    assert (fetched.outcome, fetched.detail, fetched.body) == ("forbidden-address", "loopback", b"")
+    assert server.requests == ["/a"]
+    assert server.connections == 1
+
+
+# ── what servers would have us remember ──────────────────────────────────────────────────────────────────────────
+def test_nothing_a_server_says_sends_later_requests_elsewhere(authority: Authority) -> None:
+    """Alt-Svc, HSTS and cookies are not kept: the next request goes where its URL says, as the first did."""
+    with serving() as trap, serving(tls=authority.context("127.0.0.1")) as server, serving() as plain:
+        remember = (f'Alt-Svc: http/1.1=":{trap.port}"; ma=3600', "Strict-Transport-Security: max-age=3600")
+        server.routes["/"] = response(b"x", *remember, "Set-Cookie: a=b")
+        plain.routes["/"] = response(b"x", *remember, "Set-Cookie: a=b")
+        one = fetcher(server, plain, trap, ca_file=authority.path)
+        for _ in range(2):
+            assert one.fetch(Request(server.url(), "image")).address == server.endpoint
+            assert one.fetch(Request(plain.url(), "image")).address == plain.endpoint
+        one.close()
+    assert trap.connections == 0
+    assert not [head for head in server.heads + plain.heads if b"ookie" in head]
+
+
+# ── conditions ───────────────────────────────────────────────────────────────────────────────────────────────────
+def test_what_has_not_changed_is_not_sent_again() -> None:
+    """A 304 to a condition is not-modified, with its headers and no body; a changed one comes whole."""
+    not_modified = response(b"", 'ETag: "1"', status="304 Not Modified")
+    with serving({"/": not_modified, "/new": response(b"new")}) as server:
+        conditions = (("If-None-Match", '"1"'), ("If-Modified-Since", "Sun, 01 Nov 2026 10:00:00 GMT"))
+        one = fetcher(server)
+        same, new, plain = (
+            one.fetch(Request(server.url(path), "image", headers=headers))
+            for path, headers in (("/", conditions), ("/new", conditions), ("/new", ()))
+        )
+        one.close()
+    assert (same.outcome, same.status, same.body, len(same.hops)) == ("not-modified", 304, b"", 1)
+    assert [new.outcome, plain.outcome] == ["ok", "ok"]
+    asked = [[line for line in head.split(b"\r\n") if line.startswith(b"If-")] for head in server.heads]
+    lines = [b'If-None-Match: "1"', b"If-Modified-Since: Sun, 01 Nov 2026 10:00:00 GMT"]
+    assert asked == [lines, lines, []]
+
+
+def test_a_condition_is_about_the_url_that_was_asked_before() -> None:
+    """It is not sent on to a redirect's target, where a 304 would say nothing of what is stored."""
+    with serving({"/": redirect("/2"), "/2": response(b"", status="304 Not Modified")}) as server:
+        one = fetcher(server)
+        fetched = one.fetch(Request(server.url(), "image", headers=(("If-None-Match", '"1"'),)))
+        one.close()
+    assert fetched.outcome == "http-304"
+    assert b"If-None-Match" in server.heads[0]
+    assert b"If-None-Match" not in server.heads[1]
+
+
+@pytest.mark.parametrize(
+    ("headers", "conditions"),
+    [
+        ((), ()),
+        ((("ETag", '"1"'),), (("If-None-Match", '"1"'),)),
+        ((("etag", 'W/"a b"'),), ()),
+        ((("etag", 'W/"a-b"'),), (("If-None-Match", 'W/"a-b"'),)),
+        ((("ETag", '"old"'), ("ETag", '"new"')), (("If-None-Match", '"new"'),)),
+        ((("ETag", "unquoted"),), ()),
+        ((("ETag", '"a\r\nX-Injected: 1"'),), ()),
+        ((("ETag", '"a\x00"'),), ()),
+        ((("ETag", '"\u0100"'),), ()),
+        ((("ETag", '"' + "x" * 5000 + '"'),), ()),
+        (
+            (("Last-Modified", "Sun, 01 Nov 2026 10:00:00 GMT"),),
+            (("If-Modified-Since", "Sun, 01 Nov 2026 10:00:00 GMT"),),
+        ),
+        ((("Last-Modified", "yesterday"),), ()),
+        ((("Last-Modified", "Sun, 01 Nov 2026 10:00:00 GMT\r\nX: 1"),), ()),
+        ((("Location", "/2"), ("ETag", '"1"')), ()),
+    ],
+)
+def test_validators_are_made_of_what_can_be_sent(
+    headers: tuple[tuple[str, str], ...], conditions: tuple[tuple[str, str], ...]
+) -> None:
+    """Entity tags and dates as RFC 9110 has them, the last of several; nothing that was reached by a redirect."""
+    assert validators(headers) == conditions
+    assert Request("http://museum.example/", "image", headers=validators(headers)).headers == conditions
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        ("If-None-Match", '"1"\r\nX-Injected: 1'),
+        ("If-None-Match", ""),
+        ("If-None-Match", '"\u0100"'),
+        ("Cookie", "a=b"),
+        ("If-None-Match: x\r\nCookie", "a=b"),
+    ],
+)
+def test_no_other_header_can_be_given(header: tuple[str, str]) -> None:
+    """A request carries conditions and nothing else, each of one line."""
+    with pytest.raises(InputError):
+        Request("http://museum.example/", "image", headers=(header,))
+
+
+def test_an_origins_own_documents_pass_the_gate() -> None:
+    """Of a request that is not gated neither the URL nor a redirect's target is asked about; of others both are."""
+    with serving({"/robots.txt": redirect("/elsewhere"), "/elsewhere": response(b"rules")}) as server:
+        asked: list[str] = []
+        one = fetcher(server)
+        requests = [
+            Request(server.url("/robots.txt"), "document", gated=False),
+            Request(server.url("/elsewhere"), "image"),
+        ]
+        outcomes = {f.url: f.outcome for f in one.fetch_all(requests, gate=lambda url: asked.append(url) or "no")}
+        one.close()
+    assert outcomes == {server.url("/robots.txt"): "ok", server.url("/elsewhere"): "refused-by-policy"}
+    assert asked == [server.url("/elsewhere")]
 
 
 # ── content encodings that were not asked for ────────────────────────────────────────────────────────────────────
@@ -481,6 +648,11 @@ def test_a_redirect_cannot_stop_a_crawl_without_contact() -> None:
         {"deadline_s": 0.0},
         {"product": "two words"},
         {"contact": "me\r\nX-Injected: 1"},
+        {"retries": -1},
+        {"retry_max_s": float("inf")},
+        {"retry_base_s": float("nan")},
+        {"per_address_concurrency": 0},
+        {"max_open": 0},
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings: dict[str, object]) -> None:

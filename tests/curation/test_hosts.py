@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from curation.fetch import Fetched, Gate, Request
-from curation.hosts import DeclaredDocuments, FileClaims, OriginDocuments, document_of, renewed
+from curation.hosts import DeclaredDocuments, FileClaims, OriginDocuments, document_of, renewed, request_for
 from policy.errors import ConfigurationError
 from policy.evidence import Document, Hop, OriginEvidence
 
@@ -217,6 +218,76 @@ def test_an_origin_that_is_silent_over_a_copy_is_asked_again_after_an_hour_and_n
     documents.transport = FakeTransport({robots: ("ok", 200, b"new")}, NOW + timedelta(hours=28))
     documents.for_origins([ORIGIN], NOW + timedelta(hours=28))
     assert documents.silences == {}
+
+
+# ── conditions ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class ValidatingTransport(FakeTransport):
+    """Has one document with an entity tag, and answers 304 to who knows it."""
+
+    def __init__(self, url: str, *, by_redirect: bool = False) -> None:
+        super().__init__({})
+        self.url, self.by_redirect = url, by_redirect
+        self.conditions: list[tuple[tuple[str, str], ...]] = []
+
+    def fetch_all(
+        self,
+        requests: Iterable[Request | None],
+        *,
+        gate: Gate,
+        concurrency: int | None = None,
+        delay_s: Callable[[str], float] | None = None,
+    ) -> Iterator[Fetched]:
+        for request in requests:
+            assert request is not None
+            assert not request.gated
+            self.conditions.append(request.headers)
+            hops = (Hop(request.url, 302, (("Location", "/x"),)),) if self.by_redirect else ()
+            if request.headers:
+                hops += (Hop(request.url, 304, ()),)
+                yield Fetched(request, "not-modified", 304, hops, started_at=self.now)
+            else:
+                hops += (Hop(request.url, 200, (("ETag", '"1"'),)),)
+                yield Fetched(request, "ok", 200, hops, b"rules", started_at=self.now)
+
+
+def test_a_document_that_is_known_is_asked_for_only_if_it_changed() -> None:
+    """The copy's validators go with the next request, and a 304 confirms it: own documents and declared ones."""
+    url = f"{ORIGIN}/robots.txt"
+    transport = ValidatingTransport(url)
+    own, declared = OriginDocuments(transport), DeclaredDocuments(transport)
+    for days in (0, 2):
+        transport.now = NOW + timedelta(days=days)
+        found = [own.for_origins([ORIGIN], transport.now)[ORIGIN].get("robots")]
+        found.append(declared.for_urls([f"{ORIGIN}/a.xml"], transport.now)[f"{ORIGIN}/a.xml"])
+        assert [d.body for d in found if d is not None] == [b"rules", b"rules"]
+        assert [d.fetched_at for d in found if d is not None] == [transport.now] * 2
+    assert transport.conditions == [(), (), (("If-None-Match", '"1"'),), (("If-None-Match", '"1"'),)]
+
+
+def test_a_document_that_came_by_a_redirect_is_asked_for_whole() -> None:
+    """Its validators are about another address than the one that would be asked."""
+    transport = ValidatingTransport(f"{ORIGIN}/robots.txt", by_redirect=True)
+    documents = OriginDocuments(transport)
+    for days in (0, 2):
+        documents.for_origins([ORIGIN], NOW + timedelta(days=days))
+    assert transport.conditions == [(), ()]
+
+
+@pytest.mark.parametrize(
+    "known",
+    [
+        Document("{url}", 404, NOW, (("ETag", '"1"'),)),
+        Document("{url}", 200, NOW, (("ETag", '"1"'),)),
+        Document("{url}", 200, NOW, (("ETag", '"1"'),), b"cut", Document.digest(b"cut"), truncated=True),
+        Document("elsewhere", 200, NOW, (("ETag", '"1"'),), b"x", Document.digest(b"x")),
+    ],
+)
+def test_only_a_whole_copy_of_this_very_address_can_be_confirmed(known: Document) -> None:
+    """Of an absence, a body that is not here, one that was cut and one of another address all is asked anew."""
+    url = f"{ORIGIN}/robots.txt"
+    assert request_for(url, replace(known, url=known.url.format(url=url))) == Request(url, "document", gated=False)
 
 
 # ── trust.txt ──────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -17,7 +17,7 @@ from policy.evidence import Document, Evidence, Hop, OriginEvidence
 from policy.origins import path_of
 from policy.ruleset import Ruleset
 from policy.signals import robots
-from policy.signals.robots import RobotsFile, RobotsRules, judge_robots, may_fetch, parse
+from policy.signals.robots import RobotsFile, RobotsRules, crawl_delay, judge_robots, may_fetch, parse
 from policy.verdict import Stance, Verdict
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -594,3 +594,31 @@ def test_dot_segments_do_not_slip_past_a_rule() -> None:
         "https://a.example\\private\\x",
     ):
         assert may_fetch(body, url, "custody", NOW, RULES).verdict is Verdict.DENY, url
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("User-agent: *\nCrawl-delay: 3\n", 3.0),
+        ("User-agent: *\nCrawl-delay: 3\nUser-agent: museumbot\nCrawl-delay: 0.5\nDisallow:\n", 3.0),
+        ("User-agent: *\nCrawl-delay: 3\nDisallow:\n\nUser-agent: MuseumBot\nCrawl-delay: 0.5\n", 0.5),
+        ("User-agent: museumbot\nDisallow: /a\n\nUser-agent: *\nCrawl-delay: 3\nDisallow:\n", None),
+        ("User-agent: other\nCrawl-delay: 3\n", None),
+        ("Crawl-delay: 3\n", None),
+        ("User-agent: *\nCRAWL-DELAY : 10 # please\n", 10.0),
+        ("User-agent: *\nCrawl-delay: 1\nCrawl-delay: 7\nCrawl-delay: soon\n", 7.0),
+        *((f"User-agent: *\nCrawl-delay: {value}\n", None) for value in ("", "-1", "inf", "nan", "1e3", "1_0", "٣")),
+        ("<!doctype html>\n<p>Not found\n", None),
+    ],
+)
+def test_crawl_delay_is_read_in_the_groups_that_hold_for_us(text: str, seconds: float | None) -> None:
+    """Our group's, else everybody's; the longest of several; what is no finite number of 0 or more says nothing."""
+    body = text.encode()
+    document = Document("https://a.example/robots.txt", 200, NOW, body=body, body_sha256=Document.digest(body))
+    assert crawl_delay(document, "museumbot", RULES) == seconds
+
+
+def test_an_origin_without_a_robots_txt_asks_for_no_pace() -> None:
+    """An absence, a silence and a document nobody asked for wish nothing."""
+    for document in (None, Document("u", 404, NOW, body=b"User-agent: *\nCrawl-delay: 3\n"), Document("u", None, NOW)):
+        assert crawl_delay(document, "museumbot", RULES) is None
