@@ -80,7 +80,8 @@ class RemoteFiles:
 
     def generations(self) -> list[int]:
         folders, _ = self._store.list_folder()
-        return sorted(number for name in folders if (number := generation_number(name)) is not None)
+        numbers = {name: number for name in folders if (number := generation_number(name)) is not None}
+        return sorted(number for name, number in numbers.items() if not self._store.below(name).is_empty())
 
     def has(self, name: str) -> bool:
         return self._store.head(name) is not None

@@ -14,6 +14,7 @@ attempts.
 from __future__ import annotations
 
 import base64
+import errno
 import io
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 from urllib.parse import unquote, urlsplit
 
-from policy.errors import BusyError, ConfigurationError, InputError, StorageError
+from policy.errors import BusyError, ConfigurationError, CustodyError, InputError, StorageError
 
 PROTOCOLS = ("file", "s3")
 
@@ -33,6 +34,8 @@ _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]")
 _CONNECT_S, _READ_S, _ATTEMPTS = 5, 20, 3
 _CREDENTIALS = "Credentials come from boto: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile in ~/.aws"
 _ENDPOINT = "Is it running, and is its address right (AWS_ENDPOINT_URL, or seal.store_endpoint in custody.toml)?"
+_DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_AGAIN = "Run it again when that is mended: what was finished is kept"
 _UNIMPLEMENTED = frozenset({"NotImplemented", "MethodNotAllowed", "501", "405"})
 
 
@@ -194,7 +197,13 @@ class ObjectStore:
     def fetch(self, name: str, path: Path) -> None:
         """A whole object into a file; FileNotFoundError when there is none. What came is for the caller to check."""
         with self._asking(name):
-            self._fs().get_file(self._path(name), str(path))
+            try:
+                self._fs().get_file(self._path(name), str(path))
+            except OSError as error:
+                if error.errno not in _DISK_FULL:
+                    raise
+                what = f"cannot write ({error.strerror})"
+                raise StorageError(what, where=str(path), remedy="Free some space and run it again") from error
 
     def head(self, name: str) -> tuple[int, str | None] | None:
         """An object's size, and the sha256 that `put_file` wrote beside it; None when there is none."""
@@ -215,6 +224,12 @@ class ObjectStore:
             sizes |= {str(o["Key"])[len(start) :]: int(o["Size"]) for o in page.get("Contents", [])}
         sizes.pop("", None)  # what some tools leave to stand for a folder
         return tuple(folders), sizes
+
+    def is_empty(self) -> bool:
+        """Whether no object lies below. Some servers go on listing a folder for a while after its last object."""
+        with self._asking(""):
+            page = self._call("list_objects_v2", Prefix=self._key(""), MaxKeys=2)
+        return all(str(found["Key"]) == self._key("") for found in page.get("Contents", []))
 
     def check_bucket(self) -> None:
         """Raises StorageError unless the bucket is there and may be used."""
@@ -377,7 +392,7 @@ class ObjectStore:
         """Failures in our words; that an object is not there is for the caller to judge."""
         try:
             yield
-        except FileNotFoundError:
+        except (FileNotFoundError, CustodyError):
             raise
         except Exception as error:
             if (told := _explain(error, self.where(name))) is None:
@@ -422,7 +437,7 @@ def _explain(error: Exception, where: str) -> StorageError | None:
     if isinstance(error, unreachable):
         return StorageError(f"the server cannot be reached ({error})", where=where, remedy=_ENDPOINT)
     if isinstance(error, boto.BotoCoreError | boto.ClientError | OSError | ValueError):
-        return StorageError(f"the server or its configuration fails ({error})", where=where, remedy=_ENDPOINT)
+        return StorageError(f"the server or its configuration fails ({error})", where=where, remedy=_AGAIN)
     return None
 
 

@@ -108,7 +108,7 @@ def s3_server(directory: Path) -> Iterator[S3Server]:
         log = stack.enter_context((directory / "weed.log").open("wb"))
         command = [
             str(weed), "-logtostderr=true", "server", "-s3", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
-            "-master.telemetry=false", "-master.volumeSizeLimitMB=64", "-volume.max=50", "-s3.port.iceberg=0",
+            "-master.telemetry=false", "-master.volumeSizeLimitMB=64", "-volume.max=5000", "-s3.port.iceberg=0",
             "-s3.port.lance=0", "-s3.autoCreateBucket=false", f"-s3.config={config}",
             *(f"-{name}={port}" for name, port in named.items()),
         ]  # fmt: skip
@@ -129,7 +129,7 @@ def s3_server(directory: Path) -> Iterator[S3Server]:
 
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    """The one S3 server of a session. Test modules say `pytest_plugins = ("tests.s3",)` and import nothing from here."""
+    """The one S3 server of a session; test modules get it by `pytest_plugins = ("tests.s3",)`."""
     with s3_server(tmp_path_factory.mktemp("s3")) as server:
         yield server
 

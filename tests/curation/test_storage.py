@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import resource
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Collection, Iterator
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,8 +30,8 @@ from curation.shards import (
     verify_dataset,
     write_dataset,
 )
-from curation.storage import list_files, open_input, parse_location
-from policy.errors import BusyError, ConfigurationError, InputError, IntegrityError, StorageError
+from curation.storage import list_files, open_input
+from policy.errors import BusyError, InputError, IntegrityError, StorageError
 from policy.provenance import DatasetManifest, Generation, dataset_root
 
 if TYPE_CHECKING:
@@ -46,9 +48,17 @@ NAME = "museum"
 @pytest.fixture
 def account(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
     """The server, and the keeper's credentials where boto looks for them."""
-    for name, value in s3.environment().items():
-        monkeypatch.setenv(name, value)
+    sign_in(s3.environment(), monkeypatch)
     return s3
+
+
+def sign_in(environment: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Credentials for all that follows: the clients that fsspec keeps have those they began with."""
+    import s3fs
+
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    s3fs.S3FileSystem.clear_instance_cache()
 
 
 @dataclass(frozen=True)
@@ -192,7 +202,7 @@ def test_an_object_is_opened_and_folders_are_listed(plain: Bucket) -> None:
 
 
 def test_what_cannot_be_had_from_a_server_is_said(plain: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No object, bucket, folder, permission, credentials or server: each is an InputError of its own, in bounded time."""
+    """No object, bucket, folder, permission, credentials or server: each is an InputError of its own, soon."""
     url = f"s3://{plain.name}"
     plain.server.write(plain.name, "there.txt", b"x")
     with pytest.raises(InputError, match="no such object"):
@@ -206,15 +216,14 @@ def test_what_cannot_be_had_from_a_server_is_said(plain: Bucket, monkeypatch: py
             nobody.bind(("127.0.0.1", 0))  # bound and not listening: refused
             with pytest.raises(InputError, match="cannot be reached"):
                 look(f"{url}/there.txt", endpoint=f"http://127.0.0.1:{nobody.getsockname()[1]}")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not the keeper's")
-    with socket.socket():  # another endpoint's spelling, so that no client is kept from before
-        other = plain.server.endpoint.replace("127.0.0.1", "localhost")
-        with pytest.raises(InputError, match="the server refuses"):
-            open_input(f"{url}/there.txt", endpoint=other)
+    sign_in({"AWS_SECRET_ACCESS_KEY": "not the keeper's"}, monkeypatch)
+    with pytest.raises(InputError, match="the server refuses"):
+        open_input(f"{url}/there.txt")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    sign_in({}, monkeypatch)
     with pytest.raises(InputError, match="no credentials"):
-        open_input(f"{url}/there.txt", endpoint=plain.server.endpoint + "/")
+        open_input(f"{url}/there.txt")
 
 
 def test_an_object_that_changes_while_it_is_read_is_said(plain: Bucket) -> None:
@@ -367,7 +376,8 @@ def run(work, name, kill_at):
     global left
     if (pid := os.fork()) == 0:
         left = kill_at
-        work(RemoteDatasets(url + "/" + name, scratch=scratch / name, cache_bytes=1 << 30, endpoint=endpoint).files(t.NAME))
+        place = RemoteDatasets(url + "/" + name, scratch=scratch / name, cache_bytes=1 << 30, endpoint=endpoint)
+        work(place.files(t.NAME))
         os._exit(0)
     return os.waitpid(pid, 0)[1]
 
@@ -413,3 +423,323 @@ def test_killed_at_any_moment_a_rerun_finishes(bucket: Bucket, tmp_path: Path) -
             found = bucket.server.objects(bucket.name, prefix)
             assert {key.removeprefix(prefix): data for key, data in found.items()} == whole, name
             assert len(bucket.server.versions(bucket.name, prefix)) == len(whole), name
+
+
+# ── datasets: reading ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def truncated(server: S3Server, bucket: str, key: str) -> None:
+    server.write(bucket, key, server.read(bucket, key)[:-512])
+
+
+def flipped(server: S3Server, bucket: str, key: str) -> None:
+    data = bytearray(server.read(bucket, key))
+    data[-1] ^= 1
+    server.write(bucket, key, bytes(data))
+
+
+def missing(server: S3Server, bucket: str, key: str) -> None:
+    server.delete(bucket, key)
+
+
+@pytest.mark.parametrize("damage", [truncated, flipped, missing])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "generation-0000/shard-000001.tar",
+        "generation-0000/shard-000001.index.npy",
+        "generation-0000/generation.json",
+        "leaves.bin",
+        "dataset.json",
+    ],
+)
+def test_every_damaged_object_is_found_and_named(
+    plain: Bucket, name: str, damage: Callable[[S3Server, str, str], None]
+) -> None:
+    """Truncated, changed or missing: reader and verification refuse and name it; nothing reads as a shorter dataset."""
+    seal(plain.files())
+    damage(plain.server, plain.name, plain.key(name))
+    kind = InputError if (name, damage) == ("dataset.json", missing) else IntegrityError
+    with pytest.raises(kind) as caught:
+        DatasetReader.open(plain.files())
+    incomplete = (name, damage) in {("generation-0000/generation.json", missing), ("dataset.json", missing)}
+    assert caught.value.where == (plain.files().where() if incomplete else plain.files().where(name))
+    assert str(caught.value) in verify_dataset(plain.files())
+
+
+@pytest.mark.parametrize("damage", [truncated, flipped, missing])
+def test_a_shard_that_changes_after_opening_is_not_read(
+    plain: Bucket, damage: Callable[[S3Server, str, str], None]
+) -> None:
+    """A shard is fetched when it is first asked for, and refused then; the others go on being read."""
+    seal(plain.files())
+    with DatasetReader.open(plain.files(), verify=False) as reader:
+        damage(plain.server, plain.name, plain.key("generation-0000/shard-000001.tar"))
+        for _ in range(2):
+            with pytest.raises(IntegrityError, match=r"shard-000001\.tar"):
+                reader.image_bytes(5)
+        assert reader.sample(0) == sample(0)
+    assert not list((plain.scratch / "home" / "shards").glob(".*"))
+
+
+def test_a_damaged_copy_in_the_cache_is_fetched_again(plain: Bucket) -> None:
+    """The cache is believed no more than the server: a copy that changed, shrank or became a link is replaced."""
+    seal(plain.files())
+    assert list(samples_in(plain.files())) == list(samples())
+    first, second, third, fourth = sorted((plain.scratch / "home" / "shards").iterdir())
+    first.write_bytes(first.read_bytes()[:-1])
+    data = bytearray(second.read_bytes())
+    data[600] ^= 1
+    second.write_bytes(bytes(data))
+    third.rename(plain.scratch / "elsewhere")
+    third.symlink_to(plain.scratch / "elsewhere")
+    fourth.write_bytes(b"")
+    assert list(samples_in(plain.files())) == list(samples())
+
+
+def test_the_cache_is_bounded_and_reading_goes_on(plain: Bucket) -> None:
+    """Where one large shard fits, no more lies there or is mapped, and every sample still comes back, in any order."""
+    generation = seal(plain.files())
+    room = max(shard.size_bytes for shard in generation.shards)
+    cache = plain.scratch / "small" / "shards"
+    with DatasetReader.open(plain.files(cache_bytes=room, scratch="small")) as reader:
+        for ordinal in [*range(SLOTS), *reversed(range(SLOTS)), 0, 12, 1, 11, 2, 10]:
+            assert reader.sample(ordinal) == (None if ordinal in EMPTY else sample(ordinal))
+            assert sum(path.stat().st_size for path in cache.iterdir()) <= room
+            mapped = [line for line in Path("/proc/self/maps").read_text().splitlines() if str(cache) in line]
+            assert len(mapped) <= 2  # the last shard is of 1 KiB and fits beside another
+    with DatasetReader.open(plain.files(cache_bytes=0, scratch="none")) as reader:
+        assert [s.ordinal for s in reader.samples()] == [s.ordinal for s in samples()]
+        assert len(list((plain.scratch / "none" / "shards").iterdir())) == 1
+
+
+def test_what_is_cached_is_not_fetched_again(plain: Bucket) -> None:
+    """A second reader, and a later process, asks the server for manifests and indexes only."""
+    seal(plain.files())
+    list(samples_in(plain.files()))
+    with DatasetReader.open(plain.files(), verify=False) as reader:
+        for shard in reader.generation.shards:
+            plain.server.delete(plain.name, plain.key(f"generation-0000/{shard.path}"))
+        assert list(reader.samples()) == list(samples())
+
+
+def test_a_reader_serves_threads_and_forks(plain: Bucket) -> None:
+    """Threads fetch through one open reader, shards coming and going; a forked child fetches for itself."""
+    generation = seal(plain.files())
+    room = max(shard.size_bytes for shard in generation.shards)
+    expected = [None if i in EMPTY else sample(i) for i in range(SLOTS)]
+    with DatasetReader.open(plain.files(cache_bytes=room, scratch="small"), verify=False) as reader:
+        results: list[bool] = []
+
+        def read(start: int) -> None:
+            order = [(start + i) % SLOTS for i in range(SLOTS)]
+            results.append(all(reader.sample(i) == expected[i] for i in order))
+
+        threads = [threading.Thread(target=read, args=(5 * n,)) for n in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert results == [True] * 4
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12: of threads that are idle here
+            pid = os.fork()
+        if pid == 0:
+            os._exit(0 if [reader.sample(i) for i in range(SLOTS)] == expected else 1)
+        assert os.waitpid(pid, 0)[1] == 0
+
+
+STOCK_READER = """
+import json, sys
+import fsspec, webdataset
+from webdataset.tariterators import tar_file_expander, group_by_keys
+found = {"streams": [], "files": []}
+urls, paths = json.load(sys.stdin)
+def plain(s):
+    return [s["__key__"], s["jpg"].hex(), s["txt"].decode(), s["json"].decode()]
+for url in urls:
+    with fsspec.open(url, "rb") as stream:
+        members = tar_file_expander([{"url": url, "stream": stream}])
+        found["streams"] += [plain(s) for s in group_by_keys(members)]
+stock = webdataset.WebDataset(paths, shardshuffle=False, empty_check=False)
+found["files"] = [plain(s) for s in stock]
+print(json.dumps(found))
+"""
+
+
+def test_stock_webdataset_reads_the_objects(plain: Bucket) -> None:
+    """With WDS_SECURE=1, without a pipe: from the server through fsspec's streams, and from the cache's copies."""
+    seal(plain.files())
+    list(samples_in(plain.files()))
+    shards = read_generation(plain.files(), 0).shards
+    urls = [plain.files().where(f"generation-0000/{shard.path}") for shard in shards]
+    paths = [str(plain.scratch / "home" / "shards" / f"{shard.sha256}.tar") for shard in shards]
+    done = subprocess.run(
+        [sys.executable, "-c", STOCK_READER],
+        input=json.dumps([urls, paths]),
+        env={**os.environ, "WDS_SECURE": "1", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    expected = [[s.key, s.image.hex(), s.caption, s.metadata_json] for s in samples()]
+    assert json.loads(done.stdout) == {"streams": expected, "files": expected}
+
+
+# ── datasets: removing ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_after_a_prune_no_version_holds_the_removed(bucket: Bucket) -> None:
+    """Objects, older versions, delete markers, unfinished uploads and the cache: a removed sample is in none of them,
+    and every other sample is where it was.
+    """
+    removed = (0, 5)
+    seal(bucket.files())
+    list(samples_in(bucket.files()))
+    cache = bucket.scratch / "home" / "shards"
+    bucket.server.write(
+        bucket.name,
+        bucket.key("generation-0000/shard-000000.tar"),
+        bucket.objects()["generation-0000/shard-000000.tar"],
+    )
+    bucket.server.call(
+        "create_multipart_upload", Bucket=bucket.name, Key=bucket.key("generation-0001/shard-000000.tar")
+    )
+    reseal(bucket.files(), removed, "removal-1")
+    list(samples_in(bucket.files()))
+    assert prune(bucket.files()) == (0,)
+    versions = bucket.server.versions(bucket.name)
+    assert {key for key, _, _ in versions} == {bucket.key(name) for name in bucket.objects()}
+    assert len(versions) == len(bucket.objects())
+    held = [data or b"" for _, _, data in versions] + [path.read_bytes() for path in cache.iterdir()]
+    for ordinal in removed:
+        assert not any(lies_in(data, ordinal) for data in held)
+    assert not bucket.server.call("list_multipart_uploads", Bucket=bucket.name).get("Uploads")
+    assert list(samples_in(bucket.files())) == list(samples(EMPTY | set(removed)))
+    assert verify_dataset(bucket.files()) == []
+    assert prune(bucket.files()) == ()
+
+
+def test_a_reseal_in_a_bucket_is_a_reseal_in_a_directory(bucket: Bucket, tmp_path: Path) -> None:
+    """Same bytes in the end; shards that hold nothing removed are copied by the server, neither fetched nor sent."""
+    for place in (bucket.files(), tmp_path / "local"):
+        seal(place)
+        reseal(place, [0], "removal-1")
+        prune(place)
+    assert bucket.objects() == local(tmp_path / "local")
+    fetched = {path.stem for path in (bucket.scratch / "home" / "shards").iterdir()}
+    assert fetched.isdisjoint(shard.sha256 for shard in read_generation(bucket.files(), 1).shards)
+
+
+def test_a_damaged_object_is_not_resealed(plain: Bucket) -> None:
+    """A reseal gives damaged bytes no fresh digest, even where the cache still holds good ones; one that is missing
+    stops it.
+    """
+    seal(plain.files())
+    list(samples_in(plain.files()))
+    flipped(plain.server, plain.name, plain.key("generation-0000/shard-000001.tar"))
+    with pytest.raises(IntegrityError, match=r"shard-000001\.tar"):
+        reseal(plain.files(), [5], "removal-1")
+    plain.server.delete(plain.name, plain.key("generation-0000/shard-000002.index.npy"))
+    with pytest.raises(IntegrityError, match=r"shard-000002\.index\.npy"):
+        reseal(plain.files(), [0], "removal-1")
+    assert read_generation(plain.files(), 0).number == 0
+    assert "generation-0001/generation.json" not in plain.objects()
+
+
+def test_an_open_reader_goes_on_after_a_prune(plain: Bucket) -> None:
+    """What it has mapped it keeps; the rest comes from the newer generation, where removed slots are empty."""
+    seal(plain.files())
+    with DatasetReader.open(plain.files(scratch="trainer"), verify=False) as reader:
+        assert reader.sample(0) == sample(0)
+        reseal(plain.files(), [1, 5], "removal-1")
+        prune(plain.files())
+        assert reader.sample(1) == sample(1)
+        assert reader.sample(5) is None
+        assert reader.sample(8) == sample(8)
+        assert (reader.is_live(5), reader.generation.number) == (False, 1)
+        assert reader.commitment(5) == commitments()[5]
+
+
+def test_only_superseded_generations_are_dropped(plain: Bucket) -> None:
+    """The current one stays, one that is gone already is fine, an unfinished sealing is not pruned away."""
+    seal(plain.files())
+    with pytest.raises(InputError, match="current generation"):
+        drop_generation(plain.files(), 0)
+    reseal(plain.files(), [0], "removal-1")
+    drop_generation(plain.files(), 0)
+    drop_generation(plain.files(), 0)
+    assert {name.partition("/")[0] for name in plain.objects()} == {"dataset.json", "leaves.bin", "generation-0001"}
+    plain.server.delete(plain.name, plain.key("generation-0001/generation.json"))
+    with pytest.raises(IntegrityError, match="no generation is complete"):
+        prune(plain.files())
+    assert "generation-0001/shard-000000.tar" in plain.objects()
+
+
+def test_verification_names_what_does_not_belong(account: S3Server, tmp_path: Path) -> None:
+    """Strange objects, versions beneath others and unfinished uploads are failures, though all else is sound."""
+    bucket = new_bucket(account, tmp_path, versioned=True)
+    seal(bucket.files())
+    tar = bucket.key("generation-0000/shard-000000.tar")
+    bucket.server.write(bucket.name, tar, bucket.server.read(bucket.name, tar))
+    bucket.server.write(bucket.name, bucket.key("generation-0000/model.pkl"), b"")
+    bucket.server.call("create_multipart_upload", Bucket=bucket.name, Key=tar)
+    failures = verify_dataset(bucket.files())
+    expected = ["model.pkl: no file", "shard-000000.tar: the bucket keeps an older version", "never finished"]
+    assert len(failures) == len(expected)
+    assert all(words in failure for words, failure in zip(expected, failures, strict=True))
+
+
+def test_an_object_under_a_delete_marker_is_not_pruned_away(account: S3Server, tmp_path: Path) -> None:
+    """A shard that somebody deleted by mistake can be brought back from its version after a prune, too."""
+    bucket = new_bucket(account, tmp_path, versioned=True)
+    seal(bucket.files())
+    bucket.server.delete(bucket.name, bucket.key("generation-0000/shard-000003.tar"))
+    assert prune(bucket.files()) == ()
+    [marker] = bucket.server.call("list_object_versions", Bucket=bucket.name)["DeleteMarkers"]
+    bucket.server.call("delete_object", Bucket=bucket.name, Key=marker["Key"], VersionId=marker["VersionId"])
+    assert list(samples_in(bucket.files())) == list(samples())
+
+
+# ── a server that refuses ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_who_may_only_read_reads_and_changes_nothing(plain: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With credentials that may read, the dataset is read and verified; writing and removing are refused in words."""
+    seal(plain.files())
+    before = plain.objects()
+    sign_in(plain.server.environment(may_write=False), monkeypatch)
+    reader = plain.files(scratch="reader")
+    assert list(samples_in(reader)) == list(samples())
+    assert verify_dataset(reader) == []
+    with pytest.raises(StorageError, match="the server refuses"):
+        reseal(reader, [0], "removal-1")
+    assert plain.objects() == before
+
+
+def test_a_bucket_that_is_not_there_is_said(account: S3Server, tmp_path: Path) -> None:
+    """Sealing into no bucket makes none, and says so before anything is written."""
+    nowhere = RemoteDatasets("s3://b-nowhere/x", scratch=tmp_path, cache_bytes=0, endpoint=account.endpoint)
+    with pytest.raises(StorageError, match="no such bucket"):
+        seal(nowhere.files(NAME))
+    with pytest.raises(StorageError, match="no such bucket"):
+        nowhere.names()
+
+
+def test_a_full_disk_is_named(plain: Bucket) -> None:
+    """Where the spool or the cache cannot be written, the message names it; with room again all goes on."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, hard))
+    try:
+        with pytest.raises(StorageError, match=r"spool.*cannot write"):
+            seal(plain.files())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    seal(plain.files())
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, hard))
+    try:
+        with pytest.raises(StorageError, match=r"shards.*cannot write"):
+            DatasetReader.open(plain.files())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(samples_in(plain.files())) == list(samples())
