@@ -12,6 +12,7 @@ import ipaddress
 import selectors
 import socket
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -522,7 +523,7 @@ class Canary:
     def __init__(self, port: int = 0, addresses: Sequence[str] = ("0.0.0.0", "::")) -> None:
         self.came: list[Endpoint] = []  # what was connected to
         self.port = port
-        self._own_visits = 0
+        self.own: Counter[Endpoint] = Counter()  # our own visits
         self._selector = selectors.DefaultSelector()
         self._listeners: list[socket.socket] = []
         for address in addresses:
@@ -544,13 +545,13 @@ class Canary:
             with socket.create_connection((own, port), 10.0) as connection:
                 if connection.recv(1) != b"H":
                     raise AssertionError("the canary is dead")
-            self._own_visits += 1
-        return len(self.came) - self._own_visits
+            self.own[own, port] += 1
+        return len(self.came) - self.own.total()
 
     def forget(self) -> None:
         """Count from here."""
         self.came.clear()
-        self._own_visits = 0
+        self.own.clear()
 
     def __enter__(self) -> Self:
         return self

@@ -41,10 +41,11 @@ Resolver = Callable[[str, int], tuple[str, ...]]
 class Outside:
     """The one server that may be asked. `/to/<n>` redirects to whatever stands at n, all else is answered."""
 
-    def __init__(self) -> None:
+    def __init__(self, address: str = LOOPBACK, port: int = 0) -> None:
+        self.address = address
         self.targets: list[str] = []
         self.raw: dict[str, bytes] = {}  # path -> a response as it is sent
-        self.server = Hostile((Trick("outside", self._answer, frozenset({"ok"})),), address=LOOPBACK)
+        self.server = Hostile((Trick("outside", self._answer, frozenset({"ok"})),), port, address)
 
     @property
     def port(self) -> int:
@@ -52,7 +53,7 @@ class Outside:
 
     @property
     def endpoint(self) -> str:
-        return f"{LOOPBACK}:{self.port}"
+        return f"{self.address}:{self.port}"
 
     def url(self, path: str = "/") -> str:
         return f"http://{self.endpoint}{path}"
@@ -84,9 +85,16 @@ def outside() -> Iterator[Outside]:
 
 
 @pytest.fixture(scope="module")
-def canary(outside: Outside) -> Iterator[Canary]:
-    with Canary() as listening:
-        yield listening
+def listening(outside: Outside) -> Iterator[Canary]:
+    with Canary() as canary:
+        yield canary
+
+
+@pytest.fixture
+def canary(listening: Canary) -> Canary:
+    """It counts from here."""
+    listening.forget()
+    return listening
 
 
 def fetch_all(outside: Outside, urls: list[str], resolver: Resolver | None, **settings: object) -> list[Fetched]:
@@ -266,7 +274,6 @@ def test_the_canary_counts(canary: Canary) -> None:
     fetcher.close()
     assert bodies == [SECRET] * 2
     assert canary.count() == 2
-    canary.forget()
 
 
 # ── the oracle ───────────────────────────────────────────────────────────────────────────────────────────────────
