@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
-from curation.pair import ImageTextPair, UrlBase, secret_in_url
+from curation.pair import SIGNATURE_PARAMETERS, ImageTextPair, UrlBase, secret_in_url
 from policy.errors import InputError
 from policy.evidence import LicenceClaim
 
@@ -100,6 +100,17 @@ def is_robots_like(name: str, content: str) -> bool:
 def is_licence_rel(rel: str | None) -> bool:
     """Whether a rel attribute says that its link is a licence."""
     return rel is not None and not _LICENCE_RELS.isdisjoint(rel.lower().split())
+
+
+def is_secret(canonical: str) -> bool:
+    """Whether `secret_in_url` finds something; most URLs need not be taken apart for it."""
+    return _MAY_BE_SECRET.search(canonical) is not None and secret_in_url(canonical) is not None
+
+
+# A parameter's name may be written with percent signs, and then it is looked at closely.
+_MAY_BE_SECRET = re.compile(
+    rf"@|[?&][^=&]*(?:[%+]|{'|'.join(map(re.escape, sorted(SIGNATURE_PARAMETERS)))})", re.IGNORECASE
+)
 
 
 def text_of(value: str | None) -> str | None:
@@ -281,7 +292,7 @@ class _PageReader:
             return
         if "rel" in attributes:
             self._rel(node, attributes, "a")
-        if (url := self._join(href)) is not None and secret_in_url(url) is None:
+        if (url := self._join(href)) is not None and not is_secret(url):
             self.links.setdefault(url)
 
     def _rel(self, node: LexborNode, attributes: Mapping[str, str | None], element: str) -> None:
@@ -367,7 +378,7 @@ class _PageReader:
         if address.lstrip()[:5].lower() == "data:":
             return None  # the picture itself, or a lazy loader's placeholder: not an address
         url = self._join(address)
-        if url is None or secret_in_url(url) is not None:
+        if url is None or is_secret(url):
             self.refused += 1
             return None
         return url

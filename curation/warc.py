@@ -22,9 +22,9 @@ from fastwarc.stream_io import BrotliReader, ZstdReader
 
 from curation.addresses import endpoint_text
 from curation.fetch import Fetched, Request
-from curation.locations import opened
 from curation.pages import Page
 from curation.pair import canonical_url, port_of, secret_in_url
+from curation.storage import open_input
 from curation.transfer import COMPLETE
 from policy.errors import InputError
 from policy.evidence import Headers, Hop
@@ -108,7 +108,7 @@ def read_warc(
     start_offset: Place | int = START,
     counts: Counter[str] | None = None,
 ) -> Iterator[ArchivedPage | Damage]:
-    """The responses of a WARC file (.warc, .warc.gz, .warc.zst; a seekable file, or a location that fsspec opens).
+    """The responses of a WARC file (.warc, .warc.gz, .warc.zst; a seekable file, or a location as in curation.storage).
 
     A response becomes the `Fetched` that asking for the page would have given, redirects not followed: outcome,
     status, its headers as the only hop, WARC-Date as `started_at`, the body with its encodings undone and within
@@ -377,7 +377,7 @@ def read_records(
     Raises InputError where the file is no WARC, or cannot be opened.
     """
     place = start_offset if isinstance(start_offset, Place) else Place(start_offset)
-    with opened(file) if isinstance(file, str) else nullcontext(file) as opened_file:
+    with open_input(file) if isinstance(file, str) else nullcontext(file) as opened_file:
         yield from _Archive(opened_file, name_of(file), wanted, keep_bytes, counts).records(place)
 
 

@@ -16,8 +16,8 @@ from typing import BinaryIO, Final
 import orjson
 
 from curation.fetch import Fetched, Request
-from curation.pages import META_CLAIMS, Page, is_licence_rel, is_robots_like, read_meta, text_of
-from curation.pair import ImageTextPair, UrlBase, secret_in_url
+from curation.pages import META_CLAIMS, Page, is_licence_rel, is_robots_like, is_secret, read_meta, text_of
+from curation.pair import ImageTextPair, UrlBase
 from curation.transfer import COMPLETE
 from curation.warc import (
     START,
@@ -36,6 +36,7 @@ from policy.evidence import Headers, Hop, LicenceClaim
 
 MAX_RECORD_BYTES = 16 * 1024 * 1024  # one page's metadata
 _MAX_CLAIMS = 256
+_NO_PAGES = ("javascript:", "mailto:", "tel:")  # the commonest: refusing them by parsing takes longer
 
 UNREAD: Final = LicenceClaim(
     "seen through an archive's metadata only", source="wat", scope="page", where="WAT record", kind="unread"
@@ -43,13 +44,18 @@ UNREAD: Final = LicenceClaim(
 
 
 def read_wat(
-    file: BinaryIO | str, *, start_offset: Place | int = START, counts: Counter[str] | None = None
+    file: BinaryIO | str,
+    *,
+    start_offset: Place | int = START,
+    counts: Counter[str] | None = None,
+    with_links: bool = True,
 ) -> Iterator[ArchivedPage | Damage]:
-    """The responses that a WAT file describes (.wat, .wat.gz; a seekable file, or a location that fsspec opens).
+    """The responses that a WAT file describes (.wat, .wat.gz; a seekable file, or a location as in curation.storage).
 
     `fetched` is what was archived: outcome, status, stored headers as its only hop, the capture's date, no body.
     `page` is there where the outcome is ok and the archive read the response as HTML; its `licence_claims`, and those
-    of its pairs, end with `UNREAD`. Its `rsl` holds links only: what stands in the page was not seen.
+    of its pairs, end with `UNREAD`. Its `rsl` holds links only: what stands in the page was not seen. Its `links` are
+    empty unless `with_links`: most of a WAT is links, and half of the work.
 
     `counts` is kept up to date with every item: records by kind, descriptions of anything but responses (other),
     responses left out (not-http, bad-url, userinfo, signed-url), those without a page (not-html), damage (damaged).
@@ -62,14 +68,14 @@ def read_wat(
             yield found
         elif b"HTTP-Response-Metadata" not in found.block and found.complete:
             counts["other"] += 1
-        elif isinstance(item := _item(found, name_of(file), counts), Damage):
+        elif isinstance(item := _item(found, name_of(file), counts, with_links), Damage):
             counts["damaged"] += 1
             yield item
         elif item is not None:
             yield item
 
 
-def _item(record: Record, where: str, counts: Counter[str]) -> ArchivedPage | Damage | None:
+def _item(record: Record, where: str, counts: Counter[str], with_links: bool) -> ArchivedPage | Damage | None:
     if not record.complete:
         return Damage(where, "too-large", record.offset, f"{record.length} bytes of metadata")
     try:
@@ -83,7 +89,7 @@ def _item(record: Record, where: str, counts: Counter[str]) -> ArchivedPage | Da
         outcome, status, detail = _outcome(about, _text(_mapping(answer, "Response-Message", {}), "Status"))
         page = None
         if outcome == "ok" and "HTML-Metadata" in answer:
-            page = _Described(_mapping(answer, "HTML-Metadata"), url).page()
+            page = _Described(_mapping(answer, "HTML-Metadata"), url).page(with_links)
         elif outcome == "ok":
             counts["not-html"] += 1
         hops = () if status is None else (Hop(url, status, _headers(_mapping(answer, "Headers"))),)
@@ -163,7 +169,7 @@ class _Described:
         self.creator: str | None = None
         self.refused = 0
 
-    def page(self) -> Page:
+    def page(self, with_links: bool) -> Page:
         for attributes in _objects(self.head, "Metas"):
             self._meta(attributes)
         for attributes in _objects(self.head, "Link"):
@@ -183,7 +189,7 @@ class _Described:
         return Page(
             url=self.url,
             pairs=self._pairs(images, claims),
-            links=self._links(hrefs),
+            links=self._links(hrefs) if with_links else (),
             meta=tuple(self.meta),
             licence_claims=claims,
             title=text_of(_text(self.head, "Title")),
@@ -235,7 +241,7 @@ class _Described:
             address = image.get("url", "").strip()
             if not address or address[:5].lower() == "data:":
                 continue
-            if (url := self._address(address)) is None:
+            if (url := self._image_url(address)) is None:
                 self.refused += 1
                 continue
             raw_alt = image.get("alt")
@@ -254,17 +260,26 @@ class _Described:
         return tuple(pairs.values())
 
     def _links(self, hrefs: Mapping[str, None]) -> tuple[str, ...]:
-        found = {url: None for href in hrefs if href and (url := self._address(href)) is not None}
+        # One loop without a call of its own for each: most of a WAT is links.
+        join, found = self.base.join, dict[str, None]()
+        for href in hrefs:
+            if not href or href.startswith(_NO_PAGES):
+                continue
+            try:
+                url = join(href)
+            except InputError:
+                continue
+            if not (("?" in url or "@" in url) and is_secret(url)):
+                found[url] = None
         return tuple(found)
 
-    def _address(self, address: str) -> str | None:
+    def _image_url(self, address: str) -> str | None:
         """An address as a canonical URL; None where it is none, or a secret."""
-        if address[:1] in "jmt" and address.startswith(("javascript:", "mailto:", "tel:")):
+        try:
+            url = self.base.join(address)
+        except InputError:
             return None
-        url = self._join(address)
-        if url is None or (("?" in url or "@" in url) and secret_in_url(url) is not None):
-            return None
-        return url
+        return None if ("?" in url or "@" in url) and is_secret(url) else url
 
     def _join(self, address: str) -> str | None:
         try:

@@ -7,8 +7,11 @@ from __future__ import annotations
 import time
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from curation.pages import Page, read_page
+from curation.pages import Page, is_secret, read_page
+from curation.pair import SIGNATURE_PARAMETERS, canonical_url, secret_in_url
 from policy.errors import InputError
 
 BASE = "https://e.org/gallery/page"
@@ -87,6 +90,17 @@ def test_secrets_and_rubbish_never_become_pairs_or_links() -> None:
     assert page.pairs == ()
     assert page.links == ()
     assert page.refused_images == 3
+
+
+@given(
+    st.text("abé@?&=%+ sigSIG-xX/.", max_size=30),
+    st.sampled_from(["", *SIGNATURE_PARAMETERS]),
+    st.text("?&=%2a+", max_size=4),
+)
+def test_the_quick_look_for_secrets_misses_none(before: str, name: str, after: str) -> None:
+    """Whatever a URL holds, it is called a secret if and only if taking it apart finds one."""
+    url = canonical_url(f"https://e.org/{before}{name}{after}")
+    assert is_secret(url) == (secret_in_url(url) is not None)
 
 
 def test_links_are_canonical_and_unique_under_the_base() -> None:

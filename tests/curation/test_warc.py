@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-import fsspec
 import pytest
 from fastwarc.stream_io import BrotliWriter
 from fastwarc.warc import ArchiveIterator
@@ -389,16 +388,17 @@ def test_a_file_that_is_no_archive_is_refused(content: bytes, said: str, tmp_pat
     with pytest.raises(InputError, match=said) as caught:
         list(read_warc(str(path), max_page_bytes=LIMIT))
     assert caught.value.where == str(path)
-    with pytest.raises(InputError, match="no such file"):
+    with pytest.raises(InputError, match="there is no such file"):
         list(read_warc(str(tmp_path / "none"), max_page_bytes=LIMIT))
 
 
-def test_any_location_is_read() -> None:
-    """A location may be any address that fsspec opens."""
-    with fsspec.open("memory://archive.warc.gz", "wb") as file:
-        file.write(compressed(page(1)))
-    found = list(read_warc("memory://archive.warc.gz", max_page_bytes=LIMIT))
+def test_a_location_may_be_a_url(tmp_path: Path) -> None:
+    """Archives are opened where curation.storage finds them, and what lies on the web is not."""
+    (tmp_path / "a.warc.gz").write_bytes(compressed(page(1)))
+    found = list(read_warc((tmp_path / "a.warc.gz").as_uri(), max_page_bytes=LIMIT))
     assert [one.fetched.url for one in found if isinstance(one, ArchivedPage)] == ["https://e.org/1"]
+    with pytest.raises(InputError, match="not opened"):
+        list(read_warc("https://e.org/a.warc.gz", max_page_bytes=LIMIT))
 
 
 @pytest.mark.parametrize("name", ["commoncrawl-16.warc.gz", "one-page.warc.gz"])

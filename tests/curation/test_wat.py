@@ -167,6 +167,15 @@ def test_broken_json_costs_itself_alone(block: bytes) -> None:
     assert damage.offset == Place(0)
 
 
+def test_links_are_left_out_where_nobody_follows_them() -> None:
+    """Without links a page has all else."""
+    archive = compressed(wat_record(URL, described(b"<a href=/x>x</a><img src=i alt=x>")))
+    (with_links,) = [one.page for one in read_wat(io.BytesIO(archive)) if isinstance(one, ArchivedPage)]
+    (without,) = [one.page for one in read_wat(io.BytesIO(archive), with_links=False) if isinstance(one, ArchivedPage)]
+    assert with_links is not None
+    assert without == replace(with_links, links=())
+
+
 def test_metadata_without_end_is_passed_over() -> None:
     """A record over the limit is named, and not held."""
     pages, (damage,), _ = read(record("metadata", URL, bytes(17 * 1024 * 1024)), wat_record(URL, {}))
