@@ -43,7 +43,12 @@ from policy.errors import ConfigurationError, CustodyError, InputError, RefusedE
 from policy.lock import FileLock
 
 VERSION: Final = "1.47.0"  # of img2dataset: what its options and messages were read from
-DISTRIBUTORS: Final = {"multiprocessing": None, "pyspark": "pyspark", "ray": "ray"}
+# What a distributor needs besides img2dataset, and the environment that has it.
+DISTRIBUTORS: Final = {
+    "multiprocessing": (None, "bulk-env", ".bulk-venv"),
+    "pyspark": ("pyspark", "bulk-cluster-env", ".bulk-cluster-venv"),
+    "ray": ("ray", "bulk-cluster-env", ".bulk-cluster-venv"),
+}
 # Outcomes of a URL besides ok, http-<status> and curation.fetch.OUTCOMES.
 BULK_OUTCOMES: Final = frozenset(
     {
@@ -56,8 +61,8 @@ DIRECTIVES: Final = ("noai", "noimageai", "noml", "none", "noindex", "noimageind
 ROW_COLUMN: Final = "custody_row"
 
 _JOB_SCRIPT: Final = Path(img2dataset_job.__file__)
-_DEFAULT_PYTHON: Final = Path(__file__).resolve().parents[2] / ".bulk-venv" / "bin" / "python"
-_ENV_REMEDY: Final = "Run `make bulk-env`, or name its interpreter as bulk.python"
+_ROOT: Final = Path(__file__).resolve().parents[2]
+_PRIVATE: Final = "custody-bulk-"
 _POLL_S: Final = 0.25
 _CHECK_TIMEOUT_S: Final = 60
 _ROWS_AT_ONCE: Final = 10_000
@@ -67,13 +72,13 @@ _ROWS_AT_ONCE: Final = 10_000
 class BulkSettings:
     """[bulk]: img2dataset as the engine of approved lists.
 
-    `python`: its interpreter, or an executable that starts it elsewhere (in a network namespace, as another user);
-    "" is .bulk-venv beside the code. `distributor`: multiprocessing | pyspark | ray; `cluster`: a Spark master or a Ray
-    address, "" this machine. `threads` connections are open in each of `processes`, without regard to hosts.
-    `timeout_s` is img2dataset's, of one read; the total deadline, the size limit and who asks are the fetcher's.
-    `retries` are made at once and of every failure, refusals too. `egress_guard`: in words, what keeps it from inside
-    addresses; `egress_probes`: "ip:port" where something listens and which it must not reach. `proxy`: the guard's,
-    where it is one; `java_home` is for Spark.
+    `distributor`: multiprocessing | pyspark | ray; `cluster`: a Spark master or a Ray address, "" this machine.
+    `python`: its interpreter, or an executable that starts it elsewhere (in a network namespace, as another user); ""
+    is that of `make bulk-env`, for Spark and Ray of `make bulk-cluster-env`; `java_home` is for Spark.
+    `threads` connections are open in each of `processes`, without regard to hosts. `timeout_s` is img2dataset's, of one
+    read; the total deadline, the size limit and who asks are the fetcher's. `retries` are made at once and of every
+    failure, refusals too. `egress_guard`: in words, what keeps it from inside addresses; `egress_probes`: "ip:port"
+    where something listens and which it must not reach; `proxy`: the guard's, where it is one.
     """
 
     python: str = ""
@@ -148,10 +153,12 @@ def check_environment(settings: BulkSettings) -> None:
     for name in ("processes", "threads", "urls_per_shard", "timeout_s"):
         if getattr(settings, name) < 1:
             raise ConfigurationError("must be at least 1", where=f"bulk.{name}")
+    package, target, _ = DISTRIBUTORS[settings.distributor]
+    remedy = f"Run `make {target}`, or name its interpreter as bulk.python"
     probes = [_probe(text) for text in settings.egress_probes]
     python = _python(settings)
     if not python.is_file() or not os.access(python, os.X_OK):
-        raise ConfigurationError("img2dataset's environment is not there", where=str(python), remedy=_ENV_REMEDY)
+        raise ConfigurationError("img2dataset's environment is not there", where=str(python), remedy=remedy)
     with _private_directory() as private:
         asked = private / "probes.json"
         asked.write_text(json.dumps({"probes": probes, "java_home": settings.java_home}))
@@ -170,7 +177,7 @@ def check_environment(settings: BulkSettings) -> None:
             raise ConfigurationError(
                 f"img2dataset's environment cannot be used ({type(error).__name__})",
                 where=str(python),
-                remedy=_ENV_REMEDY,
+                remedy=remedy,
             ) from error
     if reached:
         named = ", ".join(settings.egress_probes[place] for place in reached)
@@ -181,12 +188,9 @@ def check_environment(settings: BulkSettings) -> None:
         )
     if versions.get("img2dataset") != VERSION:
         found = versions.get("img2dataset") or "none"
-        raise ConfigurationError(
-            f"img2dataset {VERSION} is needed, here is {found}", where=str(python), remedy=_ENV_REMEDY
-        )
-    package = DISTRIBUTORS[settings.distributor]
+        raise ConfigurationError(f"img2dataset {VERSION} is needed, here is {found}", where=str(python), remedy=remedy)
     if package is not None and not versions.get(package):
-        raise ConfigurationError(f"{package} is not there", where=str(python), remedy="Run `make bulk-cluster-env`")
+        raise ConfigurationError(f"{package} is not there", where=str(python), remedy=remedy)
     if package == "pyspark" and not java:
         raise ConfigurationError(
             "Spark needs Java",
@@ -563,8 +567,15 @@ def _environment(settings: BulkSettings, private: Path) -> dict[str, str]:
 
 @contextlib.contextmanager
 def _private_directory() -> Iterator[Path]:
-    """For what it writes besides the unit. Short, since Ray's socket names must be; gone afterwards."""
-    path = Path(tempfile.mkdtemp(prefix="custody-bulk-"))
+    """For what it writes besides the unit: gone afterwards, or with the next run after a kill.
+
+    Of the system's directory, since Ray's socket names must be short.
+    """
+    for left in Path(tempfile.gettempdir()).glob(f"{_PRIVATE}*"):
+        owner = left.name.removeprefix(_PRIVATE).partition("-")[0]
+        if owner.isdigit() and not Path("/proc", owner).exists() and left.lstat().st_uid == os.getuid():
+            shutil.rmtree(left, ignore_errors=True)
+    path = Path(tempfile.mkdtemp(prefix=f"{_PRIVATE}{os.getpid()}-"))
     try:
         yield path
     finally:
@@ -573,7 +584,8 @@ def _private_directory() -> Iterator[Path]:
 
 def _python(settings: BulkSettings) -> Path:
     # Not resolved: a virtual environment is known by its link.
-    return Path(settings.python).absolute() if settings.python else _DEFAULT_PYTHON
+    named = settings.python or _ROOT / DISTRIBUTORS[settings.distributor][2] / "bin" / "python"
+    return Path(named).absolute()
 
 
 def _probe(text: str) -> tuple[str, int]:

@@ -6,9 +6,9 @@ import hashlib
 import json
 import os
 import socket
-import ssl
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections import Counter
@@ -28,14 +28,11 @@ from flows.stages import bulk
 from flows.stages.bulk import BULK_OUTCOMES, BulkOutcome, BulkSettings, outcome_of, reconcile, run
 from policy.errors import BusyError, ConfigurationError, CustodyError, InputError, RefusedError
 from policy.lock import FileLock
-from tests.curation import test_fetch
-from tests.curation.test_fetch import closing, dripping, flooding, hang, redirect, response, serving
+from tests.curation.loopback import Authority, closing, dripping, flooding, hang, redirect, response, serving
 from tests.curation.test_img2dataset import Shard, body
 
 GUARDED = BulkSettings(egress_guard="the tests' machine has no inside", urls_per_shard=4, processes=1)
-BULK_PYTHON = Path(__file__).resolve().parents[2] / ".bulk-venv/bin/python"
-needs_bulk_env = pytest.mark.skipif(not BULK_PYTHON.is_file(), reason="img2dataset is not there: run `make bulk-env`")
-certificate = test_fetch.certificate
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def approve(path: Path, urls: list[str], **columns: list[object]) -> Path:
@@ -48,6 +45,12 @@ def asking(*endpoints: str, **more: object) -> FetchConfig:
     """Who asks, and how long it waits."""
     values: dict[str, object] = {"contact": "https://custody.example/", "deadline_s": 1.5, "max_image_bytes": 10_000}
     return FetchConfig(allow_addresses=endpoints, **(values | more))  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """A certificate authority that is trusted where its file is named."""
+    return Authority(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture
@@ -92,6 +95,11 @@ WRONG: dict[str, tuple[dict[str, object], str, str]] = {
     "no environment": ({"python": "/nonexistent/python"}, "/nonexistent/python", "make bulk-env"),
     "no img2dataset in it": ({"python": sys.executable}, sys.executable, "make bulk-env"),
     "no Python": ({"python": "/bin/false"}, "/bin/false", "make bulk-env"),
+    "no environment of a cluster": (
+        {"distributor": "ray", "python": "/nonexistent/python"},
+        "/nonexistent/python",
+        "make bulk-cluster-env",
+    ),
     "unknown distributor": ({"distributor": "dask"}, "bulk.distributor", "multiprocessing, pyspark, ray"),
     "no threads": ({"threads": 0}, "bulk.threads", ""),
     "a probe by name": ({"egress_probes": ("localhost:80",)}, "bulk.egress_probes", "127.0.0.1:8001"),
@@ -214,15 +222,12 @@ ANSWERS: dict[str, tuple[object, str]] = {
 
 @pytest.mark.parametrize("secure", [False, True], ids=["http", "https"])
 @pytest.mark.parametrize("case", ANSWERS)
-def test_an_answer_becomes_an_outcome_within_bounds(case: str, secure: bool, certificate: Path) -> None:
+def test_an_answer_becomes_an_outcome_within_bounds(case: str, secure: bool, authority: Authority) -> None:
     """Size, total time, encodings and redirects are bounded as they are not by img2dataset alone."""
     answer, expected = ANSWERS[case]
-    tls = None
-    if secure:
-        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        tls.load_cert_chain(certificate)
+    tls = authority.context("127.0.0.1") if secure else None
     with serving({"/x": answer, "/whole": response(b"elsewhere")}, tls=tls) as server:  # type: ignore[dict-item]
-        outcome = ask(server.url("/x"), certificate if secure else None)
+        outcome = ask(server.url("/x"), authority.path if secure else None)
     if secure and case in {"closed", "reset"}:
         expected = outcome if outcome in {"tls", "reset"} else expected
     assert outcome == expected
@@ -230,11 +235,9 @@ def test_an_answer_becomes_an_outcome_within_bounds(case: str, secure: bool, cer
     assert all(b"custody/0.1 (+x)" in head and b"Mozilla" not in head for head in server.heads)
 
 
-def test_connections_that_fail_have_their_outcomes(certificate: Path) -> None:
+def test_connections_that_fail_have_their_outcomes(authority: Authority) -> None:
     """Nobody listening, a certificate nobody signed, and what is not the web's."""
-    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    tls.load_cert_chain(certificate)
-    with serving(tls=tls) as server, socket.socket() as closed:
+    with serving(tls=authority.context("127.0.0.1")) as server, socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         assert ask(f"http://127.0.0.1:{closed.getsockname()[1]}/") == "connect"
         assert ask(server.url()) == "tls"
@@ -351,12 +354,22 @@ def test_a_unit_without_any_output_misses_everything(tmp_path: Path) -> None:
 
 # --- img2dataset itself
 
-# In make test: multiprocessing. pyspark and ray are run by hand: DISTRIBUTORS=pyspark,ray.
-DISTRIBUTORS = tuple(os.environ.get("DISTRIBUTORS", "multiprocessing").split(","))
+
+def installed(distributor: str) -> pytest.MarkDecorator:
+    """Skips where the environment of a distributor is not there."""
+    _, target, directory = bulk.DISTRIBUTORS[distributor]
+    missing = not (ROOT / directory / "bin/python").is_file()
+    return pytest.mark.skipif(missing, reason=f"img2dataset is not there: run `make {target}`")
 
 
-@needs_bulk_env
-@pytest.mark.parametrize("distributor", DISTRIBUTORS)
+# In make test: multiprocessing. Spark and Ray are slow to start: `DISTRIBUTORS=pyspark,ray pytest …`
+RUN_WITH = [
+    pytest.param(distributor, marks=installed(distributor))
+    for distributor in os.environ.get("DISTRIBUTORS", "multiprocessing").split(",")
+]
+
+
+@pytest.mark.parametrize("distributor", RUN_WITH)
 def test_img2dataset_brings_the_original_bytes_and_asks_as_we_do(
     tmp_path: Path, distributor: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -424,8 +437,7 @@ def test_img2dataset_brings_the_original_bytes_and_asks_as_we_do(
         assert (imported.caption, imported.hash_name) == (f"/{number}", "sha256")
 
 
-@needs_bulk_env
-@pytest.mark.parametrize("distributor", DISTRIBUTORS)
+@pytest.mark.parametrize("distributor", RUN_WITH)
 def test_a_killed_run_leaves_nobody_behind_and_is_finished_by_running_it_again(
     tmp_path: Path, distributor: str
 ) -> None:
@@ -440,7 +452,7 @@ def test_a_killed_run_leaves_nobody_behind_and_is_finished_by_running_it_again(
             f"from tests.flows.test_bulk import asking; fetch = asking({server.endpoint!r}, deadline_s=100.0);"
             f"run(Path({str(approved)!r}), Path({str(unit)!r}), {settings!r}, fetch)"
         )
-        ours = subprocess.Popen([sys.executable, "-c", program], cwd=Path(__file__).resolve().parents[2])
+        ours = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT)
         try:
             until(lambda: len(server.requests) >= 8 and (unit / "output/00000_stats.json").exists())
             group = next(pid for pid, line in processes() if str(unit / "job.json") in line)
@@ -450,12 +462,14 @@ def test_a_killed_run_leaves_nobody_behind_and_is_finished_by_running_it_again(
             ours.kill()
             ours.wait()
         until(lambda: all(group_of(pid) is None for pid in workers))
+        assert list(Path(tempfile.gettempdir()).glob(f"custody-bulk-{ours.pid}-*"))
         server.routes = dict.fromkeys(server.routes, picture)
         server.requests.clear()
         # Torn by a power cut: to img2dataset this would be a finished shard.
         (unit / "output/00001_stats.json").write_text('{"count"')
         assert run(approved, unit, settings, asking(server.endpoint)).complete
         assert sorted(server.requests) == [f"/{n}" for n in range(4, 8)]
+    assert not list(Path(tempfile.gettempdir()).glob(f"custody-bulk-{ours.pid}-*"))
     outcomes = [item for item in reconcile(approved, unit, max_bytes=100) if isinstance(item, BulkOutcome)]
     assert Counter(item.outcome for item in outcomes) == {"ok": 8}
 
