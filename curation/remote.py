@@ -29,13 +29,13 @@ _RESTORE = "Restore the object from a copy, or delete the dataset and seal it ag
 class RemoteDatasets:
     """The datasets below a URL s3://bucket/prefix.
 
-    `scratch`: a local directory, for shards being written (`spool`, one at a time) and shards fetched (`shards`, at
-    most `cache_bytes` of them, but one always).
+    `spool`: a local directory for shards being written, one a dataset at a time, and for the locks of their writers.
+    `cache`: one for shards that were fetched, at most `cache_bytes` of them, but one always.
     """
 
-    def __init__(self, url: str, *, scratch: Path, cache_bytes: int, endpoint: str = "") -> None:
+    def __init__(self, url: str, *, spool: Path, cache: Path, cache_bytes: int, endpoint: str = "") -> None:
         self._store = ObjectStore(url, endpoint=endpoint)
-        self._spool, self._cache = scratch / "spool", ShardCache(scratch / "shards", cache_bytes)
+        self._spool, self._cache = spool, ShardCache(cache, cache_bytes)
 
     @property
     def url(self) -> str:

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from curation.storage import Location, parse_location
 from flows import settings as settings_module
 from flows.settings import Settings
 from flows.terminal import say
@@ -22,6 +23,8 @@ from policy.removals import Tombstones
 from policy.ruleset import Ruleset
 
 if TYPE_CHECKING:
+    from curation.remote import RemoteDatasets
+    from curation.shards import Dataset
     from policy.registries import Registries
 
 # How long a command waits for another one that holds the ledger; it says so after the first seconds.
@@ -139,9 +142,54 @@ class Home:
         """Requests for documents that nobody answered while an older copy counts."""
         return self.path / "cache" / "silences"
 
-    @property
+    @cached_property
     def datasets_path(self) -> Path:
-        return self.path / "datasets"
+        """Where datasets lie on local disk; of those in a bucket there is nothing here."""
+        place = self._store
+        return (place.local if place is not None else None) or self.path / "datasets"
+
+    @cached_property
+    def remote_datasets(self) -> RemoteDatasets | None:
+        """Where datasets lie, if that is a bucket."""
+        place, seal = self._store, self.settings.seal
+        if place is None or place.local is not None:
+            return None
+        from curation.remote import RemoteDatasets  # NumPy, which most commands do without
+
+        return RemoteDatasets(
+            place.url, spool=self.path / "spool", cache=self.shards_path, cache_bytes=seal.cache_bytes,
+            endpoint=seal.store_endpoint,
+        )  # fmt: skip
+
+    def dataset(self, name: str) -> Dataset:
+        """A dataset for the functions of curation/shards.py; it need not be there yet."""
+        remote = self.remote_datasets
+        return self.datasets_path / name if remote is None else remote.files(name)
+
+    def dataset_names(self) -> tuple[str, ...]:
+        """Every dataset that lies where datasets do, finished or not, sorted."""
+        remote = self.remote_datasets
+        if remote is not None:
+            return remote.names()
+        return tuple(sorted(p.parent.name for p in self.datasets_path.glob("*/dataset.json")))
+
+    def dataset_where(self, name: str) -> str:
+        """How a dataset's place is written down: relative to the home if it is in it, else in full."""
+        if (remote := self.remote_datasets) is not None:
+            return f"{remote.url}/{name}"
+        directory = self.datasets_path / name
+        return str(directory.relative_to(self.path) if directory.is_relative_to(self.path) else directory)
+
+    @property
+    def datasets_where(self) -> str:
+        """The place of all of them, for messages."""
+        remote = self.remote_datasets
+        return str(self.datasets_path) if remote is None else remote.url
+
+    @property
+    def shards_path(self) -> Path:
+        """Shards of a bucket that were fetched. In the cache: a removal deletes it whole."""
+        return self.path / "cache" / "shards"
 
     @property
     def runs_path(self) -> Path:
@@ -178,6 +226,28 @@ class Home:
                 remedy="Use the same name in both, or what sites say to your crawler is not heard",
             )
         return product
+
+    @cached_property
+    def _store(self) -> Location | None:
+        """What seal.store names; None when it is empty.
+
+        Raises:
+            ConfigurationError: it is neither empty nor an absolute file:// or s3:// URL.
+        """
+        store = self.settings.seal.store
+        if not store:
+            return None
+        try:
+            place = parse_location(store)
+        except InputError as error:
+            where = str(self.settings_path)
+            raise ConfigurationError(
+                f"seal.store: {error.where} {error.what}", where=where, remedy=error.remedy
+            ) from error
+        if place.local is not None and not place.local.is_absolute():
+            remedy = "Write file:///absolute/path or s3://bucket/prefix, or leave it empty"
+            raise ConfigurationError(f"seal.store is {store!r}, no URL", where=str(self.settings_path), remedy=remedy)
+        return place
 
     @contextmanager
     def ledger(self, *, readonly: bool = False, wait_s: float | None = None) -> Iterator[Ledger]:

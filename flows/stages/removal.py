@@ -196,15 +196,16 @@ def apply(home: Home, removal: str, progress: Progress = silent) -> Removal:
 
 
 def _reseal(home: Home, dataset: str, ordinals: Sequence[int], removal: str) -> None:
-    directory = home.datasets_path / dataset
-    with DatasetReader.open(directory) as reader:
+    place = home.dataset(dataset)
+    # A reseal checks what it touches; of a bucket all the rest would have to be fetched for it.
+    with DatasetReader.open(place, verify=home.remote_datasets is None) as reader:
         live = [o for o in ordinals if reader.is_live(o)]
         generation = reader.generation
     if live:
-        generation = reseal(directory, live, removal)
+        generation = reseal(place, live, removal)
     with home.ledger() as ledger:
         record_generation(ledger, generation, removal)
-    prune(directory)
+    prune(place)
 
 
 # ── looking ────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -7,11 +7,10 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from curation.images import PixelStore
-from curation.shards import SealedSample, write_dataset
+from curation.shards import SealedSample, generation_name, write_dataset
 from flows.home import Home, utc_now
 from flows.stages.decide import decide
 from flows.stages.evidence import newest_evidence
@@ -126,7 +125,7 @@ def write(home: Home, dataset: str, slots: Sequence[Mapping[str, Any]], progress
     with home.ledger(readonly=True) as ledger:
         manifest, credits = _manifest(ledger, dataset), _credits(ledger, dataset)
     generation = write_dataset(
-        home.datasets_path / dataset,
+        home.dataset(dataset),
         manifest,
         [bytes.fromhex(s["commitment"]) for s in slots],
         _samples(home, slots, credits, progress),
@@ -135,12 +134,12 @@ def write(home: Home, dataset: str, slots: Sequence[Mapping[str, Any]], progress
     with home.ledger() as ledger:
         record_generation(ledger, generation)
         publish(ledger, home.snapshot_path, now=utc_now())
-    directory = Path("datasets") / dataset / f"generation-{generation.number:04d}"
+    directory = f"{home.dataset_where(dataset)}/{generation_name(generation.number)}"
     return Sealed(
         dataset,
         manifest.root,
         manifest.slots,
-        tuple(SealedShard(str(directory / s.path), s.sha256, s.live) for s in generation.shards),
+        tuple(SealedShard(f"{directory}/{s.path}", s.sha256, s.live) for s in generation.shards),
     )
 
 

@@ -206,15 +206,14 @@ def open_dataset(home: Home, dataset: str) -> DatasetReader:
     Raises:
         InputError: there is none of this name, or its sealing was not finished.
     """
-    directory = home.datasets_path / dataset
-    if not (directory / "dataset.json").is_file():
-        there = sorted(p.parent.name for p in home.datasets_path.glob("*/dataset.json"))
+    there = home.dataset_names()
+    if dataset not in there:
         raise InputError(
             f"no dataset {dataset!r}",
-            where=str(home.datasets_path),
+            where=home.datasets_where,
             remedy=f"There are: {', '.join(there)}" if there else "Seal one: custody seal",
         )
-    return DatasetReader.open(directory)
+    return DatasetReader.open(home.dataset(dataset))
 
 
 def run_name(kind: str, dataset: str, digest: str) -> str:

@@ -14,7 +14,7 @@ def verify(home: Home, progress: Progress = silent) -> list[Failure]:
     from curation.shards import verify_dataset
 
     failures: list[Failure] = []
-    datasets = sorted(p.parent for p in home.datasets_path.glob("*/dataset.json"))
+    datasets = home.dataset_names()
     checkpoints = sorted(home.runs_path.glob("*/step-*"))
     total = 1 + len(datasets) + len(checkpoints)
     with home.ledger(readonly=True) as ledger:
@@ -24,9 +24,9 @@ def verify(home: Home, progress: Progress = silent) -> list[Failure]:
         roots = dict(ledger.query("SELECT dataset, root FROM dataset"))
         recorded = dict(ledger.query("SELECT checkpoint, files_json FROM checkpoint ORDER BY batch_seq, row_no"))
     progress(1, total, "verify: ledger")
-    for done, directory in enumerate(datasets, 2):
-        failures += [Failure(what, str(directory.relative_to(home.path))) for what in verify_dataset(directory)]
-        failures += _check_root(home, directory.name, roots)
+    for done, name in enumerate(datasets, 2):
+        failures += [Failure(what, home.dataset_where(name)) for what in verify_dataset(home.dataset(name))]
+        failures += _check_root(home, name, roots)
         progress(done, total, "verify: datasets")
     for done, directory in enumerate(checkpoints, 2 + len(datasets)):
         failures += _check_checkpoint(home, directory, recorded)
@@ -59,13 +59,13 @@ def _check_root(home: Home, dataset: str, roots: dict[str, str]) -> list[Failure
     from curation.shards import read_manifest
 
     try:
-        root = read_manifest(home.datasets_path / dataset).root
+        root = read_manifest(home.dataset(dataset)).root
     except IntegrityError:
         return []  # verify_dataset has named it
     if dataset not in roots:
-        return [Failure("a dataset that the ledger does not know", f"datasets/{dataset}")]
+        return [Failure("a dataset that the ledger does not know", home.dataset_where(dataset))]
     if roots[dataset] != root:
-        return [Failure("its root is not the one in the ledger", f"datasets/{dataset}/dataset.json")]
+        return [Failure("its root is not the one in the ledger", f"{home.dataset_where(dataset)}/dataset.json")]
     return []
 
 

@@ -61,6 +61,10 @@ def sign_in(environment: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> 
     s3fs.S3FileSystem.clear_instance_cache()
 
 
+def datasets_at(url: str, home: Path, endpoint: str, *, cache_bytes: int = 1 << 30) -> RemoteDatasets:
+    return RemoteDatasets(url, spool=home / "spool", cache=home / "shards", cache_bytes=cache_bytes, endpoint=endpoint)
+
+
 @dataclass(frozen=True)
 class Bucket:
     """A bucket of the test's own."""
@@ -74,9 +78,7 @@ class Bucket:
         return f"s3://{self.name}/keep/here"
 
     def datasets(self, *, cache_bytes: int = 1 << 30, scratch: str = "home") -> RemoteDatasets:
-        return RemoteDatasets(
-            self.url, scratch=self.scratch / scratch, cache_bytes=cache_bytes, endpoint=self.server.endpoint
-        )
+        return datasets_at(self.url, self.scratch / scratch, self.server.endpoint, cache_bytes=cache_bytes)
 
     def files(self, **options: object) -> RemoteFiles:
         return self.datasets(**options).files(NAME)  # type: ignore[arg-type]
@@ -343,7 +345,6 @@ import json, os, signal, sys
 from pathlib import Path
 import s3fs
 from fsspec.asyn import sync_wrapper
-from curation.remote import RemoteDatasets
 from tests.curation import test_storage as t
 
 url, endpoint, scratch, stride = sys.argv[1], sys.argv[2], Path(sys.argv[3]), int(sys.argv[4])
@@ -376,8 +377,7 @@ def run(work, name, kill_at):
     global left
     if (pid := os.fork()) == 0:
         left = kill_at
-        place = RemoteDatasets(url + "/" + name, scratch=scratch / name, cache_bytes=1 << 30, endpoint=endpoint)
-        work(place.files(t.NAME))
+        work(t.datasets_at(url + "/" + name, scratch / name, endpoint).files(t.NAME))
         os._exit(0)
     return os.waitpid(pid, 0)[1]
 
@@ -719,7 +719,7 @@ def test_who_may_only_read_reads_and_changes_nothing(plain: Bucket, monkeypatch:
 
 def test_a_bucket_that_is_not_there_is_said(account: S3Server, tmp_path: Path) -> None:
     """Sealing into no bucket makes none, and says so before anything is written."""
-    nowhere = RemoteDatasets("s3://b-nowhere/x", scratch=tmp_path, cache_bytes=0, endpoint=account.endpoint)
+    nowhere = datasets_at("s3://b-nowhere/x", tmp_path, account.endpoint)
     with pytest.raises(StorageError, match="no such bucket"):
         seal(nowhere.files(NAME))
     with pytest.raises(StorageError, match="no such bucket"):
