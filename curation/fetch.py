@@ -70,6 +70,8 @@ _RETRIED_TIMEOUTS = frozenset({"connect", "rate"})
 _RETRIED_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 # "Not so fast": the whole origin is left alone for a while, not this URL only.
 _SLOW_DOWN_STATUSES = frozenset({429, 503})
+# Between two looks at the network: so many transfers are started, and so long is spent on it.
+_STARTED_AT_ONCE, _START_S = 16, 0.005
 _ASK_AGAIN_S = 0.2  # a source that had nothing to offer
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _CONDITIONS = frozenset({"if-none-match", "if-modified-since"})
@@ -428,7 +430,8 @@ class _Origin:
     slow_downs: int = 0  # in a row
     slowed_at: float = 0.0
     good: int = 0
-    lively: bool = False  # its last answer came without a silence
+    quiet: int = 0  # of the active
+    lively: bool = False  # it has answered, and not all of its transfers have fallen quiet since
     address: str | None = None
     met: bool = False  # connected to, or failed: over TLS the others wait for that, and may share the connection
 
@@ -463,6 +466,7 @@ class _Run:
         self.max_open = min(max(self.config.max_open, concurrency), fetcher.max_connections)
         self.delay_s = delay_s or (lambda origin: self.config.per_origin_delay_s)
         self.exhausted = False
+        self.has_more_to_start = False
         self.ask_source_at = 0.0
         self.origins: dict[str, _Origin] = {}
         self.addresses: dict[str, _Address] = {}
@@ -500,14 +504,21 @@ class _Run:
             self.loop.release(transfer)
 
     def _start_what_may_start(self) -> None:
+        """Start what there are places for, a few at a time: connecting to thousands must not hold up who answers."""
         if self.later:
             self._take_up_later()
+        started, until = 0, time.monotonic() + _START_S
+        self.has_more_to_start = False
         while self.busy < self.concurrency and len(self.jobs) < self.max_open and len(self.ended) < self.concurrency:
             # As one starts one is pulled: what has to wait for its turn is known early, and waits meanwhile.
             pulled = self._pull()
             if (origin := self._next_origin()) is not None:
                 self._start(origin, origin.waiting.popleft())
+                started += 1
             elif not pulled:
+                return
+            if started >= _STARTED_AT_ONCE or time.monotonic() >= until:
+                self.has_more_to_start = True
                 return
 
     def _pull(self) -> bool:
@@ -567,7 +578,8 @@ class _Run:
         if origin.waiting and not origin.queued and origin.active < (origin.most if origin.met else 1):
             origin.queued = True
             self.turns += 1
-            heapq.heappush(self.lively if origin.lively else self.others, (origin.next_start, self.turns, origin))
+            ready_at = max(origin.next_start, self.clock.now())
+            heapq.heappush(self.lively if origin.lively else self.others, (ready_at, self.turns, origin))
 
     def meet(self, origin: _Origin) -> None:
         """The origin's first connection stands: with HTTP/2 one is enough, and it is there to be shared."""
@@ -599,6 +611,8 @@ class _Run:
         """Seconds until an origin's delay or a retry's pause is over; None when only a transfer's end brings more."""
         if self.busy >= self.concurrency or len(self.jobs) >= self.max_open:
             return None
+        if self.has_more_to_start:
+            return 0.0
         heaps = (self.lively, self.others if self._others_may_start() else [])
         due = [heap[0][0] for heap in heaps if heap] + [self.later[0][0] for _ in self.later[:1]]
         return max(0.0, min(due) - self.clock.now()) if due else None
@@ -655,7 +669,10 @@ class _Run:
     def _fall_quiet(self, job: _Job) -> None:
         self._count(job, -1)
         job.quiet = True
-        self.origins[job.origin].lively = False
+        origin = self.origins[job.origin]
+        origin.quiet += 1
+        if origin.quiet == origin.active:
+            origin.lively = False
 
     def is_full(self, endpoint: str) -> bool:
         """Whether as many transfers as may be are at this address."""
@@ -692,7 +709,9 @@ class _Run:
         job = self.jobs.pop(transfer)
         origin = self.origins[job.origin]
         origin.active -= 1
-        if not job.quiet:
+        if job.quiet:
+            origin.quiet -= 1
+        else:
             self._count(job, -1)
         self.loop.release(transfer)
         self._leave_place(job)
@@ -735,7 +754,7 @@ class _Run:
         if outcome == "ok" and status in _SLOW_DOWN_STATUSES:
             self._slow_down(origin, transfer)
         elif outcome == "ok":
-            origin.lively = not transfer.quiet
+            origin.lively = True
             origin.slow_downs = 0
             origin.good += 1
             if origin.good >= origin.most < self.config.per_origin_concurrency:
