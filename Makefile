@@ -7,7 +7,7 @@ HOME_DIR ?= demo-home
 # More threads than cores make torch on CPU several times slower; one is also what bit-equality is recorded under.
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 DO_NOT_TRACK=1 PREFECT_SERVER_ANALYTICS_ENABLED=false
 
-.PHONY: demo test lint types imports tests bench bulk-env peers-env prove clean setup
+.PHONY: demo test lint types imports tests bench bulk-env bulk-cluster-env peers-env prove clean setup
 
 setup: $(STAMP)
 
@@ -54,14 +54,25 @@ bulk-env: .bulk-venv/.installed
 	@.bulk-venv/bin/python -m pip install -q -c constraints-bulk.txt img2dataset==1.47.0
 	@touch $@
 
-# What `make bench BENCH=peers` compares with, beside img2dataset: in an environment of its own too.
+# The same with Spark and Ray for bulk.distributor (1.5 GB; Spark wants Java 17). Apart, since img2dataset imports Ray
+# wherever it is there, which costs every process of the other environment a third of a second.
+bulk-cluster-env: .bulk-cluster-venv/.installed
+
+.bulk-cluster-venv/.installed: constraints-bulk.txt
+	@test -x .bulk-cluster-venv/bin/python || $(PYTHON) -m venv .bulk-cluster-venv
+	@echo '*' > .bulk-cluster-venv/.gitignore
+	@.bulk-cluster-venv/bin/python -m pip install -q -U pip
+	@.bulk-cluster-venv/bin/python -m pip install -q -c constraints-bulk.txt img2dataset==1.47.0 pyspark ray
+	@touch $@
+
+# What the benchmarks `peers` and `pages` compare with, beside img2dataset: in an environment of its own too.
 peers-env: .peers-venv/.installed
 
 .peers-venv/.installed: constraints-peers.txt
 	@test -x .peers-venv/bin/python || $(PYTHON) -m venv .peers-venv
 	@.peers-venv/bin/python -m pip install -q -U pip
-	@.peers-venv/bin/python -m pip install -q -c constraints-peers.txt datadiligence==0.1.7
+	@.peers-venv/bin/python -m pip install -q -c constraints-peers.txt datadiligence==0.1.7 beautifulsoup4 lxml
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .bulk-venv .peers-venv demo-home .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache dist build *.egg-info
+	rm -rf $(VENV) .bulk-venv .bulk-cluster-venv .peers-venv demo-home .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache dist build *.egg-info

@@ -87,9 +87,7 @@ class MtcnnDetector:
 
     @property
     def id(self) -> str:
-        thresholds = "/".join(f"{t:g}" for t in self.settings.thresholds)
-        settings = f"min={self.settings.min_face_px},pixels={self.settings.max_pixels},scores={thresholds}"
-        return f"{WEIGHTS_PACKAGE}-{WEIGHTS_VERSION}({settings})"
+        return _id(self.settings)
 
     @property
     def weights_digest(self) -> str:
@@ -158,6 +156,17 @@ class MtcnnDetector:
         scores = np.concatenate([answer[-1] for answer in answers])[:, 1:2]
         passed = scores[:, 0] > threshold
         return np.hstack([boxes, scores])[passed], shifts[passed].astype(np.float64)
+
+
+def _id(settings: MtcnnSettings) -> str:
+    thresholds = "/".join(f"{t:g}" for t in settings.thresholds)
+    said = f"min={settings.min_face_px},pixels={settings.max_pixels},scores={thresholds}"
+    return f"{WEIGHTS_PACKAGE}-{WEIGHTS_VERSION}({said})"
+
+
+def default_detector_id() -> str:
+    """The id of the detector that the crawl uses, without loading it."""
+    return _id(MtcnnSettings())
 
 
 def default_detector() -> FaceDetector:

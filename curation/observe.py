@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import datetime
+from typing import Any
 
 from curation.fetch import Fetched
 from curation.images import DecodeError, Shaped
@@ -52,21 +54,71 @@ def observe(
         # No hop at all is "no answer was seen", which must never read as "an answer without a reservation".
         hops=image.hops if image is not None and image.hops else None,
         licence_claims=pair.licence_claims,
-        embedded=shaped.embedded if shaped is not None else None,
-        c2pa=shaped.c2pa if shaped is not None else None,
-        content_sha256=shaped.content_sha256 if shaped is not None else None,
-        content_md5=shaped.content_md5 if shaped is not None else None,
-        width=shaped.width if shaped is not None else None,
-        height=shaped.height if shaped is not None else None,
-        pdq=shaped.pdq if shaped is not None else None,
-        faces=shaped.faces if shaped is not None else None,
-        face_detector=shaped.face_detector if shaped is not None else None,
         alt=pair.alt,
         text_origin=pair.text_origin,
         tombstoned=tombstoned,
         refused_url=image.refused_url if image is not None else None,
         fetch_error=_fetch_error(image, facts),
+        **_facts(shaped),
     )
+
+
+# What is measured on a picture's bytes, by the names that `Shaped` and `Evidence` share.
+_MEASURED = (
+    *("content_sha256", "content_md5", "width", "height", "pdq", "faces", "face_detector", "embedded", "c2pa"),
+)
+_OF_THE_PICTURE = (*_MEASURED, "hops", "refused_url", "fetch_error")
+
+
+def _facts(shaped: Shaped | None) -> dict[str, Any]:
+    return {name: getattr(shaped, name) if shaped is not None else None for name in _MEASURED}
+
+
+def observe_again(
+    known: Evidence,
+    *,
+    page: Evidence | None = None,
+    image: Fetched | None = None,
+    facts: Shaped | DecodeError | None = None,
+    origins: Mapping[str, OriginEvidence] | None = None,
+    now: datetime | None = None,
+) -> Evidence:
+    """Evidence on record of which one half was observed anew: `page`, all that newer evidence of the same pair says of
+    the page (its picture did not answer), or `image` with its `facts`, seen at `now` (its page was not asked).
+
+    What was not asked again stays, with its age: the whole is as old as its older half. Origins that were asked since
+    replace their like.
+    """
+    if page is not None:
+        return replace(
+            page,
+            observed_at=min(known.observed_at, page.observed_at),
+            origins=_merged(known.origins, {o.origin: o for o in page.origins}),
+            **{name: getattr(known, name) for name in _OF_THE_PICTURE},
+        )
+    assert image is not None  # one of the two halves
+    assert now is not None
+    pair = ImageTextPair(known.page_url, known.image_url, known.alt, known.text_origin)
+    newer = {o: origins[o] for o in origins_of(pair, None, image) if o in origins} if origins is not None else {}
+    shaped = facts if isinstance(facts, Shaped) else None
+    if shaped is None or shaped.content_sha256 != known.content_sha256:
+        # What models said of other bytes is not said of these.
+        known = replace(known, caption=None, caption_score=None, faces_blurred=None, nsfw=None)
+    return replace(
+        known,
+        observed_at=now if known.page_url is None else min(known.observed_at, now),
+        origins=_merged(known.origins, newer),
+        hops=image.hops or None,
+        refused_url=image.refused_url,
+        fetch_error=_fetch_error(image, facts),
+        **_facts(shaped),
+    )
+
+
+def _merged(known: tuple[OriginEvidence, ...], newer: Mapping[str, OriginEvidence]) -> tuple[OriginEvidence, ...]:
+    names = dict.fromkeys((*(o.origin for o in known), *newer))
+    old = {o.origin: o for o in known}
+    return tuple(newer.get(name) or old[name] for name in names)
 
 
 def origins_of(pair: ImageTextPair, page: Fetched | None = None, image: Fetched | None = None) -> tuple[str, ...]:

@@ -149,21 +149,67 @@ def demo(home_path: Path, as_json: bool, fresh: bool, pages: int, preset: str) -
 @cli.command()
 @_common
 @click.argument("seeds", nargs=-1)
-def crawl(home_path: Path, as_json: bool, seeds: tuple[str, ...]) -> None:
+@click.option("--warc", multiple=True, metavar="FILE", help="Pages out of a WARC file; pictures are asked live.")
+@click.option("--wat", multiple=True, metavar="FILE", help="Pairs out of Common Crawl's metadata of a WARC.")
+@click.option("--url-list", "lists", multiple=True, metavar="FILE", help="Pictures: Parquet, CSV, JSON lines or text.")
+@click.option(
+    "--column", "columns", multiple=True, metavar="FIELD=NAME", help="Of --url-list: which column is url, text, …"
+)
+@click.option("--img2dataset", "folders", multiple=True, metavar="DIR", help="What img2dataset has downloaded.")
+@click.option(
+    "--engine",
+    type=click.Choice(["img2dataset"]),
+    default=None,
+    help="Who fetches the pictures of a list; default: our own fetcher.",
+)
+@click.option(
+    "--retry",
+    type=click.Choice(["transient", "unobserved"]),
+    default=None,
+    help="Ask again: what failed and may not tomorrow, or what was imported and never observed.",
+)
+@click.option("--stale", metavar="AGE", default=None, help="Ask again what was asked longer ago, as 30d or 12h.")
+def crawl(
+    home_path: Path,
+    as_json: bool,
+    seeds: tuple[str, ...],
+    warc: tuple[str, ...],
+    wat: tuple[str, ...],
+    lists: tuple[str, ...],
+    columns: tuple[str, ...],
+    folders: tuple[str, ...],
+    engine: str | None,
+    retry: str | None,
+    stale: str | None,
+) -> None:
     """Crawl SEEDS (page URLs, or files of them, one a line): pages, the images on them, and what was said of both.
 
-    An interrupted crawl of the same seeds is finished first. Without SEEDS those of custody.toml are taken.
+    An interrupted crawl of the same seeds is finished first. Without SEEDS those of custody.toml are taken. Archives,
+    lists and folders are paths, or s3:// addresses; they may be given together, and beside seeds.
     """
     from flows.stages import crawl as stage
 
     home = _open(home_path)
-    summary = stage.crawl(home, stage.read_seeds(seeds or home.settings.crawl.seeds), _bar(as_json))
+    named = stage.read_columns(columns)
+    sources = (
+        *(stage.source("warc", place) for place in warc),
+        *(stage.source("wat", place) for place in wat),
+        *(stage.source("url-list", place, named) for place in lists),
+        *(stage.source("img2dataset", place) for place in folders),
+    )
+    job = stage.job(home, seeds, sources, retry=retry or "", stale=stale or "", engine=engine or "")
+    summary = stage.crawl(home, job, _bar(as_json))
     if as_json:
         print_json(summary)
         return
     print_table(("kind", "outcome", "count"), [(k, o, n) for (k, o), n in sorted(summary.outcomes)], title="Fetched")
     pairs, pages = counted(summary.pairs, "image-text pair"), counted(summary.pages, "page")
-    say(f"{pairs} found on {pages}. Next: custody decide")
+    if summary.changed:
+        say(f"{counted(summary.changed, 'picture')} changed under the URL: custody audit changed_content")
+    failed = sum(n for (kind, outcome), n in summary.outcomes if kind != "source" and stage.is_transient(outcome))
+    if failed:
+        say(f"{failed:,} did not answer and may tomorrow: custody crawl --retry transient")
+    say(f"{pairs} on {pages} and {counted(summary.pictures, 'picture')}. Next: custody decide")
 
 
 @cli.command()

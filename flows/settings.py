@@ -32,16 +32,24 @@ class CrawlSettings:
     max_pages: int
     max_depth: int
     same_site: bool
+    paths: tuple[str, ...]
+    skip_paths: tuple[str, ...]
+    sitemaps: bool
     pages_per_unit: int
     images_per_unit: int
     concurrency: int
     concurrency_per_origin: int
+    concurrency_per_address: int
     delay_per_origin_s: float
+    crawl_delay_max_s: float
+    retries: int
+    retry_after_max_s: float
     deadline_s: float
     min_rate_bytes_s: int
     max_redirects: int
     max_page_bytes: int
     max_image_bytes: int
+    ca_file: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +110,28 @@ class TrainingSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class BulkSettings:
+    """[bulk]: how img2dataset is run for `crawl --engine img2dataset` (flows/stages/bulk.py says what each is).
+
+    `urls_per_job`: URLs that one run of it is given.
+    """
+
+    python: str
+    distributor: str
+    cluster: str
+    processes: int
+    threads: int
+    urls_per_shard: int
+    urls_per_job: int
+    timeout_s: int
+    retries: int
+    egress_guard: str
+    egress_probes: tuple[str, ...]
+    proxy: str
+    java_home: str
+
+
+@dataclass(frozen=True, slots=True)
 class ScheduleSettings:
     """[schedule]: cron lines in UTC; an empty one is not scheduled."""
 
@@ -121,6 +151,7 @@ class Settings:
     clip: ClipSettings
     seal: SealSettings
     training: TrainingSettings
+    bulk: BulkSettings
     schedule: ScheduleSettings
 
 
@@ -136,16 +167,24 @@ allow_addresses = []          # exact "ip:port" that may be contacted although n
 max_pages = 10000
 max_depth = 3                 # links followed from a seed
 same_site = true              # stay on the seeds' registrable domains
-pages_per_unit = 20
-images_per_unit = 500
-concurrency = 64
+paths = []                    # follow only links whose path begins like one of these, as "/gallery/"; * is anything
+skip_paths = []               # and none that begins like one of these
+sitemaps = true               # what a seed's robots.txt names as sitemap counts as its links
+pages_per_unit = 1000         # a killed crawl asks at most so many pages, or pictures, again
+images_per_unit = 2000
+concurrency = 64              # transfers at once that bring something; silent ones do not count
 concurrency_per_origin = 6
+concurrency_per_address = 24  # however many names lead to one address
 delay_per_origin_s = 0.0      # pause between two requests to one origin
-deadline_s = 30.0             # for one URL, all in all
+crawl_delay_max_s = 30.0      # of the Crawl-delay that a robots.txt asks for
+retries = 2                   # of what may succeed on another try: time-outs, resets, 429, 5xx
+retry_after_max_s = 60.0      # a server that says "Retry-After" longer is asked again by `crawl --retry transient`
+deadline_s = 30.0             # for one try of a URL, all in all
 min_rate_bytes_s = 200        # slower than this for ten seconds is given up
 max_redirects = 5
 max_page_bytes = 5000000
 max_image_bytes = 20000000
+ca_file = ""                  # certificates (PEM) of the authorities that are trusted; "": the system's
 
 [images]
 size = 256                    # largest shorter side kept, in pixels; never enlarged
@@ -178,6 +217,21 @@ seed = 1
 threads = 2
 steps = 0                     # 0: the preset's
 
+[bulk]                        # img2dataset, for `crawl --engine img2dataset`: it checks no address that it contacts
+python = ""                   # its interpreter, or what starts it elsewhere; "": the one of `make bulk-env`
+distributor = "multiprocessing"  # or pyspark, ray
+cluster = ""                  # a Spark master or a Ray address; "": this machine
+processes = 2
+threads = 16
+urls_per_shard = 1000
+urls_per_job = 100000
+timeout_s = 10
+retries = 0
+egress_guard = ""             # what keeps it from internal addresses, in a sentence; "" = it is not run
+egress_probes = []            # "ip:port" that it must not reach; tried before each start
+proxy = ""                    # the guard's, where it is one
+java_home = ""                # for Spark
+
 [schedule]                    # cron, UTC; "" = not scheduled
 crawl = "0 3 * * *"
 recheck = "0 4 * * 1"
@@ -191,8 +245,10 @@ _RANGES = {
     "crawl.max_pages": (1, math.inf),
     "crawl.pages_per_unit": (1, math.inf),
     "crawl.images_per_unit": (1, math.inf),
-    "crawl.concurrency": (1, 1000),
+    "crawl.concurrency": (1, 20_000),
     "crawl.concurrency_per_origin": (1, 100),
+    "crawl.concurrency_per_address": (1, 1000),
+    "crawl.retries": (0, 10),
     "crawl.deadline_s": (0.1, 3600),
     "crawl.max_page_bytes": (1, math.inf),
     "crawl.max_image_bytes": (1, math.inf),
@@ -204,6 +260,11 @@ _RANGES = {
     "clip.held_out": (1, math.inf),
     "seal.shard_slots": (1, 1_000_000),
     "training.threads": (1, 1024),
+    "bulk.processes": (1, 1024),
+    "bulk.threads": (1, 1024),
+    "bulk.urls_per_shard": (1, math.inf),
+    "bulk.urls_per_job": (1, math.inf),
+    "bulk.timeout_s": (1, 3600),
 }
 
 

@@ -127,17 +127,15 @@ class ProgressReport:
             return
         self._told_at[name] = now
         percent = 100.0 * done / max(total, 1)
+        # What stands at the prompt stands in the artifact: counts, rates and outcomes, no URL.
+        said = f"{self._flow_key}: {note.strip().rstrip(':') or name}, {done:,} of {total:,}"
         if artifact := self._artifacts.get(name):
-            update_progress_artifact(artifact, progress=percent)
+            update_progress_artifact(artifact, progress=percent, description=said)
             return
         key = f"{self._flow_key}-{name}".lower().replace(" ", "-")
-        made = create_progress_artifact(progress=percent, key=key, description=f"{self._flow_key}: {name}")
+        made = create_progress_artifact(progress=percent, key=key, description=said)
         if isinstance(made, UUID):
             self._artifacts[name] = made
-
-    def within(self, done_units: int, units: int, name: str) -> Callable[[int, int], None]:
-        """The progress of one unit among several, in hundredths of them all."""
-        return lambda done, total: self(int(100 * (done_units + done / max(total, 1)) / units), 100, f"{name}: ")
 
 
 @contextmanager

@@ -6,13 +6,14 @@ a `Document` with status 404, an empty tuple of faces.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, fields
 from datetime import datetime
 from types import MappingProxyType
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 _Part = TypeVar("_Part")
 _NOTHING: Final[Mapping[str, bytes]] = MappingProxyType({})
@@ -242,27 +243,27 @@ class Evidence:
 
     def to_json(self) -> str:
         """Canonical JSON. Documents' bodies are kept once, by their digest, and so are `parts`, by their ids."""
-        return canonical_json(self._compact()[0])
+        return self.stored().text
 
     def parts(self) -> dict[str, tuple[str, str]]:
         """What this evidence may share with others, id -> (kind, canonical JSON): origins, declared, the page."""
-        return self._compact()[1]
+        return self.stored().parts
 
-    def _compact(self) -> tuple[dict[str, Any], dict[str, tuple[str, str]]]:
-        plain: dict[str, Any] = _plain(self)
+    def stored(self, memory: PartMemory | None = None) -> StoredEvidence:
+        """The text that is stored, its id and the parts it names. `memory`: of what other evidence shares with this."""
+        memory = memory if memory is not None else PartMemory()
+        plain: dict[str, Any] = {}
+        for name in _FIELDS:
+            value = getattr(self, name)
+            if value is not None and name not in _SHARED:
+                plain[name] = _plain(value)
         parts: dict[str, tuple[str, str]] = {}
-
-        def part(kind: str, value: Any) -> str:
-            text = canonical_json(value)
-            name = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-            parts[name] = kind, text
-            return name
-
-        plain["origins"] = [part("origin", o) for o in plain["origins"]]
-        plain["declared"] = [part("declared", d) for d in plain["declared"]]
-        if page := {name: plain.pop(name) for name in _OF_THE_PAGE if name in plain}:
-            plain["page"] = part("page", page)
-        return plain, parts
+        plain["origins"] = [memory.part("origin", o, parts) for o in self.origins]
+        plain["declared"] = [memory.part("declared", d, parts) for d in self.declared]
+        if any(value is not None for value in (self.page_headers, self.page_meta, self.page_rsl)):
+            plain["page"] = memory.page(self, parts)
+        text = canonical_json(plain)
+        return StoredEvidence(text, hashlib.blake2b(text.encode(), digest_size=16).hexdigest(), parts)
 
     @staticmethod
     def from_json(text: str, shared: Shared, **anew: Any) -> Evidence:
@@ -275,7 +276,7 @@ class Evidence:
     @property
     def evidence_id(self) -> str:
         """blake2b-16 of the canonical JSON, in hex."""
-        return hashlib.blake2b(self.to_json().encode(), digest_size=16).hexdigest()
+        return self.stored().evidence_id
 
     def bodies(self) -> dict[str, bytes]:
         """The document bodies this evidence rests on, by digest."""
@@ -284,9 +285,67 @@ class Evidence:
 
 
 _NOT_STORED = frozenset({"body", "registry", "grants"})
-
-
 _OF_THE_PAGE = ("page_headers", "page_meta", "page_rsl")
+_SHARED = frozenset({"origins", "declared", *_OF_THE_PAGE})
+_FIELDS = tuple(f.name for f in fields(Evidence) if f.name not in _NOT_STORED)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEvidence:
+    """Evidence as it is stored: its canonical JSON, the id that follows from it, the parts that it names by theirs."""
+
+    text: str
+    evidence_id: str
+    parts: dict[str, tuple[str, str]]
+
+
+class PartMemory:
+    """The parts of evidence that was stored before: the pairs of one page, or of one origin, write them out once."""
+
+    def __init__(self) -> None:
+        self._known: dict[object, tuple[object, str, str]] = {}
+
+    def part(self, kind: str, value: object, into: dict[str, tuple[str, str]]) -> str:
+        """The id of a part, which is put into `into` with its kind and text.
+
+        Remembered by the very object: pairs that share an origin hold the same one, and comparing its documents costs
+        more than writing them.
+        """
+        return self._remembered((kind, id(value)), kind, value, lambda: _plain(value), into)
+
+    def page(self, evidence: Evidence, into: dict[str, tuple[str, str]]) -> str:
+        """The id of what was observed of the page."""
+        said = tuple(getattr(evidence, name) for name in _OF_THE_PAGE)
+
+        def plain() -> dict[str, Any]:
+            return {name: _plain(v) for name, v in zip(_OF_THE_PAGE, said, strict=True) if v is not None}
+
+        return self._remembered(said, "page", said, plain, into)
+
+    def _remembered(
+        self, key: object, kind: str, value: object, plain: Callable[[], Any], into: dict[str, tuple[str, str]]
+    ) -> str:
+        known = self._known.get(key)
+        if known is None:
+            text = canonical_json(plain())
+            # The value is kept with it: while it lives no other object has its id.
+            known = self._known[key] = value, hashlib.blake2b(text.encode(), digest_size=16).hexdigest(), text
+        into[known[1]] = kind, known[2]
+        return known[1]
+
+
+def part_ids(text: str) -> tuple[str, ...]:
+    """The ids of the parts that stored evidence names."""
+    data = json.loads(text)
+    named = [*data["origins"], *data.get("declared", ()), *((data["page"],) if "page" in data else ())]
+    return tuple(name for name in named if isinstance(name, str))  # evidence of before there were parts names none
+
+
+def document_digests(text: str) -> tuple[str, ...]:
+    """The digests of the documents that a part tells of."""
+    data = json.loads(text)
+    documents = [d for _, d in data["documents"]] if "documents" in data else [data]
+    return tuple(d["body_sha256"] for d in documents if "body_sha256" in d)
 
 
 def canonical_json(value: Any) -> str:
@@ -331,7 +390,7 @@ class Shared:
 def _plain(value: Any) -> Any:
     """Dataclasses to dicts (bodies and None left out), times to ISO 8601, lone surrogates to "?"."""
     if hasattr(value, "__dataclass_fields__"):
-        items = ((f.name, getattr(value, f.name)) for f in fields(value) if f.name not in _NOT_STORED)
+        items = ((name, getattr(value, name)) for name in _stored_names(cast(Hashable, type(value))))
         return {k: _plain(v) for k, v in items if v is not None}
     if isinstance(value, tuple):
         return [_plain(v) for v in value]
@@ -340,6 +399,11 @@ def _plain(value: Any) -> Any:
     if isinstance(value, str) and not value.isascii():
         return value.encode("utf-8", errors="replace").decode("utf-8")
     return value
+
+
+@functools.cache
+def _stored_names(kind: Hashable) -> tuple[str, ...]:
+    return tuple(f.name for f in fields(cast(Any, kind)) if f.name not in _NOT_STORED)
 
 
 def _pairs(value: Any) -> Headers:

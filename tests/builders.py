@@ -58,8 +58,8 @@ def settings_for(museum: Museum) -> str:
         {
             "seeds = []": f"seeds = {json.dumps(list(museum.seeds))}",
             "allow_addresses = []": f"allow_addresses = {json.dumps(list(museum.addresses))}",
-            "pages_per_unit = 20": "pages_per_unit = 15",
-            "images_per_unit = 500": "images_per_unit = 90",
+            "pages_per_unit = 1000": "pages_per_unit = 15",
+            "images_per_unit = 2000": "images_per_unit = 90",
             # The museum hangs and drips for as long as it is waited for; its 60 MB come at once.
             "deadline_s = 30.0": "deadline_s = 4.0",
             "max_image_bytes = 20000000": "max_image_bytes = 2000000",
@@ -420,8 +420,25 @@ def differences(
         if a != b:
             missing = next((row for row in a if row not in b), None)
             surplus = next((row for row in b if row not in a), None)
-            told.append(f"{table}: {len(a)} rows, then {len(b)}; missing {missing}; surplus {surplus}")
+            where = _unlike(missing, surplus)
+            told.append(f"{table}: {len(a)} rows, then {len(b)}; {where}; missing {missing}; surplus {surplus}")
     return told
+
+
+def _unlike(one: tuple[str, ...] | None, other: tuple[str, ...] | None) -> str:
+    """Where two rows differ: the columns, and of JSON the keys; first, since a long message is cut short."""
+    if one is None or other is None:
+        return "no row to compare"
+    said = []
+    for number, (a, b) in enumerate(zip(one, other, strict=True)):
+        if a != b and a.startswith(("{", "'{")) and b.startswith(("{", "'{")):
+            x, y = (json.loads(text.strip("'")) for text in (a, b))
+            said += [
+                f"{key}: {x.get(key)!r} <> {y.get(key)!r}" for key in x.keys() | y.keys() if x.get(key) != y.get(key)
+            ]
+        elif a != b:
+            said.append(f"column {number}: {a} <> {b}")
+    return "; ".join(said)
 
 
 def leftovers(home: Home) -> list[str]:

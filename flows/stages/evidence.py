@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import UTC
 
-from policy.evidence import Evidence, Shared
+from policy.evidence import Evidence, PartMemory, Shared, document_digests, part_ids
 from policy.ledger import Ledger
 
 _NEWEST = """
@@ -20,14 +20,16 @@ def evidence_batches(
     """What `Ledger.append_many` takes to record the evidence of pairs: their rows, and the parts that are new."""
     rows: list[dict[str, object]] = []
     parts: dict[str, tuple[str, str]] = {}
+    memory = PartMemory()
     for pair, observed in evidence:
-        parts |= observed.parts()
+        stored = observed.stored(memory)
+        parts |= stored.parts
         rows.append(
             {
-                "evidence_id": observed.evidence_id,
+                "evidence_id": stored.evidence_id,
                 "pair_key": pair,
                 "content_sha256": observed.content_sha256,
-                "body_json": observed.to_json(),
+                "body_json": stored.text,
                 "observed_at": observed.observed_at.astimezone(UTC).replace(tzinfo=None),
                 "observer": observed.observer,
                 "unit_id": unit,
@@ -58,8 +60,21 @@ def shared_texts(ledger: Ledger) -> tuple[dict[str, str], dict[str, bytes]]:
 
 def newest_evidence(ledger: Ledger, pairs: Sequence[str], *, bodies: bool = False) -> dict[str, Evidence]:
     """The newest evidence of each pair; without `bodies` its documents are known by their digests only."""
-    shared = Shared(_parts(ledger), _bodies(ledger) if bodies else {})
-    return {pair: Evidence.from_json(body, shared) for pair, body in ledger.query(_NEWEST, [list(pairs)])}
+    found = ledger.query(_NEWEST, [list(pairs)])
+    named = {name for _, body in found for name in part_ids(body)}
+    parts = dict(ledger.query(_NAMED_PARTS, [sorted(named)])) if named else {}
+    texts = {}
+    if bodies:
+        digests = {sha for text in parts.values() for sha in document_digests(text)}
+        texts = {sha: bytes(body) for sha, body in ledger.query(_NAMED_BODIES, [sorted(digests)])} if digests else {}
+    shared = Shared(parts, texts)
+    return {pair: Evidence.from_json(body, shared) for pair, body in found}
+
+
+_NAMED_PARTS = "SELECT part_id, body_json FROM evidence_part WHERE part_id IN (SELECT unnest(?::VARCHAR[]))"
+_NAMED_BODIES = (
+    "SELECT body_sha256, body FROM document WHERE body IS NOT NULL AND body_sha256 IN (SELECT unnest(?::VARCHAR[]))"
+)
 
 
 def _parts(ledger: Ledger) -> dict[str, str]:

@@ -35,7 +35,7 @@ def page(file: Path, base: str) -> dict[str, Any]:
 def fetch(home: Home, url: str) -> dict[str, Any]:
     """Fetch one URL as a crawl would, robots.txt and tombstones included."""
     from curation.pair import canonical_url
-    from flows.stages.crawl import observer_at
+    from flows.stages.crawling.observer import observer_at
 
     (fetched,) = observer_at(home).fetch([canonical_url(url)], "image")
     return {

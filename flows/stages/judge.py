@@ -13,7 +13,7 @@ from curation.images import DecodeError, DecodeLimits, read_header
 from curation.pages import read_page
 from curation.pair import canonical_url
 from flows.home import Home
-from flows.stages.crawl import trust_anchors
+from flows.stages.crawling.observer import trust_anchors
 from policy.errors import InputError
 from policy.evidence import Evidence, RegistryAnswer
 from policy.judge import ImageFacts, Readers, judge_line

@@ -17,7 +17,10 @@ from curation.fetch import Fetched
 from curation.pages import Page, read_page
 from curation.pair import origin_of
 from flows.home import Home, utc_now
-from flows.stages.crawl import Observer, append_declared, append_origins, observer_at
+from flows.stages import crawl
+from flows.stages.crawling.observer import Observer, observer_at
+from flows.stages.crawling.recording import append_declared, append_origins
+from flows.stages.crawling.rows import IMPORTED
 from flows.stages.decide import decide
 from flows.stages.evidence import evidence_batches, newest_evidence
 from flows.stages.parts import unit_id
@@ -42,6 +45,13 @@ WHERE verdict = 'allow'
 ORDER BY pair_key
 """
 _OF_DATASET = "SELECT DISTINCT pair_key FROM slot WHERE dataset = ? AND pair_key IS NOT NULL ORDER BY pair_key"
+# Whether there is a picture whose newest fetch was somebody else's.
+_IMPORTED = """
+SELECT count(*) FROM (
+    SELECT outcome FROM "fetch" WHERE kind = 'image' AND url_key IS NOT NULL
+    QUALIFY row_number() OVER (PARTITION BY url_key ORDER BY batch_seq DESC, row_no DESC) = 1
+) WHERE outcome = $outcome
+"""
 # A no that a recheck observed, of a rule that the pair passed before; and reservations whose source has taken it back.
 _NEW_RESERVATIONS = """
 WITH rechecked AS (SELECT pair_key, evidence_id FROM evidence WHERE observer = $observer),
@@ -70,7 +80,8 @@ _BY_RESPONSE = ("content_usage", "content_signal", "rsl", "tdmrep", "x_robots", 
 @dataclass(frozen=True, slots=True)
 class RecheckSummary:
     """Origins, pages and pictures that were asked, those of them that did not answer, pairs looked at, pairs with new
-    evidence and with changed decisions, and reservations made and lifted."""
+    evidence and with changed decisions, and reservations made and lifted. `imported`: pictures that somebody else had
+    fetched, asked for the first time by ourselves."""
 
     origins: int
     pages: int
@@ -81,6 +92,7 @@ class RecheckSummary:
     changed: int
     reserved: int
     lifted: int
+    imported: int = 0
 
 
 def recheck(home: Home, progress: Progress = silent, *, dataset: str | None = None) -> RecheckSummary:
@@ -88,6 +100,7 @@ def recheck(home: Home, progress: Progress = silent, *, dataset: str | None = No
 
     What is appended is keyed by what was asked: a recheck that was killed is run again and asks what is still due.
     """
+    imported = _observe_imported(home, progress) if dataset is None else 0
     with home.ledger(readonly=True) as ledger:
         pairs = [p for (p,) in ledger.query(*((_OF_DATASET, [dataset]) if dataset is not None else (_WAITING,)))]
     observer, counts = observer_at(home), _Counts()
@@ -109,7 +122,15 @@ def recheck(home: Home, progress: Progress = silent, *, dataset: str | None = No
         changed=decided.changed,
         reserved=reserved,
         lifted=lifted,
+        imported=imported,
     )
+
+
+def _observe_imported(home: Home, progress: Progress) -> int:
+    """Ask for the pictures that others have fetched: headers, hops and the bytes that hang there now."""
+    with home.ledger(readonly=True) as ledger:
+        [(waiting,)] = ledger.query(_IMPORTED, {"outcome": IMPORTED})
+    return crawl.crawl(home, crawl.Job(again="unobserved"), progress).pictures if waiting else 0
 
 
 @dataclass(slots=True)

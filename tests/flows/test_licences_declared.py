@@ -53,7 +53,7 @@ def home(tmp_path: Path, site: Site) -> Home:
             {
                 "allow_addresses = []": f'allow_addresses = ["{site.address}"]',
                 "decode_workers = 2": "decode_workers = 1",
-                "images_per_unit = 500": "images_per_unit = 1",
+                "images_per_unit = 2000": "images_per_unit = 1",
             },
         ),
         policy_text=replaced(default, {mechanisms: '["robots", "rsl"]'}),
@@ -109,7 +109,7 @@ def test_a_crawl_that_another_process_appends_finds_the_documents(home: Home, si
         for unit in units:
             crawl.run_page_unit(home, name, unit)
     for unit in crawl.image_units(home, name):
-        crawl.run_image_unit(home, name, unit)
+        crawl.run_image_units(home, name, [unit])
     before = dict(site.requests)
     crawl.append_crawl(Home.open(home.path), name)
     decide.decide(home)

@@ -13,7 +13,7 @@ from cryptography.x509.oid import NameOID
 
 from flows import settings
 from flows.home import Home
-from flows.stages.crawl import trust_anchors
+from flows.stages.crawling.observer import trust_anchors
 from policy.errors import ConfigurationError
 
 

@@ -1,0 +1,366 @@
+"""The ledger takes over what a crawl found: part by part, each batch under a key that the ledger keeps.
+
+A part is read group by group, and a picture unit's pairs meet its pictures here, so that neither the number of pages
+nor of pictures needs memory. Killed and run again it goes on where it was: a batch whose key is there is not appended.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from curation.fetch import TRANSIENT_OUTCOMES
+from curation.observe import observe, observe_again
+from curation.pair import canonical_url, sample_key, url_key
+from flows.home import Home
+from flows.stages.crawling import plan
+from flows.stages.crawling.asking import OBSERVER
+from flows.stages.crawling.rows import PageSeen, facts_of, fetched_of, naive, outcome_of, pair_of
+from flows.stages.evidence import evidence_batches, newest_evidence
+from flows.stages.origins import DocumentFiles, OriginFiles
+from flows.stages.parts import part_groups, read_part, unit_id
+from policy.evidence import Document, Evidence, OriginEvidence
+from policy.ledger import Ledger
+from policy.removals import Tombstones
+from policy.signals import rsl
+from policy.text import is_description
+
+_KNOWN_BODIES = "SELECT body_sha256 FROM document WHERE body_sha256 IN (SELECT unnest(?::VARCHAR[]))"
+# What a captioner has said of these bytes stays said, whenever and wherever they are seen again.
+_CAPTIONED = """
+SELECT content_sha256, CASE WHEN state = 'kept' THEN caption END, score
+FROM caption WHERE model_digest IS NOT NULL AND content_sha256 IN (SELECT unnest(?::VARCHAR[]))
+QUALIFY row_number() OVER (PARTITION BY content_sha256 ORDER BY batch_seq DESC, row_no DESC) = 1
+"""
+# URLs that a crawl measured and that held something else when they were measured before.
+_CHANGED = """
+WITH now AS (
+    SELECT url_key, content_sha256, batch_seq FROM content
+    WHERE unit_id IN (SELECT unnest(?::VARCHAR[])) AND url_key IS NOT NULL
+), before AS (
+    SELECT c.url_key, arg_max(c.content_sha256, (c.batch_seq << 31) | c.row_no) AS content_sha256
+    FROM content c JOIN now ON now.url_key = c.url_key AND c.batch_seq < now.batch_seq GROUP BY c.url_key
+)
+SELECT count(DISTINCT url_key) FROM now JOIN before USING (url_key) WHERE now.content_sha256 <> before.content_sha256
+"""
+MISMATCH = "sha256-mismatch"
+_ORIGINS_KEPT = 4_096
+
+
+class _Remembered(dict[str, Any]):
+    """A mapping on disk, each entry looked up once, the absent ones too; forgotten when there are too many."""
+
+    def __init__(self, source: Mapping[str, Any]) -> None:
+        super().__init__()
+        self._source = source
+
+    def __missing__(self, key: str) -> Any:
+        if len(self) >= _ORIGINS_KEPT:
+            self.clear()
+        found = self[key] = self._source.get(key)
+        return found
+
+    def __contains__(self, key: object) -> bool:
+        return self[str(key)] is not None
+
+
+class Recorder:
+    """Appends one crawl's parts to the ledger that it was last told of."""
+
+    ledger: Ledger
+    tombstones: Tombstones
+
+    def __init__(self, home: Home, crawl: str) -> None:
+        self.home, self.crawl, self.ruleset = home, crawl, home.ruleset
+        self.origins: Mapping[str, OriginEvidence] = _Remembered(OriginFiles(home.origins_path))
+        self.declared: Mapping[str, Document] = _Remembered(DocumentFiles(home.declared_path))
+        self.outcomes: Counter[tuple[str, str]] = Counter()
+        self.pairs = 0
+        self._used: set[str] = set()
+
+    def write_to(self, ledger: Ledger) -> None:
+        """Append to this ledger from now on; what was asked to go meanwhile counts."""
+        self.ledger, self.tombstones = ledger, self.home.tombstones(ledger)
+
+    def documents(self, ledger: Ledger) -> None:
+        """Append the licence documents that the crawl's pairs declare, and the requests that nobody answered."""
+        append_declared(ledger, self.crawl, {url: self.declared[url] for url in sorted(self._used)})
+        append_silences(ledger, self.crawl, DocumentFiles(self.home.silences_path))
+
+    def changed_contents(self, ledger: Ledger) -> int:
+        """How many URLs of this crawl hold other bytes than they held when they were seen before."""
+        units = [u.unit for u in plan.picture_units(self.home, self.crawl) or ()]
+        [(changed,)] = ledger.query(_CHANGED, [units])
+        return int(changed)
+
+    # ── pages ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def pages(self, part: Path) -> None:
+        """Append a page part: what was asked, and the HTML."""
+        for number, rows in enumerate(part_groups(part, [*_FETCH_COLUMNS, "body", "body_sha256"])):
+            self.outcomes.update(("page", outcome_of(row)) for row in rows)
+            key = f"{self.crawl}/{part.stem}/{number}"
+            bodies = [(Document.digest(row["body"]), row["body"]) for row in rows if row["body"] is not None]
+            _append_documents(self.ledger, key, bodies)
+            kept = [row for row in rows if not self.tombstones.covers_url(str(row["url"]))]
+            fetches = [_ledger_fetch(row, "page", part.stem) for row in kept]
+            if fetches:
+                self.ledger.append("fetch", fetches, key=f"{key}/fetch")
+
+    # ── pictures ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    def pictures(self, unit: str) -> None:
+        """Append a picture unit: what was asked and measured, and the pairs with their evidence."""
+        rows = read_part(plan.part(self.home, self.crawl, "pictures", unit))
+        self.outcomes.update(("picture", outcome_of(row)) for row in rows)
+        # What a tombstone covers leaves no row: its URL or digest would be personal data that had just been erased.
+        rows = [row for row in rows if not self._is_covered(str(row["url"]), row["content_sha256"])]
+        key = f"{self.crawl}/{unit}"
+        if rows:
+            fetches = [_ledger_fetch(row, "image", unit) for row in rows]
+            content = [_content_row(row, unit) for row in rows if row["content_sha256"] is not None]
+            batches = [("fetch", fetches, f"{key}/fetch"), ("content", content, f"{key}/content")]
+            self.ledger.append_many([batch for batch in batches if batch[1]])
+        pictures = {str(row["url"]): row for row in rows}
+        shas = sorted({str(row["content_sha256"]) for row in rows if row["content_sha256"] is not None})
+        captioned = {sha: (text, score) for sha, text, score in self.ledger.query(_CAPTIONED, [shas])} if shas else {}
+        for number, waiting in enumerate(part_groups(plan.pairs_file(self.home, self.crawl, unit))):
+            self._pairs(unit, f"{key}/{number}", waiting, pictures, captioned)
+
+    def _pairs(
+        self,
+        unit: str,
+        key: str,
+        waiting: Sequence[Mapping[str, Any]],
+        pictures: Mapping[str, Mapping[str, Any]],
+        captioned: Mapping[str, tuple[str | None, float | None]],
+    ) -> None:
+        """Append a group of pairs, each with its picture. One that a tombstone covers leaves no row at all."""
+        shown = [row for row in waiting if row["image_url"] in pictures and not self._is_covered(row["page_url"], None)]
+        standing = self._standing(shown, pictures)
+        occurrences, evidences, captions = [], [], []
+        pages: dict[str, PageSeen] = {}
+        for row in shown:
+            picture = pictures[row["image_url"]]
+            if row["prior_key"] is not None:
+                found = self._again(standing.get(row["prior_key"]), picture)
+                if found is None:
+                    continue
+                pair_key, evidence = row["prior_key"], found
+            else:
+                pair, page = pair_of(row), None
+                if (text := row["page_json"]) is not None:
+                    page = pages.get(text) or pages.setdefault(text, PageSeen.of(text))
+                pair_key = pair.key
+                evidence = self._evidence(row, page, picture, standing.get(pair_key))
+                seen_at = page.seen_at if page is not None else picture["started_at"]
+                occurrences.append(_occurrence_row(pair_key, row, unit, seen_at))
+            evidence = self._with_declared(evidence)
+            sha = evidence.content_sha256
+            described = evidence.alt is not None and is_description(evidence.alt, self.ruleset.text)
+            if not described and sha is not None and sha in captioned:
+                caption, score = captioned[sha]
+                evidence = replace(evidence, caption=caption, caption_score=score)
+            evidences.append((pair_key, evidence))
+            if described and evidence.alt is not None and sha is not None:
+                captions.append(_alt_row(pair_key, sha, evidence))
+        self.pairs += len(evidences)
+        batches = [("occurrence", occurrences, f"{key}/occurrence"), ("caption", captions, f"{key}/caption")]
+        observed = evidence_batches(self.ledger, evidences, unit, key)
+        if found_any := [*(batch for batch in batches if batch[1]), *observed]:
+            self.ledger.append_many(found_any)
+
+    def _standing(
+        self, rows: Sequence[Mapping[str, Any]], pictures: Mapping[str, Mapping[str, Any]]
+    ) -> dict[str, Evidence]:
+        """The newest evidence of pairs that are asked again, and of those whose picture did not answer this time."""
+        keys = [
+            row["prior_key"] or pair_of(row).key
+            for row in rows
+            if row["prior_key"] is not None or pictures[row["image_url"]]["outcome"] in TRANSIENT_OUTCOMES
+        ]
+        return newest_evidence(self.ledger, keys, bodies=True) if keys else {}
+
+    def _evidence(
+        self, row: Mapping[str, Any], page: PageSeen | None, picture: Mapping[str, Any], standing: Evidence | None
+    ) -> Evidence:
+        """The evidence of a pair that was found. What did not answer this time leaves what is known of the picture."""
+        moments = [picture["started_at"], *([page.seen_at] if page is not None else [])]
+        evidence = observe(
+            pair_of(row),
+            page=page.fetched if page is not None else None,
+            page_meta=page.meta if page is not None else None,
+            page_rsl=page.rsl if page is not None else None,
+            image=fetched_of(picture, "image"),
+            origins=self.origins,
+            facts=facts_of(picture),
+            tombstoned="",  # asked just before: what a tombstone covers leaves no row at all
+            now=min(moments),  # as old as the older of the two
+        )
+        if picture["outcome"] in TRANSIENT_OUTCOMES and standing is not None and standing.content_sha256 is not None:
+            return observe_again(standing, page=evidence)
+        expected = row["expected_sha256"]
+        if expected is not None and evidence.content_sha256 not in (None, expected):
+            # The list speaks of other bytes than those that hang there now.
+            return replace(evidence, fetch_error=MISMATCH)
+        return evidence
+
+    def _again(self, standing: Evidence | None, picture: Mapping[str, Any]) -> Evidence | None:
+        """The evidence of a pair on record whose picture was asked again; None where nothing new was seen."""
+        if standing is None or picture["outcome"] in TRANSIENT_OUTCOMES:
+            return None
+        fetched, now = fetched_of(picture, "image"), picture["started_at"]
+        return observe_again(standing, image=fetched, facts=facts_of(picture), origins=self.origins, now=now)
+
+    def _with_declared(self, evidence: Evidence) -> Evidence:
+        """The evidence with the licence documents that it declares."""
+        if rsl.MECHANISM not in self.ruleset.mechanisms:
+            return evidence
+        urls = [u for u in rsl.declared_urls(evidence, self.ruleset.robots) if u in self.declared]
+        self._used.update(urls)
+        return replace(evidence, declared=tuple(self.declared[url] for url in urls)) if urls else evidence
+
+    def _is_covered(self, url: str | None, sha256: str | None) -> bool:
+        if url is not None and self.tombstones.covers_url(url):
+            return True
+        return sha256 is not None and self.tombstones.covers_content(sha256) is not None
+
+
+# ── documents ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def append_origins(ledger: Ledger, crawl: str, origins: Mapping[str, OriginEvidence]) -> None:
+    """Append what origins say of themselves: bodies and requests, some hundred origins at a time."""
+    names = list(origins)
+    for number, start in enumerate(range(0, max(len(names), 1), _ORIGINS_AT_ONCE)):
+        some = [origins[name] for name in names[start : start + _ORIGINS_AT_ONCE]]
+        documents = [(f"origin-{n}", d) for o in some for n, d in o.documents]
+        key = f"{crawl}/origins" + (f"/{number}" if number else "")
+        _append_documents(ledger, key, ((d.body_sha256, d.body) for _, d in documents))
+        ledger.append("fetch", [_document_row(kind, d, crawl) for kind, d in documents], key=f"{key}/fetch")
+
+
+_ORIGINS_AT_ONCE = 500
+
+
+def append_declared(ledger: Ledger, key: str, documents: Mapping[str, Document]) -> None:
+    """Append documents that were asked for because somebody declared them, bodies and requests."""
+    if documents:
+        _append_documents(ledger, f"{key}/declared", ((d.body_sha256, d.body) for d in documents.values()))
+        rows = [_document_row("declared", d, key) for _, d in sorted(documents.items())]
+        ledger.append("fetch", rows, key=f"{key}/declared/fetch")
+
+
+def append_silences(ledger: Ledger, key: str, silences: Mapping[str, Document]) -> None:
+    """Append the requests that nobody answered while an older copy counts: the copy's evidence does not show them."""
+    if rows := [_document_row("unanswered", d, key) for _, d in sorted(silences.items())]:
+        ledger.append("fetch", rows, key=f"{key}/silences/fetch")
+
+
+def _document_row(kind: str, document: Document, unit: str) -> dict[str, object]:
+    return {
+        "url": document.url,
+        "url_key": url_key(canonical_url(document.url)),
+        "kind": kind,
+        "status": document.status,
+        "outcome": document.error or ("ok" if document.status in (200, 203) else f"http-{document.status}"),
+        "final_url": document.url,
+        "hops_json": json.dumps([{"url": document.url, "status": document.status, "headers": document.headers}]),
+        "body_sha256": document.body_sha256,
+        "size_bytes": len(document.body or b""),
+        "started_at": naive(document.fetched_at),
+        "elapsed_ms": None,
+        "observer": OBSERVER,
+        "unit_id": unit,
+    }
+
+
+def _append_documents(ledger: Ledger, key: str, bodies: Iterable[tuple[str | None, bytes | None]]) -> None:
+    wanted = {sha: body for sha, body in bodies if sha is not None and body is not None}
+    known = {sha for (sha,) in ledger.query(_KNOWN_BODIES, [list(wanted)])} if wanted else set()
+    rows = [
+        {"body_sha256": sha, "body": body, "media_type": None, "size_bytes": len(body)}
+        for sha, body in sorted(wanted.items())
+        if sha not in known
+    ]
+    if rows:
+        # The same place may be appended twice: killed in between, it finds documents that were asked for anew.
+        ledger.append("document", rows, key=f"{key}/document/{unit_id(*(str(r['body_sha256']) for r in rows))[:16]}")
+
+
+# ── rows of the ledger ─────────────────────────────────────────────────────────────────────────────────────────────
+
+_FETCH_COLUMNS = ("url", "outcome", "detail", "status", "final_url", "hops_json", "started_at", "elapsed_ms")
+
+
+def _ledger_fetch(row: Mapping[str, Any], kind: str, unit: str) -> dict[str, object]:
+    body = row.get("body")
+    known = row.get("body_sha256") or row.get("content_sha256")
+    return {
+        "url": row["url"],
+        "url_key": url_key(row["url"]),
+        "kind": kind,
+        "status": row["status"],
+        "outcome": row["outcome"],
+        "final_url": row["final_url"],
+        "hops_json": row["hops_json"],
+        "body_sha256": Document.digest(body) if body is not None else known,
+        "size_bytes": len(body) if body is not None else row.get("size_bytes"),
+        "started_at": naive(row["started_at"]),
+        "elapsed_ms": row["elapsed_ms"],
+        "observer": OBSERVER,
+        "unit_id": unit,
+    }
+
+
+def _content_row(row: Mapping[str, Any], unit: str) -> dict[str, object]:
+    return {
+        "content_sha256": row["content_sha256"],
+        "url_key": url_key(str(row["url"])),
+        "media_type": row["media_type"],
+        "width": row["width"],
+        "height": row["height"],
+        "size_bytes": row["size_bytes"],
+        "pdq": row["pdq"],
+        "pdq_quality": row["pdq_quality"],
+        "faces_json": row["faces_json"],
+        "face_count": None if row["faces_json"] is None else len(json.loads(str(row["faces_json"]))),
+        "face_detector": row["face_detector"],
+        "unit_id": unit,
+        "observed_at": naive(row["started_at"]),
+    }
+
+
+def _occurrence_row(pair_key: str, row: Mapping[str, Any], unit: str, seen_at: datetime) -> dict[str, object]:
+    return {
+        "pair_key": pair_key,
+        "page_url": row["page_url"],
+        "page_key": None if row["page_url"] is None else url_key(row["page_url"]),
+        "image_url": row["image_url"],
+        "url_key": url_key(row["image_url"]),
+        "alt": row["alt"],
+        "text_origin": row["text_origin"],
+        "hints_json": row["claims_json"],
+        "unit_id": unit,
+        "seen_at": naive(seen_at),
+    }
+
+
+def _alt_row(key: str, sha: str, evidence: Evidence) -> dict[str, object]:
+    text, origin = evidence.alt or "", evidence.text_origin or "alt"
+    return {
+        "sample_key": sample_key(sha, text, origin),
+        "pair_key": key,
+        "content_sha256": sha,
+        "caption": text,
+        "caption_origin": origin,
+        "source": None,
+        "source_kind": "page",
+        "state": "kept",
+        "captioned_at": naive(evidence.observed_at),
+    }
