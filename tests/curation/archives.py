@@ -54,7 +54,8 @@ def as_zstd(data: bytes) -> bytes:
     """One zstd frame."""
     out = io.BytesIO()
     writer = ZstdWriter(out)
-    writer.write(data)
+    while data:
+        data = data[writer.write(data) :]  # at most 8 MiB a call
     writer.close()
     return out.getvalue()
 
