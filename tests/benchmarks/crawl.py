@@ -182,10 +182,10 @@ def _custody(site: CrawlSite, listed: Path, folder: Path) -> Run:
 
 def new_home(path: Path, site: CrawlSite, changes: Mapping[str, str] | None = None) -> Home:
     """A home that may crawl the site and nothing else, whose rules ask for no faces. `changes`: of custody.toml."""
-    text = replaced(
-        settings.DEFAULT_TEXT,
-        {"allow_addresses = []": f"allow_addresses = {json.dumps(list(site.addresses))}", **(changes or {})},
-    )
+    own = {"allow_addresses = []": f"allow_addresses = {json.dumps(list(site.addresses))}"}
+    if site.spec.tls:
+        own['\nca_file = ""'] = f"\nca_file = {json.dumps(str(site.ca_file))}"
+    text = replaced(settings.DEFAULT_TEXT, {**own, **(changes or {})})
     return Home.create(path, settings_text=text, policy_text=replaced(Ruleset.default_text(), {'"faces", ': ""}))
 
 
