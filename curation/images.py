@@ -1,44 +1,29 @@
 """Bytes to pixels within bounds, and pixels to the JPEG that we keep.
 
-Only formats on the list are decoded (JPEG, PNG, WebP, GIF's first frame), pixels are counted before anything is
-unpacked, and untrusted pictures are decoded in worker processes under memory, CPU and time limits (`DecodePool`).
+Only formats on the list are decoded (JPEG, PNG, WebP, AVIF, GIF; of animated ones the first frame), and pixels are
+counted before anything is unpacked. Untrusted pictures are decoded in the worker processes of `curation.decode_pool`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-import json
 import math
-import os
 import re
-import resource
-import signal
 import struct
-import subprocess
-import sys
-import time
 import warnings
-from collections import deque
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
-from importlib import import_module
-from multiprocessing.connection import Connection, wait
-from pathlib import Path
-from socket import socketpair
-from types import TracebackType
-from typing import Any, Protocol, Self
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import simplejpeg  # type: ignore[import-untyped]  # it ships no types
-from PIL import Image, ImageFilter
+from PIL import AvifImagePlugin, Image, ImageFile, ImageFilter
 
-from curation.fingerprints import pdq, sha256
-from policy import errors
-from policy.durable import sync_directory, write_durably
-from policy.errors import ConfigurationError, InputError, StorageError
-from policy.evidence import C2pa, Embedded, Face, c2pa_from_plain, embedded_from_plain
+from curation.fingerprints import pdq_of_luma, sha256
+from policy.errors import InputError
+from policy.evidence import C2pa, Embedded, Face
 from policy.signals.c2pa import read_c2pa
 from policy.signals.embedded import read_embedded
 
@@ -77,12 +62,19 @@ class Header:
     height: int
     orientation: int
 
+    @property
+    def size_in_file(self) -> tuple[int, int]:
+        """Width and height before the picture is turned."""
+        return (self.width, self.height) if self.orientation < 5 else (self.height, self.width)
+
 
 _SIGNATURES = (
     (re.compile(rb"\xff\xd8\xff"), "image/jpeg", "JPEG"),
     (re.compile(rb"\x89PNG\r\n\x1a\n"), "image/png", "PNG"),
     (re.compile(rb"RIFF....WEBP", re.DOTALL), "image/webp", "WEBP"),
     (re.compile(rb"GIF8[79]a"), "image/gif", "GIF"),
+    # ISO media whose major brand, or one of those it is compatible with, is AVIF's (AV1 Image File Format, 6 and 7).
+    (re.compile(rb"\0\0\0[\x10-\xff]ftyp(?:.{4}){0,60}?avi[fs]", re.DOTALL), "image/avif", "AVIF"),
 )
 
 
@@ -93,32 +85,48 @@ def read_header(body: bytes, limits: DecodeLimits | None = None) -> Header:
 
 
 def decode(body: bytes, limits: DecodeLimits | None = None, *, min_side_px: int | None = None) -> Rgb:
-    """Decode to uint8 RGB [H, W, 3] as displayed: oriented by EXIF, transparency on white, 8 bits, first frame.
+    """Decode to uint8 RGB [H, W, 3] as displayed: oriented, transparency on white, 8 bits, first frame.
 
-    With `min_side_px` a JPEG may come out smaller than it is (scaled in the DCT domain), its shorter side at least so.
-    In this process and under the pixel limits only: untrusted bytes belong into a `DecodePool`. Raises DecodeError.
+    Oriented is by EXIF, and for AVIF by its own properties. With `min_side_px` a JPEG may come out smaller than it is
+    (scaled in the DCT domain), its shorter side at least so. In this process and under the pixel limits only: untrusted
+    bytes belong into a `DecodePool`. Raises DecodeError.
     """
     header, image = _open(body, limits or DecodeLimits())
+    if image is None and header.orientation == 1:
+        return _decode_jpeg(body, header, min_side_px, "RGB")
+    return np.array(_turned(_decoded(body, header, image, min_side_px), header.orientation).convert("RGB"))
+
+
+def _decoded(body: bytes, header: Header, image: ImageFile.ImageFile | None, min_side_px: int | None) -> Image.Image:
+    """The picture as it lies in the file, of mode RGB or RGBX, on memory that it shares with nobody."""
+    if image is None:
+        rgbx = _decode_jpeg(body, header, min_side_px, "RGBX")
+        return Image.frombuffer("RGBX", (rgbx.shape[1], rgbx.shape[0]), rgbx, "raw", "RGBX", 0, 1)
     try:
-        if image is None:
-            rgb = _decode_jpeg(body, (header.width, header.height), min_side_px, header.orientation)
-        else:
-            rgb = _flatten(image)
+        return _flatten(image, min_side_px)
     except MemoryError as error:
         raise DecodeError("out-of-memory") from error
-    except DecodeError:
-        raise
     except _PILLOW_ERRORS as error:
         raise _decode_error(error) from error
-    return _oriented(rgb, header.orientation)
 
+
+def _turned(image: Image.Image, orientation: int) -> Image.Image:
+    turn = _TURNS.get(orientation)
+    return image if turn is None else image.transpose(turn)
+
+
+# One thread a picture: workers run side by side, and each thread would take its stack out of the picture's memory.
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 
 # What Pillow and its plugins are seen to raise on damaged input.
-_PILLOW_ERRORS = (OSError, ValueError, SyntaxError, EOFError, struct.error, IndexError, KeyError, TypeError)
+_PILLOW_ERRORS = (
+    *(OSError, ValueError, SyntaxError, EOFError, struct.error, IndexError, KeyError, TypeError),
+    RuntimeError,  # libavif
+)
 _SIMPLEJPEG_ERRORS = (ValueError, KeyError)  # KeyError: a colour space or subsampling it has no name for
 
 
-def _open(body: bytes, limits: DecodeLimits) -> tuple[Header, Image.Image | None]:
+def _open(body: bytes, limits: DecodeLimits) -> tuple[Header, ImageFile.ImageFile | None]:
     """Read the header with the one decoder of this format, and count the pixels; no image: libjpeg's to decode."""
     found = next(((media, name) for magic, media, name in _SIGNATURES if magic.match(body)), None)
     if found is None:
@@ -133,6 +141,7 @@ def _open(body: bytes, limits: DecodeLimits) -> tuple[Header, Image.Image | None
         raise DecodeError("too-many-pixels", f"{width}x{height}")
     if width < 1 or height < 1:
         raise DecodeError("corrupt", "no pixels")
+    # Of an AVIF Pillow gives the turn of its irot and imir in place of what its EXIF says, as HEIF wants it.
     exif = _jpeg_exif(body) if image is None else image.info.get("exif")
     orientation = _orientation(exif) if isinstance(exif, bytes) else 1
     if orientation >= 5:
@@ -149,7 +158,7 @@ def _jpeg_size(body: bytes) -> tuple[int, int] | None:
     return (width, height) if colours in ("YCbCr", "Gray", "RGB") else None
 
 
-def _open_lazily(body: bytes, name: str) -> Image.Image:
+def _open_lazily(body: bytes, name: str) -> ImageFile.ImageFile:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of damaged metadata, which nobody asked for, and of large pictures
@@ -199,55 +208,78 @@ def _orientation(exif: bytes) -> int:
     return 1
 
 
-def _decode_jpeg(body: bytes, displayed: tuple[int, int], min_side_px: int | None, orientation: int) -> Rgb:
-    width, height = displayed if orientation < 5 else displayed[::-1]
+def _decode_jpeg(body: bytes, header: Header, min_side_px: int | None, channels: str) -> Rgb:
+    """Pixels as they lie in the file, [H, W, 3] for channels RGB, [H, W, 4] for RGBX."""
+    width, height = header.size_in_file
     smaller = {}
     if min_side_px is not None and min(width, height) > min_side_px:
         smaller = {"min_height": min_side_px} if height <= width else {"min_width": min_side_px}
     try:
-        rgb: Rgb = simplejpeg.decode_jpeg(body, **smaller)
+        return _libjpeg(body, channels, smaller)
+    except MemoryError as error:
+        raise DecodeError("out-of-memory") from error
+
+
+def _libjpeg(body: bytes, channels: str, smaller: Mapping[str, int]) -> Rgb:
+    try:
+        pixels: Rgb = simplejpeg.decode_jpeg(body, channels, **smaller)
     except _SIMPLEJPEG_ERRORS as error:
         if "Premature end" in str(error):
             raise DecodeError("truncated", str(error)) from error
         # libjpeg warns of much that every browser shows (stray bytes before a marker, odd Huffman codes): as they do.
         try:
-            rgb = simplejpeg.decode_jpeg(body, strict=False, **smaller)
+            pixels = simplejpeg.decode_jpeg(body, channels, strict=False, **smaller)
         except _SIMPLEJPEG_ERRORS as fatal:
             raise DecodeError("corrupt", str(fatal)) from fatal
-    return rgb
+    return pixels
 
 
-def _flatten(image: Image.Image) -> Rgb:
-    """Any mode to RGB; what is transparent lies on white."""
+def _flatten(image: ImageFile.ImageFile, min_side_px: int | None) -> Image.Image:
+    """Any mode to RGB; what is transparent lies on white. A JPEG (here: CMYK) may be scaled while it is decoded."""
+    shorter = min(image.size)
+    if min_side_px is not None and shorter > min_side_px:
+        image.draft(None, (image.width * min_side_px // shorter, image.height * min_side_px // shorter))
+    key = _colour_key(image)
     image.load()
     if image.mode.startswith("I"):
         # 16-bit grey (PNG only): Pillow's own conversion clips instead of scaling.
-        grey = (np.asarray(image).astype(np.int32) >> 8).clip(0, 255).astype(np.uint8)
-        return np.repeat(grey[:, :, None], 3, axis=2)
+        deep = np.asarray(image).astype(np.int32)
+        grey = np.where(deep == key, 255, (deep >> 8).clip(0, 255)) if key is not None else (deep >> 8).clip(0, 255)
+        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+    if key is not None:
+        image.info["transparency"] = key
     if image.mode in ("LA", "PA", "La", "RGBa", "RGBA") or "transparency" in image.info:
         rgba = image.convert("RGBA")
-        image = Image.new("RGB", rgba.size, (255, 255, 255))
-        image.paste(rgba, mask=rgba.getchannel("A"))
-    return np.array(image.convert("RGB"))
+        flat = Image.new("RGB", rgba.size, (255, 255, 255))
+        flat.paste(rgba, mask=rgba.getchannel("A"))
+        return flat
+    return image.convert("RGB")
 
 
-_TURNS: dict[int, tuple[int, bool]] = {  # orientation -> quarter turns counter-clockwise, then mirrored left-right
-    2: (0, True),
-    3: (2, False),
-    4: (2, True),
-    5: (3, True),
-    6: (3, False),
-    7: (1, True),
-    8: (1, False),
+def _colour_key(image: ImageFile.ImageFile) -> int | tuple[int, ...] | None:
+    """The one colour that a PNG calls transparent, where Pillow would compare it in another depth than its pixels'."""
+    key = image.info.get("transparency")
+    if image.format != "PNG" or key is None or not image.tile:
+        return None
+    match image.tile[0].args:
+        case "L;2" | "L;4" as raw:
+            return int(key) * (85 if raw == "L;2" else 17)
+        case "RGB;16B":
+            return tuple(int(part) >> 8 for part in key)
+        case "I;16B":
+            return int(key)
+    return None
+
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
 }
-
-
-def _oriented(rgb: Rgb, orientation: int) -> Rgb:
-    if orientation not in _TURNS:
-        return rgb
-    turns, mirrored = _TURNS[orientation]
-    turned = np.rot90(rgb, turns)
-    return np.ascontiguousarray(turned[:, ::-1] if mirrored else turned)
 
 
 def _decode_error(error: Exception) -> DecodeError:
@@ -273,26 +305,34 @@ def _looks_like(body: bytes) -> str:
 # ── shape ────────────────────────────────────────────────────────────────────────────────────────────────────────
 def resize(rgb: Rgb, size_px: int) -> Rgb:
     """Shrink so that the shorter side is at most `size_px`; a smaller picture stays as it is."""
-    height, width = rgb.shape[:2]
-    shorter = min(height, width)
-    if shorter <= size_px:
-        return rgb
-    target = (max(1, round(width * size_px / shorter)), max(1, round(height * size_px / shorter)))
-    return _resized(rgb, target)
+    return _resized(rgb, size_px / min(rgb.shape[:2]))
 
 
 def fit(rgb: Rgb, max_side_px: int) -> Rgb:
     """Shrink so that the longer side is at most `max_side_px`; a smaller picture stays as it is."""
-    height, width = rgb.shape[:2]
-    longer = max(height, width)
-    if longer <= max_side_px:
-        return rgb
-    return _resized(rgb, (max(1, round(width * max_side_px / longer)), max(1, round(height * max_side_px / longer))))
+    return _resized(rgb, max_side_px / max(rgb.shape[:2]))
 
 
-def _resized(rgb: Rgb, size: tuple[int, int]) -> Rgb:
-    # Hamming shrinks without ringing and about as sharp as bicubic, at half its time (2.3 ms, 512 to 200 px).
-    return np.asarray(Image.fromarray(rgb).resize(size, Image.Resampling.HAMMING, reducing_gap=2.0))
+def _resized(rgb: Rgb, scale: float) -> Rgb:
+    size = (rgb.shape[1], rgb.shape[0])
+    return rgb if scale >= 1 else np.asarray(_shrunk(Image.fromarray(rgb), size, scale))
+
+
+def _shrunk(image: Image.Image, size: tuple[int, int], scale: float) -> Image.Image:
+    """A picture of this size at a scale below 1, each side at least a pixel; as it is at any other.
+
+    `image` is it, or what scaling in the DCT domain made of it: so many eighths, with a last row and column that may
+    reach beyond the picture. Hamming shrinks without ringing, about as sharp as bicubic, in half the time of Lanczos.
+    Mean PSNR of nine photos of 512 to 2,048 px at 256 px, against Lanczos from full size: 42 dB; after scaling in the
+    DCT domain 38 to 41 dB; of a box filter (OpenCV's INTER_AREA) 37 to 43 dB.
+    """
+    target = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
+    if scale >= 1 or target == image.size:
+        return image
+    eighths = min(image.width * 8 // size[0], image.height * 8 // size[1])
+    inside = (0.0, 0.0, min(image.width, size[0] * eighths / 8), min(image.height, size[1] * eighths / 8))
+    # Pillow counts the fourth byte of RGBX as a channel: a copy without it is cheaper than a third more to compute.
+    return image.convert("RGB").resize(target, Image.Resampling.HAMMING, inside, reducing_gap=2.0)
 
 
 def encode_jpeg(rgb: Rgb, quality: int = 95) -> bytes:
@@ -374,25 +414,31 @@ def shape(
 ) -> Shaped:
     """Decode, measure, look for faces, shrink and encode one picture in this process. Raises DecodeError."""
     config, limits = config or ShapeConfig(), limits or DecodeLimits()
-    header = read_header(body, limits)
-    rgb = decode(body, limits, min_side_px=config.size_px if analyser is None else _analysis_side(header, config))
-    shaped = Shaped(
+    header, image = _open(body, limits)
+    least_px = config.size_px if analyser is None else _analysis_side(header, config)
+    picture = _decoded(body, header, image, least_px)
+    size = header.size_in_file
+    faces = _NO_FACES if analyser is None else _faces(header, picture, analyser, config.analysis_px)
+    kept = _turned(_shrunk(picture, size, config.size_px / min(size)), header.orientation)
+    luma = np.frombuffer(kept.convert("L").tobytes(), np.uint8).reshape(kept.height, kept.width)
+    digest, quality = pdq_of_luma(luma, (header.width, header.height))
+    rgbx = np.frombuffer(kept.tobytes("raw", "RGBX"), np.uint8).reshape(kept.height, kept.width, 4)
+    jpeg: bytes = simplejpeg.encode_jpeg(rgbx, config.quality, "RGBX", "444")
+    return Shaped(
         content_sha256=sha256(body),
         media_type=header.media_type,
         width=header.width,
         height=header.height,
-        pdq="",
-        pdq_quality=0,
-        jpeg=b"",
+        pdq=digest,
+        pdq_quality=quality,
+        jpeg=jpeg,
+        faces=faces.faces,
+        face_detector=faces.detector,
+        analyser_error=faces.error,
         embedded=read_embedded(body),
         c2pa=read_c2pa(body, config.c2pa_trust_anchors),
         content_md5=hashlib.md5(body, usedforsecurity=False).hexdigest(),
     )
-    if analyser is not None:
-        shaped = _analysed(shaped, rgb, analyser, config.analysis_px)
-    kept = resize(rgb, config.size_px)
-    digest, quality = pdq(kept if min(kept.shape[:2]) >= 64 else rgb)
-    return replace(shaped, pdq=digest, pdq_quality=quality, jpeg=encode_jpeg(kept, config.quality))
 
 
 def _analysis_side(header: Header, config: ShapeConfig) -> int:
@@ -401,339 +447,40 @@ def _analysis_side(header: Header, config: ShapeConfig) -> int:
     return max(config.size_px, math.ceil(shorter * min(1.0, config.analysis_px / longer)))
 
 
-def _analysed(shaped: Shaped, rgb: Rgb, analyser: Analyser, analysis_px: int) -> Shaped:
-    small = fit(rgb, analysis_px)
-    scale_x, scale_y = shaped.width / small.shape[1], shaped.height / small.shape[0]
+@dataclass(frozen=True, slots=True)
+class _Faces:
+    """What a detector said; faces None: it was not asked, or failed."""
+
+    faces: tuple[Face, ...] | None = None
+    detector: str | None = None
+    error: str | None = None
+
+
+_NO_FACES = _Faces()
+
+
+def _faces(header: Header, picture: Image.Image, analyser: Analyser, analysis_px: int) -> _Faces:
+    small = _shrunk(picture, header.size_in_file, analysis_px / max(header.size_in_file))
+    small = _turned(small, header.orientation)
+    scale_x, scale_y = header.width / small.width, header.height / small.height
     try:
-        found = analyser.detect(small)
+        found = analyser.detect(np.asarray(small.convert("RGB")))
     except MemoryError:
         raise
     except Exception as error:  # whatever a detector stumbles over: the faces are then not observed, and that defers
-        return replace(shaped, analyser_error=f"{type(error).__name__}: {error}"[:200])
+        return _Faces(error=f"{type(error).__name__}: {error}"[:200])
     faces = tuple(Face(f.x * scale_x, f.y * scale_y, f.w * scale_x, f.h * scale_y, f.score) for f in found)
-    return replace(shaped, faces=faces, face_detector=analyser.id)
+    return _Faces(faces, analyser.id)
 
 
-# ── the pixels that are kept ─────────────────────────────────────────────────────────────────────────────────────
-_SHA256 = re.compile(r"[0-9a-f]{64}")
+def __getattr__(name: str) -> object:
+    """What has moved out of here, for who still asks here."""
+    if name == "DecodePool":
+        from curation.decode_pool import DecodePool
 
+        return DecodePool
+    if name == "PixelStore":
+        from curation.pixel_store import PixelStore
 
-class PixelStore:
-    """Our JPEGs by the sha256 of the original bytes, as files `<aa>/<sha256>.jpg`; a picture is whole or absent."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-
-    def path(self, content_sha256: str) -> Path:
-        if not _SHA256.fullmatch(content_sha256):
-            raise InputError("not a sha256 in hex", where=repr(content_sha256[:80]))
-        return self.directory / content_sha256[:2] / f"{content_sha256}.jpg"
-
-    def put(self, content_sha256: str, jpeg: bytes) -> None:
-        """Write a picture atomically; raises StorageError when the disk refuses."""
-        path = self.path(content_sha256)
-        try:
-            write_durably(path, jpeg)
-        except OSError as error:
-            raise StorageError(
-                f"the picture could not be written ({error.strerror})", where=str(path), remedy="Free some space"
-            ) from error
-
-    def get(self, content_sha256: str) -> bytes:
-        """The JPEG; raises InputError when it is not here."""
-        path = self.path(content_sha256)
-        try:
-            return path.read_bytes()
-        except FileNotFoundError as error:
-            raise InputError("the picture's pixels are not kept", where=str(path), remedy="Crawl it again") from error
-
-    def delete(self, content_sha256: str) -> bool:
-        """Remove a picture for good; False when there was none."""
-        path = self.path(content_sha256)
-        try:
-            path.unlink()
-        except FileNotFoundError:
-            return False
-        sync_directory(path.parent)
-        return True
-
-    def __contains__(self, content_sha256: str) -> bool:
-        return self.path(content_sha256).exists()
-
-    def keys(self) -> Iterator[str]:
-        """The sha256 of every picture, sorted."""
-        if not self.directory.is_dir():
-            return
-        for folder in sorted(self.directory.iterdir()):
-            if folder.is_dir():
-                yield from sorted(p.stem for p in folder.glob("*.jpg") if _SHA256.fullmatch(p.stem))
-
-
-# ── worker processes ─────────────────────────────────────────────────────────────────────────────────────────────
-class DecodePool:
-    """Shapes untrusted pictures in worker processes: a bomb kills its worker, not the run.
-
-    `analyser`: "module:factory" of an `Analyser`, built once a worker. Workers are fresh interpreters (no fork, no
-    import of the caller's main module, no torch), one thread each; what they answer is JSON and JPEG, never a pickle.
-
-    ::
-
-        with DecodePool(2, analyser="curation.face_detection:default_detector") as pool:
-            for fetched in fetcher.fetch_all(…):
-                pool.submit(fetched.url, fetched.body)
-                for tag, result in pool.ready(): …
-            for tag, result in pool.drain(): …
-    """
-
-    def __init__(
-        self,
-        workers: int = 2,
-        *,
-        config: ShapeConfig | None = None,
-        limits: DecodeLimits | None = None,
-        analyser: str | None = None,
-    ) -> None:
-        if workers < 1:
-            raise ConfigurationError(f"workers must be at least 1, not {workers}", where="decode")
-        self.config, self.limits = config or ShapeConfig(), limits or DecodeLimits()
-        self.analyser = analyser
-        self._workers = [_Worker(self) for _ in range(workers)]
-        self._waiting: deque[tuple[object, bytes]] = deque()
-        self._done: deque[tuple[object, Shaped | DecodeError]] = deque()
-
-    def submit(self, tag: object, body: bytes) -> None:
-        """Hand in a picture; blocks while two a worker are waiting already."""
-        self._waiting.append((tag, body))
-        self._pump(0.0)
-        while len(self._waiting) > 2 * len(self._workers):
-            self._pump(1.0)
-
-    def ready(self) -> Iterator[tuple[object, Shaped | DecodeError]]:
-        """What is finished by now, in no order."""
-        self._pump(0.0)
-        while self._done:
-            yield self._done.popleft()
-
-    def drain(self) -> Iterator[tuple[object, Shaped | DecodeError]]:
-        """Everything that was submitted, as it finishes."""
-        while self._done or self._waiting or any(w.busy for w in self._workers):
-            if not self._done:
-                self._pump(1.0)
-            while self._done:
-                yield self._done.popleft()
-
-    def shape_all(self, pictures: Iterable[tuple[object, bytes]]) -> Iterator[tuple[object, Shaped | DecodeError]]:
-        """Shape a stream of (tag, bytes), results as they finish."""
-        for tag, body in pictures:
-            self.submit(tag, body)
-            yield from self.ready()
-        yield from self.drain()
-
-    def close(self) -> None:
-        for worker in self._workers:
-            worker.stop()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _pump(self, timeout_s: float) -> None:
-        """Give work to idle workers, and take what comes within the time."""
-        self._hand_out()
-        busy = {worker.connection: worker for worker in self._workers if worker.busy}
-        overdue_in = min((worker.remaining_s() for worker in busy.values()), default=timeout_s)
-        for connection in wait(list(busy), max(0.0, min(timeout_s, overdue_in))):
-            self._done.append(busy[connection].take())  # type: ignore[index]  # wait() returns what it was given
-        for worker in busy.values():
-            if worker.busy and worker.remaining_s() <= 0:
-                self._done.append(worker.overdue())
-        self._hand_out()
-
-    def _hand_out(self) -> None:
-        if self._waiting:
-            for worker in self._workers:
-                worker.spawn()  # all at once: their imports overlap
-        for worker in self._workers:
-            if self._waiting and not worker.busy:
-                worker.give(*self._waiting.popleft())
-
-
-class _Worker:
-    """One decoding process and the picture it has in hand."""
-
-    def __init__(self, pool: DecodePool) -> None:
-        self.pool = pool
-        self.process: subprocess.Popen[bytes] | None = None
-        self.connection: Connection
-        self.busy = self.greeted = False
-        self.tag: object = None
-        self.deadline = 0.0
-
-    def give(self, tag: object, body: bytes) -> None:
-        try:
-            self._greet()
-            self.connection.send_bytes(body)
-        except OSError:  # it died idle: not this picture's doing, so once more with a fresh one
-            self.stop()
-            self.spawn()
-            self._greet()
-            self.connection.send_bytes(body)
-        self.busy, self.tag = True, tag
-        self.deadline = time.monotonic() + self.pool.limits.wall_s
-
-    def remaining_s(self) -> float:
-        return self.deadline - time.monotonic()
-
-    def take(self) -> tuple[object, Shaped | DecodeError]:
-        self.busy = False
-        try:
-            answer = json.loads(self.connection.recv_bytes())
-            if (code := answer.get("error")) is not None:
-                result: Shaped | DecodeError = DecodeError(code, answer["detail"])
-                if code == "out-of-memory":
-                    self.stop()  # its heap is in pieces: the next picture gets a fresh one
-            else:
-                result = _shaped(answer, self.connection.recv_bytes())
-        except (EOFError, OSError):
-            status = self.stop()
-            result = DecodeError("decoder-killed", f"signal {-status}" if status is not None and status < 0 else "")
-        return self.tag, result
-
-    def overdue(self) -> tuple[object, DecodeError]:
-        self.stop()
-        self.busy = False
-        return self.tag, DecodeError("timeout", f"longer than {self.pool.limits.wall_s:g} s")
-
-    def spawn(self) -> None:
-        """Start the process, if there is none; `give` waits until it is ready."""
-        if self.process is not None:
-            return
-        ours, theirs = socketpair()
-        with theirs:
-            self.process = subprocess.Popen(
-                [sys.executable, "-P", "-c", "from curation.images import work; work()", str(theirs.fileno())],
-                pass_fds=(theirs.fileno(),),
-                stdin=subprocess.DEVNULL,
-                env=_worker_environment(),
-            )
-        self.connection, self.greeted = Connection(ours.detach()), False
-
-    def stop(self) -> int | None:
-        """End the process; its exit status, when it ended by itself."""
-        if self.process is None:
-            return None
-        self.connection.close()
-        try:
-            # An idle worker leaves by itself when its connection is gone; a busy one is not waited for.
-            status: int | None = self.process.wait(0.0 if self.busy else 2.0)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-            status = None
-        self.process = None
-        return status
-
-    def _greet(self) -> None:
-        """Tell the worker how to work and wait until it is ready (it imports and loads the analyser first)."""
-        if self.greeted:
-            return
-        pool = self.pool
-        greeting = {"config": asdict(pool.config), "limits": asdict(pool.limits), "analyser": pool.analyser}
-        try:
-            self.connection.send_bytes(json.dumps(greeting).encode())
-            answer = json.loads(self.connection.recv_bytes())
-        except (EOFError, OSError) as error:
-            self.stop()
-            raise ConfigurationError("a decoding worker ended before it was ready", where="decode") from error
-        if "failed" in answer:
-            self.stop()
-            kind = getattr(errors, answer["kind"], ConfigurationError)
-            raise kind(answer["failed"], where=answer["where"], remedy=answer["remedy"])
-        self.greeted = True
-
-
-def _worker_environment() -> dict[str, str]:
-    one_thread = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
-    root = str(Path(__file__).resolve().parent.parent)
-    path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
-    return {**os.environ, **one_thread, "PYTHONPATH": path}
-
-
-def _shaped(answer: dict[str, Any], jpeg: bytes) -> Shaped:
-    faces, embedded, c2pa = (answer.pop(name) for name in ("faces", "embedded", "c2pa"))
-    return Shaped(
-        **answer,
-        jpeg=jpeg,
-        faces=None if faces is None else tuple(Face(**f) for f in faces),
-        embedded=None if embedded is None else embedded_from_plain(embedded),
-        c2pa=None if c2pa is None else c2pa_from_plain(c2pa),
-    )
-
-
-def work() -> None:
-    """A worker's whole life: greeted, limited, then one picture after another until its connection closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    connection = Connection(int(sys.argv[1]))
-    greeting = json.loads(connection.recv_bytes())
-    limits, config = DecodeLimits(**greeting["limits"]), ShapeConfig(**greeting["config"])
-    try:
-        analyser = None if greeting["analyser"] is None else _build(greeting["analyser"])
-        _warm_up(analyser)
-    except Exception as error:  # anything that keeps it from starting is the parent's to report
-        told = {name: str(getattr(error, name, "")) for name in ("where", "remedy")}
-        what = str(getattr(error, "what", f"{type(error).__name__}: {error}"))
-        connection.send_bytes(json.dumps({"failed": what, "kind": type(error).__name__, **told}).encode())
-        return
-    _limit_memory(limits.memory_bytes)
-    connection.send_bytes(b'{"ready": true}')
-    while True:
-        try:
-            body = connection.recv_bytes()
-        except EOFError:
-            return
-        _limit_cpu(limits.cpu_s)
-        try:
-            shaped = shape(body, config, limits, analyser)
-        except DecodeError as error:
-            connection.send_bytes(json.dumps({"error": error.code, "detail": error.detail}).encode())
-        except MemoryError:
-            connection.send_bytes(b'{"error": "out-of-memory", "detail": ""}')
-        else:
-            answer = asdict(shaped)
-            jpeg = answer.pop("jpeg")
-            connection.send_bytes(json.dumps(answer).encode())
-            connection.send_bytes(jpeg)
-
-
-def _build(factory: str) -> Analyser:
-    module, colon, name = factory.partition(":")
-    if not colon:
-        raise ConfigurationError(f"{factory!r} is not written as module:factory", where="analyser")
-    analyser: Analyser = getattr(import_module(module), name)()
-    return analyser
-
-
-def _warm_up(analyser: Analyser | None) -> None:
-    """Everything that is loaded on first use is loaded before memory is limited."""
-    picture = np.zeros((64, 64, 3), dtype=np.uint8)
-    for kind in ("PNG", "WEBP", "GIF", "JPEG"):
-        held = io.BytesIO()
-        Image.fromarray(picture).save(held, kind)
-        shape(held.getvalue(), None, None, analyser)
-
-
-def _limit_memory(beyond_bytes: int) -> None:
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    limit = pages * resource.getpagesize() + beyond_bytes
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-
-def _limit_cpu(seconds: int) -> None:
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
-    resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(used.ru_utime + used.ru_stime) + seconds, hard))
+        return PixelStore
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,15 +12,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+import simplejpeg  # type: ignore[import-untyped]  # it ships no types
 from PIL import Image, ImageOps
 
 from curation.images import (
     DecodeError,
     DecodeLimits,
-    DecodePool,
-    PixelStore,
     ShapeConfig,
-    Shaped,
     blur_boxes,
     decode,
     encode_jpeg,
@@ -29,7 +27,7 @@ from curation.images import (
     resize,
     shape,
 )
-from policy.errors import ConfigurationError, InputError
+from policy.errors import InputError
 from policy.evidence import Face
 
 Rgb = npt.NDArray[np.uint8]
@@ -49,6 +47,10 @@ def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
     return held.getvalue()
 
 
+def png_chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
 def difference(one: Rgb, other: Rgb) -> float:
     return float(np.abs(one.astype(np.int16) - other.astype(np.int16)).mean())
 
@@ -66,15 +68,18 @@ PLAIN = np.asarray(picture())
         (encoded(picture().convert("CMYK"), "JPEG", quality=95), 4.0),
         (encoded(picture(), "WEBP", lossless=True), 0.0),
         (encoded(picture(), "WEBP", quality=95), 4.0),
+        (encoded(picture(), "AVIF", quality=95), 4.0),
         (encoded(picture(), "GIF"), 12.0),
         (encoded(picture().quantize(256), "PNG"), 12.0),
+        (encoded(picture(), "PNG", save_all=True, append_images=[Image.new("RGB", (96, 64))]), 0.0),
+        (encoded(picture(), "AVIF", quality=95, save_all=True, append_images=[Image.new("RGB", (96, 64))]), 4.0),
         (encoded(picture(), "GIF", save_all=True, append_images=[Image.new("RGB", (96, 64))]), 12.0),
         (encoded(picture(), "WEBP", lossless=True, save_all=True, append_images=[Image.new("RGB", (96, 64))]), 0.0),
         (encoded(picture(), "JPEG", quality=95, subsampling=0) + b"trailing rubbish", 2.0),
     ],
 )
 def test_every_allowed_format_decodes_to_the_same_pixels(body: bytes, tolerance: float) -> None:
-    """JPEG (baseline, progressive, CMYK), PNG, WebP and GIF's first frame give RGB within their own losses."""
+    """JPEG (baseline, progressive, CMYK), PNG, WebP, AVIF, GIF give RGB of the first frame within their own losses."""
     rgb = decode(body)
     assert (rgb.shape, rgb.dtype) == (PLAIN.shape, np.uint8)
     assert difference(rgb, PLAIN) <= tolerance
@@ -107,10 +112,45 @@ def test_sixteen_bits_one_bit_and_grey_become_eight_bit_rgb() -> None:
     assert set(np.unique(decode(encoded(grey.convert("1"), "PNG")))) == {0, 255}
 
 
+def test_four_inks_are_read_as_adobe_writes_them() -> None:
+    """CMYK and YCCK JPEG, whose inks Adobe's programs invert, come out as the picture and not as its negative."""
+    inks = 255 - np.asarray(picture().convert("CMYK"))
+    ycck = simplejpeg.encode_jpeg(np.ascontiguousarray(inks), 95, "CMYK", "444")
+    assert simplejpeg.decode_jpeg_header(ycck)[2] == "YCCK"
+    assert difference(decode(ycck), PLAIN) < 4
+    small = decode(encoded(picture(1600, 1200).convert("CMYK"), "JPEG", quality=95), min_side_px=200)
+    assert 200 <= min(small.shape[:2]) < 400
+
+
+def png(bits: int, colours: int, size: tuple[int, int], rows: bytes, key: tuple[int, ...]) -> bytes:
+    """A PNG of that depth and colour type with one colour that is transparent."""
+    header = struct.pack(">IIBBBBB", *size, bits, colours, 0, 0, 0)
+    chunks = (b"IHDR", header), (b"tRNS", struct.pack(f">{len(key)}H", *key)), (b"IDAT", zlib.compress(rows))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*chunk) for chunk in (*chunks, (b"IEND", b"")))
+
+
+@pytest.mark.parametrize(
+    ("body", "shown"),
+    [
+        (png(2, 0, (4, 1), b"\0" + bytes([0b00011011]), (1,)), [[0] * 3, [255] * 3, [170] * 3, [255] * 3]),
+        (png(4, 0, (2, 1), b"\0" + bytes([0x3A]), (3,)), [[255] * 3, [170] * 3]),
+        (png(8, 0, (2, 1), b"\0" + bytes([3, 9]), (3,)), [[255] * 3, [9] * 3]),
+        (png(16, 0, (2, 1), b"\0" + struct.pack(">2H", 0x0102, 0x8000), (0x0102,)), [[255] * 3, [128] * 3]),
+        (
+            png(16, 2, (2, 1), b"\0" + struct.pack(">6H", 0x102, 0x304, 0x506, 0x8000, 0, 0), (0x102, 0x304, 0x506)),
+            [[255] * 3, [128, 0, 0]],
+        ),
+    ],
+)
+def test_a_transparent_colour_is_found_in_every_depth(body: bytes, shown: list[list[int]]) -> None:
+    """The one colour that a PNG calls transparent lies on white at 2, 4, 8 and 16 bits; its neighbours do not."""
+    assert decode(body)[0].tolist() == shown
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF"])
 def test_pictures_stand_as_they_are_displayed(orientation: int, kind: str) -> None:
-    """EXIF orientation is applied to pixels and to the reported size."""
+    """Orientation (EXIF; AVIF's own properties) is applied once, to pixels and to the reported size."""
     exif = Image.Exif()
     exif[0x0112] = orientation
     body = encoded(picture(), kind, exif=exif)
@@ -118,6 +158,32 @@ def test_pictures_stand_as_they_are_displayed(orientation: int, kind: str) -> No
     rgb, header = decode(body), read_header(body)
     assert (header.height, header.width) == rgb.shape[:2] == (displayed.height, displayed.width)
     assert difference(rgb, np.asarray(displayed)) < 2
+    shaped = shape(body, ShapeConfig(size_px=32))
+    kept = displayed.resize((48, 32) if displayed.width > displayed.height else (32, 48))
+    assert difference(decode(shaped.jpeg), np.asarray(kept)) < 6
+
+
+def test_avif_is_turned_by_its_properties_alone() -> None:
+    """What an AVIF's EXIF says of orientation turns nothing: HEIF leaves that to irot and imir (ISO 23008-12)."""
+    exif = Image.Exif()
+    exif[0x0103] = 6
+    body = encoded(picture(), "AVIF", exif=exif)
+    entry = struct.pack(">HHLH", 0x0103, 3, 1, 6)
+    assert body.count(entry) == 1
+    turned = body.replace(entry, struct.pack(">HHLH", 0x0112, 3, 1, 6))
+    assert difference(decode(turned), PLAIN) < 4
+
+
+def test_avif_is_known_by_any_of_its_brands() -> None:
+    """A general major brand with AVIF among the compatible ones is AVIF; HEIC is not on the list."""
+    body = encoded(picture(), "AVIF", quality=95)
+    general = body.replace(b"ftypavif\0\0\0\0avif", b"ftypmif1\0\0\0\0avif")
+    assert general != body
+    assert read_header(general).media_type == "image/avif"
+    assert difference(decode(general), PLAIN) < 4
+    with pytest.raises(DecodeError) as caught:
+        decode(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + body[32:])
+    assert (caught.value.code, caught.value.detail) == ("unknown-format", "heic")
 
 
 def test_a_damaged_exif_block_turns_nothing() -> None:
@@ -136,12 +202,16 @@ def test_a_large_jpeg_is_decoded_small() -> None:
 
 def png_declaring(width: int, height: int) -> bytes:
     """A PNG that says it is this large and holds nothing."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    chunks = (b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*chunk) for chunk in chunks)
+
+
+def avif_declaring(width: int, height: int) -> bytes:
+    body = bytearray(encoded(picture(), "AVIF"))
+    extents = body.index(b"ispe")
+    body[extents + 8 : extents + 16] = struct.pack(">II", width, height)
+    return bytes(body)
 
 
 def jpeg_declaring(width: int, height: int) -> bytes:
@@ -165,6 +235,10 @@ def jpeg_declaring(width: int, height: int) -> bytes:
         (png_declaring(10_000, 10_000), "too-many-pixels"),
         (png_declaring(40_000, 10), "too-many-pixels"),
         (jpeg_declaring(65_000, 65_000), "too-many-pixels"),
+        (avif_declaring(10_000, 10_000), "too-many-pixels"),
+        (avif_declaring(100_000, 100_000), {"too-many-pixels", "corrupt"}),
+        (encoded(picture(), "AVIF")[:300], {"truncated", "corrupt"}),
+        (b"\0\0\0\x20ftypavif" + b"\0" * 100, {"truncated", "corrupt"}),
         (encoded(picture(), "JPEG")[:900], "truncated"),
         (encoded(picture(800, 800), "JPEG", progressive=True)[:4000], "truncated"),
         (encoded(picture(), "PNG")[:150], {"truncated", "corrupt"}),
@@ -188,7 +262,7 @@ def test_damage_anywhere_gives_pixels_or_a_code() -> None:
     """Whatever byte is changed, a picture or a DecodeError comes out, nothing else."""
     rng = np.random.default_rng(7)
     codes = set()
-    for kind in ("JPEG", "PNG", "WEBP", "GIF"):
+    for kind in ("JPEG", "PNG", "WEBP", "GIF", "AVIF"):
         whole = encoded(picture(32, 32), kind)
         for _ in range(150):
             body = bytearray(whole)
@@ -209,6 +283,19 @@ def test_the_shorter_side_is_shrunk_and_never_grown(size: tuple[int, int], kept:
     """resize() brings the shorter side to the size, keeps the shape, and leaves smaller pictures alone."""
     resized = resize(np.asarray(picture(*size)), 200)
     assert (resized.shape[1], resized.shape[0]) == kept
+
+
+@pytest.mark.parametrize("size", [(512, 512), (640, 480), (1000, 667), (667, 1000), (1365, 2048), (2048, 1365)])
+def test_a_scaled_decode_keeps_the_pictures_proportions(size: tuple[int, int]) -> None:
+    """What libjpeg shrinks while decoding has the size and the place of what is shrunk from full size."""
+    width, height = size
+    y, x = np.mgrid[0:height, 0:width]
+    waves = (127 + 120 * np.sin(x / width * 60) * np.sin(y / height * 60)).astype(np.uint8)
+    body = encoded(Image.fromarray(waves).convert("RGB"), "JPEG", quality=95)
+    kept = Image.open(io.BytesIO(shape(body, ShapeConfig(size_px=256)).jpeg))
+    full = Image.fromarray(decode(body)).resize(kept.size, Image.Resampling.LANCZOS)
+    assert kept.size == (round(width * 256 / min(size)), round(height * 256 / min(size)))
+    assert difference(np.asarray(kept), np.asarray(full)) < 1.5
 
 
 def test_fit_bounds_the_longer_side() -> None:
@@ -297,131 +384,7 @@ def test_our_jpeg_is_close_to_its_pixels() -> None:
     assert difference(decode(encode_jpeg(PLAIN)), PLAIN) < 2
 
 
-# ── the store ────────────────────────────────────────────────────────────────────────────────────────────────────
-def test_pixels_are_kept_by_digest_and_go_when_told(tmp_path: Path) -> None:
-    """Put, get, list and delete, with nothing temporary left behind."""
-    store = PixelStore(tmp_path / "pixels")
-    one, two = "ab" * 32, "cd" * 32
-    assert list(store.keys()) == []
-    store.put(two, b"two")
-    store.put(one, b"one")
-    store.put(one, b"one again")
-    assert list(store.keys()) == [one, two]
-    assert store.get(one) == b"one again"
-    assert two in store
-    assert store.delete(two)
-    assert not store.delete(two)
-    assert two not in store
-    assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == [f"{one}.jpg"]
-    with pytest.raises(InputError, match="not kept"):
-        store.get(two)
-
-
-@pytest.mark.parametrize("key", ["", "../../etc/passwd", "AB" * 32, "ab" * 31])
-def test_only_a_digest_is_a_place(tmp_path: Path, key: str) -> None:
-    """A key that is no sha256 is refused, so that none can name a path."""
-    with pytest.raises(InputError):
-        PixelStore(tmp_path).put(key, b"")
-
-
-# ── workers ──────────────────────────────────────────────────────────────────────────────────────────────────────
-def code_of(result: Shaped | DecodeError) -> str:
-    return result.code if isinstance(result, DecodeError) else "ok"
-
-
-def test_a_pool_shapes_a_stream_and_survives_what_is_in_it() -> None:
-    """Every picture handed in comes back once, the good ones as they would in this process."""
-    good = encoded(picture(), "JPEG")
-    stream: list[tuple[object, bytes]] = [(f"good {i}", good) for i in range(8)]
-    stream[3:3] = [("html", b"<html>"), ("cut", good[:900]), ("many", png_declaring(20_000, 20_000))]
-    with DecodePool(2, config=ShapeConfig(size_px=32)) as pool:
-        results = dict(pool.shape_all(stream))
-    assert {tag: code_of(result) for tag, result in results.items()} == {
-        **{f"good {i}": "ok" for i in range(8)},
-        "html": "unknown-format",
-        "cut": "truncated",
-        "many": "too-many-pixels",
-    }
-    assert results["good 0"] == shape(good, ShapeConfig(size_px=32))
-
-
-def test_a_bomb_ends_its_worker_and_not_the_run() -> None:
-    """What needs more memory, processor time or patience than a picture may have is named, and the next one goes on."""
-    bomb, good = encoded(Image.new("1", (6000, 6000)), "PNG"), encoded(picture(), "PNG")
-    for limits, codes in (
-        (DecodeLimits(memory_bytes=30 << 20), {"out-of-memory", "decoder-killed"}),
-        (DecodeLimits(wall_s=0.02), {"timeout"}),
-    ):
-        with DecodePool(1, limits=limits) as pool:
-            pool.submit("bomb", bomb)
-            ((_, result),) = pool.drain()
-            assert code_of(result) in codes
-        with DecodePool(1, limits=DecodeLimits(memory_bytes=limits.memory_bytes)) as pool:
-            assert [code_of(r) for _, r in pool.shape_all([("bomb", bomb), ("good", good)])][-1] == "ok"
-
-
-ANALYSERS = """
-import os, signal, time
-
-class Killer:
-    id = "killer"
-    shown = 0
-    def detect(self, rgb):
-        self.shown += 1
-        if rgb.shape[0] == 13:
-            os.kill(os.getpid(), signal.SIGSEGV)
-        if rgb.shape[0] == 14:
-            while True:
-                pass
-        return ()
-
-def failing():
-    from policy.errors import ConfigurationError
-    raise ConfigurationError("no weights", where="weights.onnx", remedy="Install them")
-
-def threads():
-    class Threads(Killer):
-        id = os.environ["OMP_NUM_THREADS"] + str("torch" in __import__("sys").modules)
-    return Threads()
-"""
-
-
-def test_a_worker_that_dies_costs_its_picture_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A crash and an endless loop in native code end the worker; the pictures around them are shaped."""
-    (tmp_path / "odd_analysers.py").write_text(ANALYSERS)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    crash, loop, good = (encoded(picture(40, height), "PNG") for height in (13, 14, 15))
-    stream: list[tuple[object, bytes]] = [(0, good), (1, crash), (2, good), (3, loop), (4, good)]
-    with DecodePool(1, limits=DecodeLimits(cpu_s=1), analyser="odd_analysers:Killer") as pool:
-        results = dict(pool.shape_all(stream))
-    assert [code_of(results[i]) for i in range(5)] == ["ok", "decoder-killed", "ok", "decoder-killed", "ok"]
-    assert isinstance(results[0], Shaped)
-    assert (results[0].faces, results[0].face_detector) == ((), "killer")
-
-
-def test_workers_are_single_threaded_and_light(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker has one thread to compute with and no torch."""
-    (tmp_path / "odd_analysers.py").write_text(ANALYSERS)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setenv("OMP_NUM_THREADS", "4")
-    with DecodePool(1, analyser="odd_analysers:threads") as pool:
-        ((_, result),) = pool.shape_all([("x", encoded(picture(), "PNG"))])
-    assert isinstance(result, Shaped)
-    assert result.face_detector == "1False"
-
-
-def test_an_analyser_that_cannot_start_is_the_callers_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker that cannot be set up raises where the pool is used, with the analyser's own words."""
-    (tmp_path / "odd_analysers.py").write_text(ANALYSERS)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    with DecodePool(1, analyser="odd_analysers:failing") as pool, pytest.raises(ConfigurationError, match="no weights"):
-        pool.submit("x", b"")
-    with DecodePool(1, analyser="nonsense") as pool, pytest.raises(ConfigurationError, match="module:factory"):
-        pool.submit("x", b"")
-    with pytest.raises(ConfigurationError):
-        DecodePool(0)
-
-
+# ── the module ───────────────────────────────────────────────────────────────────────────────────────────────────
 def test_importing_the_decoder_is_light() -> None:
     """The module that every worker imports brings neither torch nor the network."""
     code = "import sys, curation.images; print(sorted({'torch', 'pycurl', 'duckdb', 'onnxruntime'} & set(sys.modules)))"
