@@ -86,7 +86,8 @@ class FetchConfig:
 
     `concurrency` counts transfers that bring something; those that wait for a silent server count against `max_open`
     alone, so that no number of slow origins takes the places of the others. `per_address_concurrency` counts by
-    "ip:port", whatever names lead there.
+    "ip:port", whatever names lead there. Bodies in flight take `max_buffered_bytes` together, and a megabyte each
+    beside; one that finds no room waits, which costs nothing of its deadline.
 
     `retries` attempts follow a first one that failed in passing, each `deadline_s` long at most and `retry_base_s`,
     twice that, four times that … (`retry_max_s` at most, half of it at random) after the one before, or as long after
@@ -119,6 +120,7 @@ class FetchConfig:
     max_page_bytes: int = 8 * 1024 * 1024
     max_image_bytes: int = 32 * 1024 * 1024
     max_document_bytes: int = 1024 * 1024
+    max_buffered_bytes: int = 256 * 1024 * 1024
     origin_failures_max: int = 10
     ca_file: Path | None = None
 
@@ -364,7 +366,6 @@ class _Job:
     max_bytes: int
     keep_beginning: bool  # of a body that is longer than max_bytes
     hops: list[Hop] = field(default_factory=list)
-    seen: set[str] = field(default_factory=set)
     spent_s: float = 0.0
     started_at: datetime | None = None
     address: str | None = None  # that answered last
@@ -395,7 +396,6 @@ class _Job:
     def start_anew(self) -> None:
         """Forget the attempt before."""
         self.hops.clear()
-        self.seen.clear()
         self.spent_s, self.started_at, self.address = 0.0, None, None
 
     def done(self, outcome: str, *, detail: str = "", refused_url: str | None = None, body: bytes = b"") -> Fetched:
@@ -560,7 +560,6 @@ class _Run:
         if (secret := secret_in_url(canonical)) is not None:
             return secret
         job.url, job.origin = canonical, canonical[: canonical.index("/", 8)]
-        job.seen.add(canonical)
         return None
 
     def _queue(self, job: _Job, *, first: bool = False) -> None:
@@ -813,8 +812,9 @@ class _Run:
         except InputError as error:
             self.ended.append(job.done("bad-url", detail=f"redirect: {error.what}"))
             return
-        if target in job.seen or len(job.hops) > self.config.max_redirects:
-            detail = "loop" if target in job.seen else f"more than {self.config.max_redirects}"
+        is_loop = any(hop.url == target for hop in job.hops)
+        if is_loop or len(job.hops) > self.config.max_redirects:
+            detail = "loop" if is_loop else f"more than {self.config.max_redirects}"
             self.ended.append(job.done("too-many-redirects", detail=detail))
             return
         if (problem := self._aim(job, target)) is not None:
@@ -855,7 +855,14 @@ def _no_contact(url: str) -> RefusedError:
 
 
 def _check(config: FetchConfig) -> None:
-    positive = ("concurrency", "per_origin_concurrency", "per_address_concurrency", "max_open", "max_pending")
+    positive = (
+        "concurrency",
+        "per_origin_concurrency",
+        "per_address_concurrency",
+        "max_open",
+        "max_pending",
+        "max_buffered_bytes",
+    )
     for name in (*positive, "connect_timeout_s", "deadline_s", "rate_window_s", "max_header_bytes"):
         if not getattr(config, name) > 0:
             raise ConfigurationError(f"{name} must be more than 0, not {getattr(config, name)}", where="fetch")

@@ -11,6 +11,7 @@ import select
 import socket
 import time
 import zlib
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
@@ -33,8 +34,14 @@ _TICK_S = 0.2
 _QUIET_S = 0.5
 _QUIET_BYTES = 4096
 _QUIET_BODY_BYTES = 32 * 1024
+# What a body may take without a reservation; a transfer that fell quiet has little to come back to.
+_BODY_BYTES = 1024 * 1024
 _BUFFER_BYTES = 128 * 1024  # of the loop, not of each transfer: a picture in one or two reads
 _HEADERS = ["Accept: */*", "Accept-Encoding: identity"]
+_READABLE, _WRITABLE = select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR, select.EPOLLOUT | select.EPOLLERR
+_PAUSE = int(pycurl.WRITEFUNC_PAUSE)
+_CSELECT_IN, _CSELECT_OUT = pycurl.CSELECT_IN, pycurl.CSELECT_OUT
+_POLL_IN, _POLL_OUT, _POLL_REMOVE = pycurl.POLL_IN, pycurl.POLL_OUT, pycurl.POLL_REMOVE
 # Descriptors that are left for everything but connections: files, claims, pipes to workers.
 _OTHER_DESCRIPTORS = 512
 
@@ -108,6 +115,9 @@ class Loop:
         self.config, self.guard, self.resolver, self.caches = config, guard, resolver, caches
         self.active: dict[pycurl.Curl, Transfer] = {}
         self.quieted: list[Transfer] = []  # those that fell quiet in the last `wait`
+        self.reserved_bytes = 0
+        self._paused: deque[Transfer] = deque()  # they wait for a reservation
+        self._clock = ActiveClock()
         self._free: list[Transfer] = []
         self._epoll = select.epoll()
         self._timer: float | None = None
@@ -119,7 +129,7 @@ class Loop:
         self._multi.setopt(pycurl.M_MAXCONNECTS, min(4 * self.config.concurrency, max_connections))
 
     def start(self, errand: Errand, now: float) -> Transfer:
-        transfer = self._free.pop() if self._free else Transfer(self.config, self.guard, self.resolver, self.caches)
+        transfer = self._free.pop() if self._free else Transfer(self)
         transfer.begin(errand, now)
         self.active[transfer.easy] = transfer
         self._multi.add_handle(transfer.easy)
@@ -129,6 +139,11 @@ class Loop:
         """Take a transfer out of the loop; an unfinished one loses its connection."""
         del self.active[transfer.easy]
         self._multi.remove_handle(transfer.easy)
+        if transfer.paused_at is not None:
+            self._paused.remove(transfer)
+        self.reserved_bytes -= transfer.reserved
+        if self._paused:
+            self._resume()
         if len(self._free) < self.config.concurrency:
             self._free.append(transfer)
         else:
@@ -136,17 +151,43 @@ class Loop:
 
     def wait(self, clock: ActiveClock, wake_s: float | None) -> list[Transfer]:
         """Let the network work until a transfer ends, `wake_s` is over or a tick has passed; those that ended."""
+        self._clock = clock
         timeout = _TICK_S if wake_s is None else min(_TICK_S, wake_s)
         if self._timer is not None:
             timeout = min(timeout, max(0.0, self._timer - time.monotonic()))
         for descriptor, events in self._epoll.poll(timeout):
-            readable = pycurl.CSELECT_IN if events & (select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR) else 0
-            writable = pycurl.CSELECT_OUT if events & (select.EPOLLOUT | select.EPOLLERR) else 0
+            readable = _CSELECT_IN if events & _READABLE else 0
+            writable = _CSELECT_OUT if events & _WRITABLE else 0
             self._multi.socket_action(descriptor, readable | writable)
         if self._timer is not None and time.monotonic() >= self._timer:
             self._timer = None
             self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
         return self._collect() + self._looked_at(clock.now())
+
+    def reserve(self, transfer: Transfer, size: int) -> bool:
+        """Set memory aside for a large body; False where it has to wait until others are done, and is paused.
+
+        All bodies of a loop together take `max_buffered_bytes` and `_BODY_BYTES` a transfer at most; one body may
+        always be read, however large.
+        """
+        if self._paused or (self.reserved_bytes and self.reserved_bytes + size > self.config.max_buffered_bytes):
+            self._paused.append(transfer)
+            transfer.paused_at = self._clock.now()
+            return False
+        self.reserved_bytes += size
+        transfer.reserved = size
+        return True
+
+    def _resume(self) -> None:
+        while self._paused:
+            transfer = self._paused[0]
+            size = transfer.reservation
+            if self.reserved_bytes and self.reserved_bytes + size > self.config.max_buffered_bytes:
+                return
+            self._paused.popleft()
+            self.reserved_bytes += size
+            transfer.reserved = size
+            transfer.resume(self._clock.now())
 
     def close(self) -> None:
         for transfer in self._free:
@@ -180,13 +221,13 @@ class Loop:
         return overdue
 
     def _watch(self, what: int, descriptor: int, multi: object, data: object) -> None:
-        if what == pycurl.POLL_REMOVE:
+        if what == _POLL_REMOVE:
             try:
                 self._epoll.unregister(descriptor)
             except OSError:  # libcurl closed it first, and epoll forgot it by itself
                 return
             return
-        mask = (select.EPOLLIN if what & pycurl.POLL_IN else 0) | (select.EPOLLOUT if what & pycurl.POLL_OUT else 0)
+        mask = (select.EPOLLIN if what & _POLL_IN else 0) | (select.EPOLLOUT if what & _POLL_OUT else 0)
         try:
             self._epoll.register(descriptor, mask)
         except FileExistsError:
@@ -199,12 +240,12 @@ class Loop:
 class Transfer:
     """One easy handle and the one response it is reading."""
 
-    def __init__(self, config: FetchConfig, guard: Guard, resolver: Resolver | None, caches: Caches) -> None:
-        self.config, self.guard, self.resolver = config, guard, resolver
+    def __init__(self, loop: Loop) -> None:
+        self.loop, self.config, self.guard, self.resolver = loop, loop.config, loop.guard, loop.resolver
         self.easy = pycurl.Curl()
         self.head = bytearray()  # status lines and headers as they came, interim responses and trailers included
         self._asks_more = False
-        self._set_up(self.easy, caches)
+        self._set_up(self.easy, loop.caches)
 
     def _set_up(self, easy: pycurl.Curl, caches: Caches) -> None:
         set_ = easy.setopt
@@ -247,7 +288,11 @@ class Transfer:
         self._headers: Headers = ()
         self._status = self._headers_of = 0
         self.chunks: list[bytes] = []
-        self._room = errand.max_bytes
+        self._room = errand.max_bytes  # of the body, until it has to be looked at again
+        self._beyond = 0  # more room, once it is reserved
+        self._declared: int | None = None
+        self.reserved = 0
+        self.paused_at: float | None = None
         self._plain = False  # the body is kept as it comes
         self.decoder: _Decoder | None = None
         self.look_at = now + min(_QUIET_S, self.config.deadline_s - errand.spent_s)
@@ -275,7 +320,25 @@ class Transfer:
     @property
     def received(self) -> int:
         """Bytes so far, headers included, as they came over the wire."""
-        return len(self.head) + self.dropped_bytes + (self.errand.max_bytes - self._room if self._plain else 0)
+        return len(self.head) + self.dropped_bytes + (self._taken if self._plain else 0)
+
+    @property
+    def _taken(self) -> int:
+        return self.errand.max_bytes - self._room - self._beyond
+
+    @property
+    def reservation(self) -> int:
+        """The memory that the whole body may take."""
+        if self._declared is None or self.decoder is not None:
+            return self.errand.max_bytes
+        return min(self._declared, self.errand.max_bytes)
+
+    def resume(self, now: float) -> None:
+        """Go on after a pause, which cost nothing of the deadline."""
+        if self.paused_at is not None:
+            waited, self.paused_at = now - self.paused_at, None
+            self.started, self.window_start = self.started + waited, self.window_start + waited
+            self.easy.pause(pycurl.PAUSE_CONT)
 
     @property
     def body(self) -> bytes:
@@ -283,6 +346,8 @@ class Transfer:
 
     def is_overdue(self, now: float) -> bool:
         """Look at the clock; True when this transfer has been stopped for its slowness, or its flood of headers."""
+        if self.paused_at is not None:
+            return False  # it waits for us
         elapsed = now - self.started
         if self.errand.spent_s + elapsed > self.config.deadline_s:
             self.stopped = ("timeout", "deadline")
@@ -308,7 +373,16 @@ class Transfer:
         received = self.received
         arrived, self.seen_bytes = received - self.seen_bytes, received
         self.quiet = arrived < _QUIET_BYTES and received < _QUIET_BODY_BYTES
+        if self.quiet:
+            self._limit_to(_QUIET_BODY_BYTES)
         return self.quiet
+
+    def _limit_to(self, size: int) -> None:
+        """Let the body take so much without a reservation."""
+        if not self.reserved:
+            room = self._room + self._beyond
+            self._room = min(room, max(0, size - self._taken))
+            self._beyond = room - self._room
 
     def outcome(self) -> tuple[str, str]:
         """What the transfer came to ("ok": a complete response of any status), and a detail."""
@@ -339,9 +413,18 @@ class Transfer:
         if self._headers_of == len(self.head):
             return
         self._headers_of = len(self.head)
+        text = self.head.decode("latin-1")
+        plain = _PLAIN_LINE.findall(text)
+        odd = len(plain) != text.count("\n") - 2 or " \r" in text or "\t\r" in text
+        if not odd and (status := _STATUS.match(text)):  # as nearly all responses are
+            self._status, self._headers = int(status[1]), tuple(plain)
+        else:
+            self._read_lines(text)
+
+    def _read_lines(self, text: str) -> None:
         pairs: list[tuple[str, str]] = []
         at = 0
-        for line in self.head.decode("latin-1").split("\n"):
+        for line in text.split("\n"):
             # An interim response (1xx) came before; a trailer may be called what it likes.
             if line.startswith("HTTP/") and (status := _STATUS.match(line)) and not 0 < self.head_bytes <= at:
                 pairs.clear()
@@ -357,7 +440,7 @@ class Transfer:
 
     def location(self) -> str | None:
         found = _LOCATION.findall(self.head)
-        if not found or self._last("location") is None:
+        if not found or not any(name.lower() == "location" for name, _ in self.headers()):
             return None
         try:
             return str(found[-1].strip(), "utf-8")
@@ -398,6 +481,10 @@ class Transfer:
             return None
         if not self.head_bytes:
             self._begin_body()
+        if self.stopped is None and self._beyond and (size > self._room or self.decoder is not None):
+            if not self.reserved and not self.loop.reserve(self, self.reservation):
+                return _PAUSE  # libcurl will hand over the same bytes again
+            self._room, self._beyond = self._room + self._beyond, 0
         if self.stopped is None:
             self._take(data)
         return None if self.stopped is None else -1
@@ -409,15 +496,21 @@ class Transfer:
         if self.head_bytes > self.config.max_header_bytes:
             self.stopped = ("too-large", "headers")
             return
-        encoding = (self._last("content-encoding") or "").strip().lower()
+        self._limit_to(_QUIET_BODY_BYTES if self.quiet else _BODY_BYTES)
+        encoding = length = ""
+        for name, value in self._headers:
+            key = name.lower()
+            if key == "content-length":
+                length = value
+            elif key == "content-encoding":
+                encoding = value.strip().lower()
         if encoding not in ("", "identity"):
             self.decoder = _Decoder.of(encoding.encode("latin-1"))
             if self.decoder is None:
                 self.stopped = ("bad-encoding", encoding[:40])
             return
-        declared = self._last("content-length") or ""
-        is_number = declared.isascii() and declared.isdigit()
-        if is_number and int(declared[:20]) > self.errand.max_bytes and not self.errand.keep_beginning:
+        self._declared = int(length[:20]) if length.isascii() and length.isdigit() else None
+        if self._declared is not None and self._declared > self.errand.max_bytes and not self.errand.keep_beginning:
             self.stopped = ("too-large", "body")
         self._plain = self.stopped is None
 
@@ -439,10 +532,9 @@ class Transfer:
         self.chunks.append(data[: self._room])
         self._room -= len(self.chunks[-1])
 
-    def _last(self, name: str) -> str | None:
-        return next((value for key, value in reversed(self.headers()) if key.lower() == name), None)
 
-
+# A header without surprises: a token, a colon, printable ASCII. Nothing in it can match in two ways.
+_PLAIN_LINE = re.compile(r"\n([!-9;-~]++):[ \t]*+([\t -~]*+)\r")
 _STATUS = re.compile(r"HTTP/[0-9.]+ +([0-9]{3})(?![0-9])")
 _LOCATION = re.compile(rb"^[Ll][Oo][Cc][Aa][Tt][Ii][Oo][Nn][ \t]*:([^\r\n]*)", re.MULTILINE)
 

@@ -322,6 +322,48 @@ def test_a_refused_url_does_not_keep_a_place_from_others() -> None:
     assert server.most_busy == 1
 
 
+# ── memory ───────────────────────────────────────────────────────────────────────────────────────────────────────
+def test_large_bodies_wait_for_room_and_lose_nothing_by_it() -> None:
+    """Where bodies together would take too much, those that are on go on first; the others come whole after them."""
+    size = 3_000_000
+    routes: dict[str, Answer] = {f"/{i}": response(bytes([i]) * size) for i in range(8)}
+    routes |= {"/small": OK, "/flood": flooding(b"HTTP/1.1 200 OK\r\n\r\n", b"x" * 65536)}
+    with serving(routes) as server:
+        large = fetcher(server, per_origin_concurrency=10, max_image_bytes=size, max_buffered_bytes=size + 1000)
+        reserved: list[int] = []
+        requests = [Request(server.url(path), "image") for path in routes]
+        results = {}
+        for fetched in large.fetch_all(requests, gate=open_gate):
+            results[fetched.url] = fetched
+        reserved += [loop.reserved_bytes for loop in large._idle]
+        large.close()
+    assert [results[server.url(f"/{i}")].body for i in range(8)] == [bytes([i]) * size for i in range(8)]
+    assert results[server.url("/small")].ok
+    assert results[server.url("/flood")].outcome == "too-large"
+    assert reserved == [0]
+
+
+def test_who_stalls_with_much_in_hand_holds_the_others_up_no_longer_than_its_deadline() -> None:
+    """A body that takes all the room and never ends is given up like any other; those that waited come whole."""
+    size = 2_000_000
+
+    def stalls(connection: object, stopping: threading.Event) -> None:
+        connection.sendall(response(b"x" * (size - 1), length=size))  # type: ignore[attr-defined]  # a socket
+        stopping.wait()
+
+    with serving({"/": stalls}) as stalling, serving({"/": response(b"y" * size)}) as sound:
+        large = fetcher(stalling, sound, max_image_bytes=size, max_buffered_bytes=size, deadline_s=1.0)
+
+        def source() -> Iterator[Request]:
+            yield Request(stalling.url(), "image")
+            stalling.stopping.wait(0.3)
+            yield Request(sound.url(), "image")
+
+        outcomes = {f.url: f.outcome for f in large.fetch_all(source(), gate=open_gate)}
+        large.close()
+    assert outcomes == {stalling.url(): "timeout", sound.url(): "ok"}
+
+
 # ── the slow and the lively ──────────────────────────────────────────────────────────────────────────────────────
 def test_the_silent_take_no_places_from_the_lively() -> None:
     """With two places and six origins that never answer, one that does is fetched to its end."""
