@@ -242,6 +242,7 @@ def captioned(evidence: Evidence, result: CaptionResult) -> Evidence:
 
 
 def _pixels(home: Home, sha: str) -> Any:
-    from curation.images import PixelStore, decode
+    from curation.images import decode
+    from curation.pixel_store import PixelStore
 
     return decode(PixelStore(home.pixels_path).get(sha))

@@ -228,7 +228,7 @@ def _exists(path: str) -> bool:
 
 def test_deferred_pixels_go_after_their_days(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     """The pixels of what nobody has decided otherwise for `defer_days` are deleted; until then they wait."""
-    from curation.images import PixelStore
+    from curation.pixel_store import PixelStore
 
     store = PixelStore(home.pixels_path)
     with home.ledger(readonly=True) as ledger:
@@ -237,6 +237,7 @@ def test_deferred_pixels_go_after_their_days(home: Home, monkeypatch: pytest.Mon
     assert deferred
     for sha, _ in held:
         store.put(sha, b"jpeg")
+    store.settle()
     _decide(home, monkeypatch, NOW + timedelta(days=29))
     assert deferred <= set(store.keys())
     _decide(home, monkeypatch, NOW + timedelta(days=31))

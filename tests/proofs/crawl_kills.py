@@ -28,7 +28,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from curation.images import PixelStore
+from curation.pixel_store import PixelStore
 from flows.home import Home
 from flows.stages.train import code_version
 from policy.durable import write_durably
