@@ -51,7 +51,7 @@ OUTCOMES = frozenset(
         "tls",
         "reset",
         "timeout",  # detail: connect | rate | deadline
-        "too-large",  # detail: body | headers; a document keeps its first bytes
+        "too-large",  # detail: body | headers | pieces (bodies cut too small); a document keeps its first bytes
         "truncated",  # shorter than the server declared
         "bad-encoding",  # a content encoding that was not asked for and cannot be undone
         "bad-response",  # not HTTP
@@ -743,7 +743,7 @@ class _Run:
             keep = outcome == "ok" or (outcome == "too-large" and job.keep_beginning)
             body = transfer.body if keep else b""
             self._fail(job, origin, job.done(outcome, detail=detail, refused_url=refused, body=body))
-        transfer.chunks.clear()
+        transfer.let_go()
         self._make_ready(origin)
 
     def _judge_origin(self, origin: _Origin, outcome: str, status: int, transfer: Transfer) -> None:

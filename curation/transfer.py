@@ -34,6 +34,9 @@ _TICK_S = 0.2
 _QUIET_S = 0.5
 _QUIET_BYTES = 4096
 _QUIET_BODY_BYTES = 32 * 1024
+# A body in so many pieces of so few bytes each is an attack on our time; so is one of so many gzip members.
+_PIECES, _PIECE_BYTES = 20_000, 32
+_MEMBERS = 1_000
 # What a body may take without a reservation; a transfer that fell quiet has little to come back to.
 _BODY_BYTES = 1024 * 1024
 _BUFFER_BYTES = 128 * 1024  # of the loop, not of each transfer: a picture in one or two reads
@@ -287,7 +290,8 @@ class Transfer:
         self.head_bytes = 0  # of `head`, what came before the body; 0: no body yet
         self._headers: Headers = ()
         self._status = self._headers_of = 0
-        self.chunks: list[bytes] = []
+        self._body = bytearray()
+        self._pieces = 0
         self._room = errand.max_bytes  # of the body, until it has to be looked at again
         self._beyond = 0  # more room, once it is reserved
         self._declared: int | None = None
@@ -342,7 +346,11 @@ class Transfer:
 
     @property
     def body(self) -> bytes:
-        return b"".join(self.chunks)
+        return bytes(self._body)
+
+    def let_go(self) -> None:
+        """Drop the body."""
+        self._body = bytearray()
 
     def is_overdue(self, now: float) -> bool:
         """Look at the clock; True when this transfer has been stopped for its slowness, or its flood of headers."""
@@ -355,6 +363,8 @@ class Transfer:
             self.stopped = ("timeout", "connect")
         elif len(self.head) > self.config.max_header_bytes:
             self.stopped = ("too-large", "headers")
+        elif self._is_in_pieces():
+            self.stopped = ("too-large", "pieces")
         elif now - self.window_start >= self.config.rate_window_s:
             arrived, seconds = self.received - self.window_bytes, now - self.window_start
             if self.connected and arrived < self.config.min_rate_bytes_per_s * seconds:
@@ -392,8 +402,16 @@ class Transfer:
             return ("no-contact", "") if self.refused == "no-contact" else ("forbidden-address", self.refused)
         if len(self.head) > self.config.max_header_bytes or "Too large response headers" in self.message:
             return "too-large", "headers"
+        if self.code == _TOO_LARGE:  # a header longer, or more headers, than libcurl takes
+            return "too-large", "headers"
         if self.code:
             return _CURL_OUTCOMES.get(self.code, "connect"), f"curl {self.code}: {self.message}"
+        if not _HEAD_END.search(self.head, 0, self.head_bytes or len(self.head)):
+            return "truncated", "headers end early"
+        if self.status < 100:
+            return "bad-response", f"status {self.status}"
+        if self.decoder is not None and self.decoder.members > _MEMBERS:
+            return "too-large", "body"
         if self.decoder is not None and not self.decoder.complete:
             return "truncated", "encoded body ends early"
         return "ok", ""
@@ -475,9 +493,13 @@ class Transfer:
 
     def _on_body(self, data: bytes) -> int | None:
         size = len(data)
+        self._pieces += 1
+        if self._pieces == _PIECES and self._is_in_pieces():
+            self.stopped = ("too-large", "pieces")
+            return -1
         if self._plain and size <= self._room:
             self._room -= size
-            self.chunks.append(data)
+            self._body += data
             return None
         if not self.head_bytes:
             self._begin_body()
@@ -488,6 +510,10 @@ class Transfer:
         if self.stopped is None:
             self._take(data)
         return None if self.stopped is None else -1
+
+    def _is_in_pieces(self) -> bool:
+        """Whether it is too much not in bytes, but in the work of taking them one by one."""
+        return self._pieces >= _PIECES and self.received < _PIECE_BYTES * self._pieces
 
     def _begin_body(self) -> None:
         self.head_bytes = len(self.head)
@@ -522,6 +548,9 @@ class Transfer:
             return
         if self.decoder is not None:
             self.dropped_bytes += len(data)
+            if self.dropped_bytes > self.errand.max_bytes or self.decoder.members > _MEMBERS:
+                self.stopped = ("too-large", "body")  # encoded to more than it decodes to, or of nothing but beginnings
+                return
             try:
                 data = self.decoder.decode(data, self._room + 1)
             except zlib.error as error:
@@ -529,12 +558,15 @@ class Transfer:
                 return
         if len(data) > self._room:
             self.stopped = ("too-large", "body")
-        self.chunks.append(data[: self._room])
-        self._room -= len(self.chunks[-1])
+        data = data[: self._room]
+        self._body += data
+        self._room -= len(data)
 
 
 # A header without surprises: a token, a colon, printable ASCII. Nothing in it can match in two ways.
 _PLAIN_LINE = re.compile(r"\n([!-9;-~]++):[ \t]*+([\t -~]*+)\r")
+_HEAD_END = re.compile(rb"\n\r?\n\Z")
+_TOO_LARGE = 100  # CURLE_TOO_LARGE
 _STATUS = re.compile(r"HTTP/[0-9.]+ +([0-9]{3})(?![0-9])")
 _LOCATION = re.compile(rb"^[Ll][Oo][Cc][Aa][Tt][Ii][Oo][Nn][ \t]*:([^\r\n]*)", re.MULTILINE)
 
@@ -556,6 +588,7 @@ class _Decoder:
     def __init__(self, encoding: bytes) -> None:
         self._encoding = encoding
         self._inflate: zlib._Decompress | None = None
+        self.members = 0
 
     @classmethod
     def of(cls, encoding: bytes) -> _Decoder | None:
@@ -568,7 +601,7 @@ class _Decoder:
     def decode(self, data: bytes, limit: int) -> bytes:
         """The next bytes, at most `limit` of them: a caller that gets so many has had enough."""
         out = bytearray()
-        while data and len(out) < limit:
+        while data and len(out) < limit and self.members <= _MEMBERS:
             if self._inflate is None:
                 # "deflate" is zlib's format by the standard and raw in some servers; the first byte tells.
                 raw = self._encoding == b"deflate" and data[0] & 0x0F != 8
@@ -577,6 +610,7 @@ class _Decoder:
                 if self._encoding == b"deflate" or data[:1] != b"\x1f":
                     break  # rubbish after the end: what counts is there
                 self._inflate = zlib.decompressobj(47)  # the next member of a gzip file
+                self.members += 1
             out += self._inflate.decompress(data, limit - len(out))
             data = self._inflate.unused_data if self._inflate.eof else self._inflate.unconsumed_tail
         return bytes(out)
@@ -604,5 +638,4 @@ _CURL_OUTCOMES = {
     90: "tls",
     91: "tls",
     92: "reset",
-    100: "bad-response",  # a header longer than libcurl takes
 }

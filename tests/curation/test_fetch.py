@@ -10,8 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from curation.fetch import FetchConfig, Fetched, Fetcher, Request, open_gate, validators
+from curation.transfer import Transfer
 from policy.errors import ConfigurationError, InputError, RefusedError
 from tests.curation.loopback import (
     Answer,
@@ -132,6 +135,38 @@ def test_the_user_agent_says_who_asks_and_nothing_else_is_told() -> None:
     assert not [line for line in lines if line.startswith((b"cookie", b"referer", b"authorization"))]
 
 
+LINES = st.sampled_from(
+    [
+        *(
+            b"A: b",
+            b"A:",
+            b"A:  \t",
+            b"A: b \t",
+            b" fold",
+            b"\tfold",
+            b"no colon",
+            b": x",
+            b"A:b:c",
+            b"A : b",
+            b"A: a\x0bb",
+        ),
+        *(b"HTTP/1.1 100 Continue", b"HTTP/1.1 302 Found", b"HTTP/2 204 ", b"HTTP/x: y", b"", b"A: \xe9", b"A: b\xa0"),
+    ]
+)
+ENDS = st.sampled_from([b"\r\n", b"\r\n", b"\r\n", b"\n", b" \r\n"])
+
+
+@given(st.lists(st.tuples(LINES, ENDS), max_size=6))
+def test_headers_are_read_alike_the_quick_way_and_line_by_line(lines: list[tuple[bytes, bytes]]) -> None:
+    """What nearly all responses get is what the careful reading says, whatever the lines."""
+    head = b"HTTP/1.1 200 OK\r\n" + b"".join(line + end for line, end in lines) + b"\r\n"
+    quick, careful = (Transfer.__new__(Transfer) for _ in range(2))
+    for one in (quick, careful):
+        one.head, one.head_bytes, one._status, one._headers_of = bytearray(head), 0, 0, 0
+    careful._read_lines(head.decode("latin-1"))
+    assert (quick.status, quick.headers()) == (careful._status, careful._headers)
+
+
 # ── bounds ───────────────────────────────────────────────────────────────────────────────────────────────────────
 def test_a_body_over_the_cap_is_not_read() -> None:
     """A declared 60 MB is refused by its header; an undeclared flood is cut at the cap."""
@@ -157,6 +192,22 @@ def test_headers_without_end_are_cut() -> None:
     with serving({"/": flood}) as server:
         fetched = get(server, max_header_bytes=20_000)
     assert (fetched.outcome, fetched.detail) == ("too-large", "headers")
+
+
+def test_a_body_in_too_many_pieces_is_not_read_to_its_end() -> None:
+    """Chunks of a byte each cost us more than their bytes: such a body is given up long before its cap."""
+    tiny = flooding(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n" * 8000)
+    with serving({"/": tiny}) as server:
+        fetched = get(server, max_image_bytes=20_000_000)
+    assert (fetched.outcome, fetched.detail, fetched.body) == ("too-large", "pieces", b"")
+
+
+def test_small_pieces_are_no_reason_to_refuse_a_small_body() -> None:
+    """A page that is flushed word by word comes whole."""
+    words = b"".join(b"5\r\nword \r\n" for _ in range(5000)) + b"0\r\n\r\n"
+    with serving({"/": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + words}) as server:
+        fetched = get(server)
+    assert (fetched.outcome, fetched.body) == ("ok", b"word " * 5000)
 
 
 def test_a_hanging_server_ends_at_the_deadline() -> None:
@@ -216,6 +267,9 @@ def test_a_slow_consumer_costs_no_transfer_its_deadline() -> None:
         (closing(response(b"half", length=1000)), {"truncated"}),
         (closing(response(b"half", length=1000), reset=True), {"reset", "truncated"}),
         (closing(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nff\r\nhalf"), {"truncated", "reset"}),
+        (closing(b"HTTP/1.1 200 OK\r\n"), {"truncated"}),
+        (closing(b"HTTP/1.1 200 OK\r\nContent-Type: image/png\r\n"), {"truncated"}),
+        (closing(b"HTTP/1.1 000 Zero\r\nContent-Length: 0\r\n\r\n"), {"bad-response"}),
         (closing(b"SSH-2.0-OpenSSH_9.2\r\n"), {"bad-response"}),
         (closing(b"\x00\xff" * 100), {"bad-response", "reset"}),
     ],
@@ -463,6 +517,9 @@ def raw_deflate(data: bytes) -> bytes:
         ("gzip, gzip", gzip.compress(gzip.compress(b"x")), "bad-encoding", b""),
         ("gzip", gzip.compress(b"\0" * 50_000_000), "too-large", b""),
         ("deflate", zlib.compress(b"\0" * 50_000_000), "too-large", b""),
+        ("gzip", gzip.compress(b"") * 20 + gzip.compress(b"x"), "ok", b"x"),
+        ("gzip", gzip.compress(b"") * 4_000, "too-large", b""),
+        ("deflate", zlib.compress(b"x") + b"rubbish", "ok", b"x"),
     ],
 )
 def test_an_encoding_is_undone_within_the_cap(encoding: str, body: bytes, outcome: str, decoded: bytes) -> None:
