@@ -9,7 +9,7 @@ from __future__ import annotations
 import codecs
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -19,20 +19,34 @@ from curation.pair import SIGNATURE_PARAMETERS, ImageTextPair, UrlBase, secret_i
 from policy.errors import InputError
 from policy.evidence import LicenceClaim
 
-# The one pass. Elements come in document order. What is asked of every element is asked only of pages that hold it.
-_SELECTOR = "base,title,meta,a,area,link,img,script"
-_MARKED = (
-    (b"itemprop", "[itemprop='creator'],[itemprop~='license']"),
-    (b"itemscope", "[itemscope]"),
-    (b"attributionname", "[property='cc:attributionName']"),
-    (b"typeof", "[typeof]"),
-    (b"about", "[about]"),
-    (b"license", "[rel~='license'],[rel~='cc:license'],[property~='license'],[property$=':license']"),
+# The one pass: elements come in document order, once for each selector that they match. To search the page first for
+# what is rare in it takes longer than asking every element.
+_SELECTOR = ",".join(
+    (
+        "base,title,meta,a,area,link,img,script,figure,picture,input",
+        "image",  # of SVG; elsewhere the parser makes an <img> of it
+        "[itemscope],[typeof],[about],[itemprop='creator'],[itemprop~='license'],[property='cc:attributionName']",
+        "[rel~='license'],[rel~='cc:license'],[property~='license'],[property$=':license']",
+    )
 )
 
-# Attributes that lazy loaders keep the real address in; `src` beside one of them is a placeholder.
-_LAZY_SRC = ("data-src", "data-original", "data-lazy-src", "data-lazy", "data-original-src", "data-image", "data-url")
-_LAZY_SRCSET = ("data-srcset", "data-lazy-srcset", "data-original-set")
+# Attributes that lazy loaders keep the real address in; `src` beside one of them is a placeholder. Of lazysizes,
+# lozad, jQuery Lazy and unveil, WordPress and its plugins (a3, WP Rocket, Jetpack, Smush), Slick, Flickity, Splide,
+# Cloudflare Mirage, mod_pagespeed, Ezoic, NitroPack, LiteSpeed, Zhihu, Shopify's and Magento's themes.
+_LAZY_SRC = (
+    *("data-src", "data-original", "data-lazy-src", "data-lazy", "data-original-src", "data-image", "data-url"),
+    *("data-lazyload", "data-lazyload-src", "data-lazy-original", "data-echo", "data-real-src", "data-img-src"),
+    *("data-image-src", "data-defer-src", "data-delayed-url", "data-actualsrc", "data-flickity-lazyload"),
+    *("data-splide-lazy", "data-cfsrc", "data-pagespeed-lazy-src", "pagespeed_lazy_src", "data-ezsrc"),
+    *("nitro-lazy-src", "data-litespeed-src", "data-orig-src", "data-hi-res-src", "data-large-file"),
+)
+_LAZY_SRCSET = (
+    *("data-srcset", "data-lazy-srcset", "data-original-set", "data-flickity-lazyload-srcset", "data-ezsrcset"),
+    *("data-splide-lazy-srcset", "nitro-lazy-srcset", "data-orig-srcset", "data-bgset", "data-widths-srcset"),
+)
+_LAZY = frozenset((*_LAZY_SRC, *_LAZY_SRCSET))
+# An <a> or <img> with none of these says nothing but its address and its text.
+_SPECIAL = frozenset({"rel", "itemprop", "property", "itemscope", "typeof", "about"})
 
 # What a robots-like <meta> is: by its name, or because it says something only a robots meta says (GPTBot, "ccbot",
 # "anthropic-ai", our own product token: the names cannot be listed, so the content decides).
@@ -104,6 +118,8 @@ def is_licence_rel(rel: str | None) -> bool:
 
 def is_secret(canonical: str) -> bool:
     """Whether `secret_in_url` finds something; most URLs need not be taken apart for it."""
+    if "?" not in canonical and "@" not in canonical:
+        return False
     return _MAY_BE_SECRET.search(canonical) is not None and secret_in_url(canonical) is not None
 
 
@@ -183,10 +199,11 @@ class _PageReader:
         self.url = base_url
         self.base = UrlBase(base_url)
         text = _as_utf8(html, content_type)
-        lower = text.lower()
-        self.selector = ",".join((_SELECTOR, *(more for needle, more in _MARKED if needle in lower)))
         self.tree = LexborHTMLParser(text)
+        self.has_figures = False  # so far: a figure comes before what stands in it
         self.links: dict[str, None] = {}
+        self.joined: dict[str, None] = {}  # pages repeat their addresses
+        self.image_urls: dict[str, str | None] = {}
         self.meta: list[tuple[str, str]] = []
         self.rsl: list[tuple[str, str]] = []
         self.title: str | None = None
@@ -204,20 +221,28 @@ class _PageReader:
         self.deep_texts = _MAX_DEEP_TEXTS
 
     def read(self) -> Page:
-        self._set_base()
+        nodes = self.tree.css(_SELECTOR)
+        tags = [node.tag for node in nodes]
+        if "base" in tags:
+            self._set_base()
         last = 0
-        for node in self.tree.css(self.selector):
-            # An element comes once for each selector that it matches.
-            if (at := node.mem_id) != last:
-                self._visit(node)
-                last = at
+        for node, tag in zip(nodes, tags, strict=True):
+            if (at := node.mem_id) == last:
+                continue
+            last, attributes = at, node.attributes
+            if (tag != "a" and tag != "img") or not _SPECIAL.isdisjoint(attributes):
+                self._visit(node, attributes)
+            elif tag == "img":
+                self._image(node, attributes)
+            elif href := attributes.get("href"):
+                self._add_link(href)
         self._settle_loose()
         by_address, by_image = self._settle_items()
         claims = {place: tuple(self._with_creator(c, place) for c in found) for place, found in self.claims.items()}
         page_claims = claims.get(None, ())
         return Page(
             url=self.url,
-            pairs=_unique(self._pair(found, claims, by_address, by_image) for found in self.images),
+            pairs=self._pairs(claims, by_address, by_image),
             links=tuple(self.links),
             meta=tuple(self.meta),
             licence_claims=page_claims,
@@ -236,14 +261,19 @@ class _PageReader:
             except InputError:
                 return
 
-    def _visit(self, node: LexborNode) -> None:
-        attributes = node.attributes
+    def _visit(self, node: LexborNode, attributes: Mapping[str, str | None]) -> None:
         if "itemscope" in attributes or "typeof" in attributes or "about" in attributes:
             self._item(node, attributes)
-        match node.tag:
+        if (tag := node.tag) == "figure" or tag == "picture":
+            self.has_figures = True
+        if tag == "picture":
+            self._bare_picture(node)
+        match tag:
             case "a" | "area":
                 self._link(node, attributes)
-            case "img":
+            case "img" | "image":
+                self._image(node, attributes)
+            case "input" if (attributes.get("type") or "").strip().lower() == "image":
                 self._image(node, attributes)
             case "meta":
                 self._meta(attributes)
@@ -256,7 +286,7 @@ class _PageReader:
             case "script" if _media_type(attributes) == "application/rsl+xml":
                 self.rsl.append(("inline", node.text()))
             case _ if "rel" in attributes:  # RDFa puts it anywhere
-                self._rel(node, attributes, node.tag or "")
+                self._rel(node, attributes, tag or "")
         if "itemprop" in attributes or "property" in attributes:
             self._property(node, attributes)
 
@@ -292,8 +322,12 @@ class _PageReader:
             return
         if "rel" in attributes:
             self._rel(node, attributes, "a")
-        if (url := self._join(href)) is not None and not is_secret(url):
-            self.links.setdefault(url)
+        self._add_link(href)
+
+    def _add_link(self, href: str) -> None:
+        if href not in self.joined and (url := self._join(href)) is not None and not is_secret(url):
+            self.links[url] = None
+        self.joined[href] = None
 
     def _rel(self, node: LexborNode, attributes: Mapping[str, str | None], element: str) -> None:
         rels = (attributes.get("rel") or "").lower().split()
@@ -355,11 +389,26 @@ class _PageReader:
 
     # ── images ────────────────────────────────────────────────────────────────────────────────────────────────
     def _image(self, node: LexborNode, attributes: Mapping[str, str | None]) -> None:
-        figures, picture = _ancestors(node)
-        addresses = list(_addresses(attributes))
+        figures, picture = _ancestors(node) if self.has_figures else ((), None)
+        addresses = _addresses(attributes)
         if picture is not None:
             for source in picture.css("source"):
                 addresses.extend(_addresses(source.attributes))
+        self._add_image(node, attributes, addresses, figures)
+
+    def _bare_picture(self, node: LexborNode) -> None:
+        """A <picture> whose <img> a script would add."""
+        if node.css_first("img") is None:
+            addresses = [address for source in node.css("source") for address in _addresses(source.attributes)]
+            self._add_image(node, node.attributes, addresses, _figures(node))
+
+    def _add_image(
+        self,
+        node: LexborNode,
+        attributes: Mapping[str, str | None],
+        addresses: list[str],
+        figures: Sequence[LexborNode],
+    ) -> None:
         urls = tuple(dict.fromkeys(url for address in addresses if (url := self._image_url(address)) is not None))
         if not urls:
             return
@@ -375,13 +424,34 @@ class _PageReader:
         )
 
     def _image_url(self, address: str) -> str | None:
-        if address.lstrip()[:5].lower() == "data:":
+        if address in self.image_urls:
+            url = self.image_urls[address]
+        elif address[:5].lower() == "data:":
             return None  # the picture itself, or a lazy loader's placeholder: not an address
-        url = self._join(address)
-        if url is None or is_secret(url):
+        else:
+            url = self._join(address)
+            url = self.image_urls[address] = None if url is None or is_secret(url) else url
+        if url is None:
             self.refused += 1
-            return None
         return url
+
+    def _pairs(
+        self,
+        claims: Mapping[int | None, tuple[LicenceClaim, ...]],
+        by_address: Mapping[str, list[LicenceClaim]],
+        by_image: Mapping[int, list[LicenceClaim]],
+    ) -> tuple[ImageTextPair, ...]:
+        """The same image with the same text counts once a page; what covers any of its places covers it."""
+        merged: dict[tuple[str, str | None], ImageTextPair] = {}
+        is_plain = not (by_address or by_image or claims.keys() - {None})  # all images have the page's claims alone
+        for found in self.images:
+            key = found.urls[0], found.alt
+            first = merged.get(key)
+            if first is not None and is_plain and first.alternates == found.urls[1:]:
+                continue
+            pair = self._pair(found, claims, by_address, by_image)
+            merged[key] = pair if first is None else _merged(first, pair)
+        return tuple(merged.values())
 
     def _pair(
         self,
@@ -559,20 +629,25 @@ def _figures(node: LexborNode) -> list[LexborNode]:
     return _ancestors(node)[0]
 
 
-def _addresses(attributes: Mapping[str, str | None]) -> Iterator[str]:
+def _addresses(attributes: Mapping[str, str | None]) -> list[str]:
     """Every address an <img> or <source> names, the one to fetch first.
 
     A lazy loader's attribute before `src` (a placeholder beside it), `src` before the candidates of a srcset
-    (it is the one that every reader of the page gets), the largest candidate first.
+    (it is the one that every reader of the page gets), the largest candidate first. SVG's <image> has an href.
     """
-    for name in _LAZY_SRC:
-        if value := attributes.get(name):
-            yield value.strip()
-    for name in _LAZY_SRCSET:
-        yield from _candidates(attributes.get(name) or "")
+    found: list[str] = []
+    if not _LAZY.isdisjoint(attributes):
+        found += [value.strip() for name in _LAZY_SRC if (value := attributes.get(name))]
+        for name in _LAZY_SRCSET:
+            if value := attributes.get(name):
+                found += _candidates(value)
     if value := attributes.get("src"):
-        yield value.strip()
-    yield from _candidates(attributes.get("srcset") or "")
+        found.append(value.strip())
+    if value := attributes.get("srcset"):
+        found += _candidates(value)
+    if not found and (value := attributes.get("href") or attributes.get("xlink:href")):
+        found.append(value.strip())
+    return found
 
 
 _NEXT_ADDRESS = re.compile(r"[\s,]*(\S+)")
@@ -818,22 +893,14 @@ def _first(item: Mapping[str, object], *names: str) -> str | None:
     return None
 
 
-def _unique(pairs: Iterable[ImageTextPair]) -> tuple[ImageTextPair, ...]:
-    """The same image with the same text counts once a page; what covers any of its places covers it."""
-    merged: dict[tuple[str, str | None], ImageTextPair] = {}
-    for pair in pairs:
-        key = (pair.image_url, pair.alt)
-        if (first := merged.get(key)) is None:
-            merged[key] = pair
-            continue
-        if pair.licence_claims == first.licence_claims and pair.alternates == first.alternates:
-            continue
-        merged[key] = replace(
-            first,
-            licence_claims=tuple(dict.fromkeys((*first.licence_claims, *pair.licence_claims))),
-            alternates=tuple(dict.fromkeys((*first.alternates, *pair.alternates))),
-        )
-    return tuple(merged.values())
+def _merged(first: ImageTextPair, pair: ImageTextPair) -> ImageTextPair:
+    if pair.licence_claims == first.licence_claims and pair.alternates == first.alternates:
+        return first
+    return replace(
+        first,
+        licence_claims=tuple(dict.fromkeys((*first.licence_claims, *pair.licence_claims))),
+        alternates=tuple(dict.fromkeys((*first.alternates, *pair.alternates))),
+    )
 
 
 def _as_utf8(html: bytes, content_type: str | None) -> bytes:

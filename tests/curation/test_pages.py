@@ -38,6 +38,8 @@ def addresses(page: Page) -> list[tuple[str, tuple[str, ...]]]:
         ("<img src=i alt='   '>", None, None, "   "),
         ("<img src=i>", None, None, None),
         ("<figcaption>stray</figcaption><img src=i>", None, None, None),
+        ("<figure><picture><source srcset=s></picture><figcaption>c</figcaption></figure>", "c", "figcaption", None),
+        ("<figure><div><figure><img src=i></figure></div><figcaption>c</figcaption></figure>", None, None, None),
     ],
 )
 def test_text_comes_from_alt_then_figcaption_then_title(
@@ -59,6 +61,36 @@ def test_text_comes_from_alt_then_figcaption_then_title(
         ("<img data-srcset='s.png 1x, l.png 2x'>", "l.png", ["s.png"]),
         ("<picture><source srcset='w.webp 1x'><img src=i.png></picture>", "i.png", ["w.webp"]),
         ("<noscript><img src=i.png></noscript>", "i.png", []),
+        ("<img src=blank.gif data-src=i.png alt=x><noscript><img src=i.png alt=x></noscript>", "i.png", ["blank.gif"]),
+        (
+            "<picture><source srcset='a.webp 1x, b.webp 2x'><source data-srcset=c.png></picture>",
+            "b.webp",
+            ["a.webp", "c.png"],
+        ),
+        ("<picture><noscript><img src=i.png></noscript></picture>", "i.png", []),
+        ("<input type=IMAGE src=i.png alt=go><input src=no.png>", "i.png", []),
+        ("<svg><image href=i.png /></svg>", "i.png", []),
+        ("<svg><image xlink:href=i.png /></svg>", "i.png", []),
+        ("<image src=i.png>", "i.png", []),
+        ("<IMG SRC=i.png>", "i.png", []),
+        ("<base target=_top><base href=/x/><base href=/gallery/><img src=../gallery/i.png>", "i.png", []),
+        *(
+            (f"<img src=blank.gif {name}=i.png>", "i.png", ["blank.gif"])
+            for name in (
+                *("data-src", "data-lazy", "data-lazy-src", "data-lazyload", "data-echo", "data-cfsrc", "data-ezsrc"),
+                *(
+                    "data-flickity-lazyload",
+                    "data-splide-lazy",
+                    "data-pagespeed-lazy-src",
+                    "nitro-lazy-src",
+                    "DATA-SRC",
+                ),
+            )
+        ),
+        *(
+            (f"<img src=blank.gif {name}='s.png 300w, i.png 900w'>", "i.png", ["s.png", "blank.gif"])
+            for name in ("data-srcset", "data-lazy-srcset", "nitro-lazy-srcset", "data-bgset")
+        ),
     ],
 )
 def test_every_address_of_a_picture_is_found(html: str, first: str, others: list[str]) -> None:
