@@ -89,6 +89,8 @@ class DecodePool:
         self.analyser, self.queue_depth, self.max_bytes = analyser, queue_depth, max_bytes
         self._poll = select.epoll()
         self._workers: list[_Worker | None] = [None] * workers
+        self._by_socket: dict[int, tuple[int, _Worker]] = {}
+        self._look_every_s, self._look_at = min(0.25, self.limits.wall_s / 4), 0.0  # for what is overdue
         self._waiting: deque[_Picture] = deque()
         self._done: deque[tuple[object, Result]] = deque()
         self._numbers = 0
@@ -115,7 +117,9 @@ class DecodePool:
         """Start the workers now, so that they load while the first bodies are on their way; does not wait for them."""
         for place, worker in enumerate(self._workers):
             if worker is None:
-                self._workers[place] = _Worker(self, self._poll)
+                worker = self._workers[place] = _Worker(self)
+                self._by_socket[worker.socket.fileno()] = (place, worker)
+                self._poll.register(worker.socket, select.EPOLLIN)
 
     def submit(self, tag: object, body: bytes) -> None:
         """Hand in a picture; waits only while `max_bytes` of pictures are unanswered."""
@@ -129,7 +133,10 @@ class DecodePool:
 
     def wait(self, timeout_s: float) -> bool:
         """Sleep until a result is ready or the time is over; whether one is."""
-        self._pump(0.0 if self._done else timeout_s)
+        self._pump(0.0)
+        until = time.monotonic() + timeout_s
+        while not self._done and (left_s := until - time.monotonic()) > 0:
+            self._pump(left_s)
         return bool(self._done)
 
     def ready(self) -> Iterator[tuple[object, Result]]:
@@ -155,9 +162,9 @@ class DecodePool:
 
     def close(self) -> None:
         """End the workers; what they have in hand is lost."""
-        for worker in filter(None, self._workers):
-            worker.end(kill=bool(worker.pictures))
-        self._workers = [None] * len(self._workers)
+        for place, worker in enumerate(self._workers):
+            if worker is not None:
+                self._end(place, worker, kill=bool(worker.pictures))
         self._poll.close()
 
     def __enter__(self) -> Self:
@@ -169,37 +176,36 @@ class DecodePool:
         self.close()
 
     def _pump(self, timeout_s: float) -> None:
-        """Lay out work, take what comes within the time, end what is overdue, and lay out again."""
+        """Lay out work, take what comes within the time (or a part of it), end what is overdue, lay out again."""
         self._hand_out()
-        now = time.monotonic()
-        overdue_in = min((w.overdue_at() - now for w in self._workers if w is not None), default=timeout_s)
-        answered = {descriptor for descriptor, _ in self._poll.poll(max(0.0, min(timeout_s, overdue_in)))}
-        for place, worker in enumerate(self._workers):
-            if worker is None:
-                continue
-            if worker.socket.fileno() in answered and not self._take(worker):
+        for descriptor, _ in self._poll.poll(min(timeout_s, self._look_every_s)):
+            place, worker = self._by_socket[descriptor]
+            if not self._take(worker):
                 self._bury(place, worker, "decoder-killed")
-            elif worker.overdue_at() <= time.monotonic():
-                self._take(worker)  # it may just have made it
-                if worker.overdue_at() <= time.monotonic():
-                    self._bury(place, worker, "timeout")
+        if (now := time.monotonic()) >= self._look_at:
+            self._look_at = now + self._look_every_s
+            self._end_overdue(now)
         self._hand_out()
+
+    def _end_overdue(self, now: float) -> None:
+        for place, worker in enumerate(self._workers):
+            if worker is not None and worker.overdue_at() <= now:
+                self._take(worker)  # it may just have made it
+                if worker.overdue_at() <= now:
+                    self._bury(place, worker, "timeout")
 
     def _hand_out(self) -> None:
         """Give each waiting picture to the worker with the fewest, as long as one has a slot free."""
-        if self._waiting:
-            self.start()  # all at once: their imports overlap
         while self._waiting:
-            place, worker = min(enumerate(self._workers), key=lambda each: len(each[1].pictures) if each[1] else 0)
-            if worker is None:
-                self.start()
-            elif not worker.free:
+            self.start()  # all that are missing at once: their imports overlap
+            worker = min(filter(None, self._workers), key=_Worker.laid_out)
+            if not worker.free:
                 return
-            elif worker.give(self._waiting[0]):
+            if worker.give(self._waiting[0]):
                 self._waiting.popleft()
             else:
                 self._take(worker)
-                self._bury(place, worker, "decoder-killed")
+                self._bury(self._workers.index(worker), worker, "decoder-killed")
 
     def _take(self, worker: _Worker) -> bool:
         """Every answer that has come; False when no more will."""
@@ -223,8 +229,7 @@ class DecodePool:
 
     def _bury(self, place: int, worker: _Worker, code: str) -> None:
         """End a worker that died or has to; what it had begun is lost, what stood behind that goes to a fresh one."""
-        self._workers[place] = None
-        status = worker.end(kill=code == "timeout")
+        status = self._end(place, worker, kill=code == "timeout")
         pictures = list(worker.pictures)
         if not worker.is_ready:
             self._waiting.extendleft(reversed(pictures))
@@ -239,6 +244,12 @@ class DecodePool:
             if pictures[0].attempts >= _ATTEMPTS:
                 self._answer(pictures.pop(0), DecodeError("decoder-killed", "its workers end before they begin it"))
         self._waiting.extendleft(reversed(pictures))
+
+    def _end(self, place: int, worker: _Worker, *, kill: bool) -> int:
+        self._workers[place] = None
+        del self._by_socket[worker.socket.fileno()]
+        self._poll.unregister(worker.socket)
+        return worker.end(kill=kill)
 
 
 @dataclass(slots=True)
@@ -255,7 +266,7 @@ class _Picture:
 class _Worker:
     """The parent's end of one decoding process."""
 
-    def __init__(self, pool: DecodePool, poll: select.epoll) -> None:
+    def __init__(self, pool: DecodePool) -> None:
         self.limits = pool.limits
         self.pictures: deque[_Picture] = deque()  # laid out, the one in hand first
         self.is_ready, self.answers, self.begun = False, 0, 0
@@ -278,8 +289,9 @@ class _Worker:
                 stdin=subprocess.DEVNULL,
                 env=_worker_environment(),
             )
-        self._poll = poll
-        poll.register(self.socket.fileno(), select.EPOLLIN)
+
+    def laid_out(self) -> int:
+        return len(self.pictures)
 
     def give(self, picture: _Picture) -> bool:
         """Lay out a picture in a free slot; False when the process is gone."""
@@ -328,7 +340,6 @@ class _Worker:
 
     def end(self, *, kill: bool) -> int:
         """End the process and let go of what was shared with it; its exit status."""
-        self._poll.unregister(self.socket.fileno())
         self.socket.close()  # an idle worker leaves by itself when its socket is gone
         if kill:
             self.process.kill()
