@@ -19,15 +19,11 @@ from curation.pair import SIGNATURE_PARAMETERS, ImageTextPair, UrlBase, secret_i
 from policy.errors import InputError
 from policy.evidence import LicenceClaim
 
-# The one pass: elements come in document order, once for each selector that they match. To search the page first for
-# what is rare in it takes longer than asking every element.
-_SELECTOR = ",".join(
-    (
-        "base,title,meta,a,area,link,img,script,figure,picture,input",
-        "image",  # of SVG; elsewhere the parser makes an <img> of it
-        "[itemscope],[typeof],[about],[itemprop='creator'],[itemprop~='license'],[property='cc:attributionName']",
-        "[rel~='license'],[rel~='cc:license'],[property~='license'],[property$=':license']",
-    )
+# The one pass: elements come in document order, once for each selector that they match. To search the page first
+# for what is rare in it takes longer. <image> is SVG's; elsewhere the parser makes an <img> of it.
+_SELECTOR = (
+    "base,title,meta,a,area,link,img,script,figure,picture,input,image,"
+    "[itemscope],[typeof],[about],[itemprop],[property],[rel]"
 )
 
 # Attributes that lazy loaders keep the real address in; `src` beside one of them is a placeholder. Of lazysizes,
