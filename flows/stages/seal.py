@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from curation.images import PixelStore
+from curation.pixel_store import PixelStore
 from curation.shards import SealedSample, generation_name, write_dataset
 from flows.home import Home, utc_now
 from flows.stages.decide import decide
@@ -23,6 +23,7 @@ from policy.licences import attribution
 from policy.provenance import DatasetManifest, Generation, dataset_root, utc_text
 from policy.snapshot import publish
 
+TOLD = 100  # samples between two words of progress
 NO_LICENCE = "NOASSERTION"  # SPDX's word, for a ruleset that does not judge licences
 COLUMNS = (
     "sample_key, pair_key, content_sha256, caption, caption_origin, caption_run, licence, page_url, image_url, "
@@ -272,7 +273,9 @@ def _samples(
     for done, slot in enumerate(slots, 1):
         if slot["sample_key"] is None or tombstones.covers_sample(slot["sample_key"]):
             continue
-        if slot["content_sha256"] not in store:
+        try:
+            jpeg = store.get(slot["content_sha256"])
+        except InputError:
             missing += 1
             continue
         metadata = {
@@ -285,12 +288,13 @@ def _samples(
         yield SealedSample(
             slot["ordinal"],
             slot["sample_key"],
-            store.get(slot["content_sha256"]),
+            jpeg,
             "jpg",
             slot["caption"],
             json.dumps(metadata, ensure_ascii=False),
         )
-        progress(done, len(slots), "seal: ")
+        if done % TOLD == 0 or done == len(slots):
+            progress(done, len(slots), "seal: ")
     if missing:
         raise InputError(
             f"the kept pixels of {missing} samples are gone",

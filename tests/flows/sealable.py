@@ -1,0 +1,90 @@
+"""A home whose ledger holds allowed samples, written as a crawl would have, without a crawl."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from curation.images import PixelStore
+from curation.pair import sample_key
+from flows.home import Home
+from flows.stages.evidence import evidence_batches
+from policy.evidence import C2pa, Document, Embedded, Evidence, Hop, LicenceClaim, OriginEvidence
+
+ORIGINS, PAGE = 50, 25  # origins, and pictures a page
+BATCH = 5_000
+
+
+def sealable_home(path: Path, count: int, jpeg: Callable[[int], bytes], *, settings_text: str | None = None) -> Home:
+    """A new home with `count` allowed samples, each a picture of its own at an address and with a text of its own."""
+    home = Home.create(path, settings_text=settings_text)
+    store, now = PixelStore(home.pixels_path), datetime.now(UTC)
+    origins = [_origin(number, now) for number in range(ORIGINS)]
+    for start in range(0, count, BATCH):
+        rows: dict[str, list[dict[str, object]]] = {"occurrence": [], "content": [], "caption": []}
+        evidence = []
+        for n in range(start, min(start + BATCH, count)):
+            body = jpeg(n)
+            sha = hashlib.sha256(n.to_bytes(8, "big")).hexdigest()
+            store.put(sha, body)
+            pair, observed = f"{n * 2654435761 % (1 << 32):08x}{n:024x}", _evidence(n, sha, origins, now)
+            evidence.append((pair, observed))
+            at = {"unit_id": "sealable"}
+            where = {"page_url": observed.page_url, "image_url": observed.image_url, "url_key": f"{n:032x}"}
+            rows["occurrence"].append(where | at | {"pair_key": pair, "alt": observed.alt, "text_origin": "alt"})
+            measured = {"width": 256, "height": 256, "size_bytes": 40_000, "media_type": "image/jpeg", "face_count": 0}
+            rows["content"].append(measured | at | {"content_sha256": sha, "url_key": f"{n:032x}"})
+            key = sample_key(sha, observed.alt or "", "alt")
+            text = {"caption": observed.alt, "caption_origin": "alt", "state": "kept"}
+            rows["caption"].append(text | {"sample_key": key, "pair_key": pair, "content_sha256": sha})
+        store.settle()
+        with home.ledger() as ledger:
+            ledger.append_many([(table, rows[table], f"sealable/{start}") for table in rows])
+            ledger.append_many(evidence_batches(ledger, evidence, "sealable", f"sealable/{start}"))
+    return home
+
+
+def _origin(number: int, now: datetime) -> OriginEvidence:
+    name = f"https://site{number}.example"
+    paths = {"robots": "/robots.txt", "tdmrep": "/.well-known/tdmrep.json", "ai_txt": "/ai.txt",
+             "trust_txt": "/.well-known/trust.txt"}  # fmt: skip
+    return OriginEvidence(name, tuple((what, Document(name + path, 404, now)) for what, path in paths.items()))
+
+
+def _evidence(n: int, sha: str, origins: list[OriginEvidence], now: datetime) -> Evidence:
+    page, image = origins[n // PAGE % ORIGINS], origins[(n // PAGE + 1) % ORIGINS]
+    url = f"{image.origin}/pictures/{n}.jpg"
+    return Evidence(
+        page_url=f"{page.origin}/page/{n // PAGE}.html",
+        image_url=url,
+        observed_at=now,
+        observer="test",
+        observer_version="1",
+        origins=(page, image),
+        page_headers=(("Content-Type", "text/html"),),
+        page_meta=(),
+        page_rsl=(),
+        hops=(Hop(url, 200, (("Content-Type", "image/jpeg"), ("ETag", f'"{n:x}"'))),),
+        embedded=Embedded("image/jpeg"),
+        c2pa=C2pa("absent"),
+        licence_claims=(
+            LicenceClaim(
+                f"https://creativecommons.org/{('publicdomain/zero/1.0', 'licenses/by/4.0')[n % 2]}/",
+                "rel-license",
+                "figure",
+                creator=f"Painter {n % 40}",
+                title=f"Apple no. {n}",
+            ),
+        ),
+        content_sha256=sha,
+        content_md5=f"{n:032x}",
+        width=256,
+        height=256,
+        faces=(),
+        face_detector="test",
+        alt=f"a photograph of apple number {n} on a table",
+        text_origin="alt",
+        tombstoned="",
+    )
