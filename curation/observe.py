@@ -115,6 +115,11 @@ def observe_again(
     )
 
 
+def without_picture(evidence: Evidence, why: str) -> Evidence:
+    """Evidence whose picture is not the one that was meant: of that one nothing was measured, and `why` says so."""
+    return replace(evidence, fetch_error=why, **_facts(None))
+
+
 def _merged(known: tuple[OriginEvidence, ...], newer: Mapping[str, OriginEvidence]) -> tuple[OriginEvidence, ...]:
     names = dict.fromkeys((*(o.origin for o in known), *newer))
     old = {o.origin: o for o in known}

@@ -451,6 +451,7 @@ def _evidence_from_plain(d: dict[str, Any], shared: Shared, anew: Mapping[str, A
     page: dict[str, Any] = shared.page(d["page"]) if "page" in d else {n: _pairs(d[n]) for n in _OF_THE_PAGE if n in d}
     return Evidence(
         **({k: v for k, v in d.items() if k not in _COMPOUND} | page | dict(anew)),
+        page_url=d.get("page_url"),  # a picture out of a list may stand on no page
         observed_at=datetime.fromisoformat(d["observed_at"]),
         origins=tuple(shared.origin(o) for o in d["origins"]),
         declared=tuple(shared.declared(name) for name in d.get("declared", ())),
@@ -463,6 +464,6 @@ def _evidence_from_plain(d: dict[str, Any], shared: Shared, anew: Mapping[str, A
 
 
 _COMPOUND = frozenset(
-    {"observed_at", "origins", "page", "declared", "hops", "embedded", "c2pa", "licence_claims", "faces"}
+    {"page_url", "observed_at", "origins", "page", "declared", "hops", "embedded", "c2pa", "licence_claims", "faces"}
     | set(_OF_THE_PAGE)
 )

@@ -18,11 +18,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from curation.url_lists import LIST_FIELDS
-
 from curation.fetch import TRANSIENT_OUTCOMES
 from curation.pair import canonical_url, origin_of, secret_in_url
 from curation.storage import list_files, open_input, parse_location
+from curation.url_lists import LIST_FIELDS
 from flows.home import Home, utc_now
 from flows.stages.crawling import bulk_units, plan, sources
 from flows.stages.crawling.asking import UnitSummary, run_page_unit, run_picture_units

@@ -15,7 +15,7 @@ from datetime import datetime
 
 import pyarrow as pa
 
-from curation.images import PixelStore
+from curation.pixel_store import PixelStore
 from flows.home import Home, utc_now
 from flows.stages.basis import Anew, Basis, to_judge
 from flows.stages.evidence import shared_texts

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from curation.images import PixelStore
 from curation.pair import canonical_url
+from curation.pixel_store import PixelStore
 from curation.shards import DatasetReader, prune, reseal
 from flows.home import Home, utc_now
 from flows.stages.seal import record_generation

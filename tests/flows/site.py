@@ -38,6 +38,7 @@ class Site:
     def __init__(self, answers: dict[str, Answer]) -> None:
         self.answers = answers
         self.requests: Counter[str] = Counter()
+        self.confirmed: Counter[str] = Counter()  # of them, those that were answered 304
         site = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -46,6 +47,10 @@ class Site:
             def do_GET(self) -> None:
                 site.requests[self.path] += 1
                 answer = site.answers.get(self.path, Answer(b"", "text/plain", 404))
+                tag = next((value for name, value in answer.headers if name.lower() == "etag"), None)
+                if tag is not None and self.headers["If-None-Match"] == tag:
+                    self._confirm(answer)
+                    return
                 self.send_response(answer.status)
                 self.send_header("Content-Type", answer.media_type)
                 self.send_header("Content-Length", str(len(answer.body)))
@@ -53,6 +58,13 @@ class Site:
                     self.send_header(name, value)
                 self.end_headers()
                 self.wfile.write(answer.body)
+
+            def _confirm(self, answer: Answer) -> None:
+                site.confirmed[self.path] += 1
+                self.send_response(304)
+                for name, value in answer.headers:
+                    self.send_header(name, value)
+                self.end_headers()
 
             def log_message(self, *_: object) -> None:
                 return

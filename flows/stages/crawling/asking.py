@@ -11,9 +11,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from curation.decode_pool import DecodePool
 from curation.fetch import Fetched, Request
-from curation.images import DecodeError, DecodeLimits, DecodePool, PixelStore, ShapeConfig, Shaped
+from curation.images import DecodeError, DecodeLimits, ShapeConfig, Shaped
 from curation.pages import Page, read_page
+from curation.pixel_store import PixelStore
 from flows.home import Home, utc_now
 from flows.stages.crawling import plan
 from flows.stages.crawling.known import KnownAnswer, known_pages, known_pictures

@@ -16,8 +16,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from curation.images import DecodeError, PixelStore, Shaped
+from curation.images import DecodeError, Shaped
 from curation.pair import origin_of
+from curation.pixel_store import PixelStore
 from flows.home import Home, utc_now
 from flows.stages import bulk
 from flows.stages.bulk import BulkOutcome, BulkSettings

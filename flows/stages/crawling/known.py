@@ -15,8 +15,9 @@ from typing import Any
 
 from curation.face_detection import default_detector_id
 from curation.fetch import Fetched, validators
-from curation.images import DecodeError, PixelStore, read_header
+from curation.images import DecodeError, read_header
 from curation.pair import url_key
+from curation.pixel_store import PixelStore
 from flows.home import Home
 from flows.stages.crawling.rows import hops_of
 from policy.evidence import Headers, Hop

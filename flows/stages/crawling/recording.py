@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from curation.fetch import TRANSIENT_OUTCOMES
-from curation.observe import observe, observe_again
+from curation.observe import observe, observe_again, without_picture
 from curation.pair import canonical_url, sample_key, url_key
 from flows.home import Home
 from flows.stages.crawling import plan
@@ -207,7 +207,7 @@ class Recorder:
         expected = row["expected_sha256"]
         if expected is not None and evidence.content_sha256 not in (None, expected):
             # The list speaks of other bytes than those that hang there now.
-            return replace(evidence, fetch_error=MISMATCH)
+            return without_picture(evidence, MISMATCH)
         return evidence
 
     def _again(self, standing: Evidence | None, picture: Mapping[str, Any]) -> Evidence | None:

@@ -16,13 +16,13 @@ from datetime import timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from curation.sitemaps import read_sitemap, sitemap_urls
-from curation.url_lists import Listed, read_url_list
-
 from curation.fetch import TRANSIENT_OUTCOMES, Request
-from curation.images import DecodeError, PixelStore, Shaped
+from curation.images import DecodeError, Shaped
 from curation.img2dataset import Imported, read_img2dataset
 from curation.pair import ImageTextPair, canonical_url, origin_of, secret_in_url, url_key
+from curation.pixel_store import PixelStore
+from curation.sitemaps import read_sitemap, sitemap_urls
+from curation.url_lists import Listed, read_url_list
 from curation.warc import ArchivedPage, Place, read_warc
 from curation.wat import read_wat
 from flows.home import Home, utc_now
