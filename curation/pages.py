@@ -41,6 +41,7 @@ _LAZY_SRCSET = (
     *("data-splide-lazy-srcset", "nitro-lazy-srcset", "data-orig-srcset", "data-bgset", "data-widths-srcset"),
 )
 _LAZY = frozenset((*_LAZY_SRC, *_LAZY_SRCSET))
+_MORE_ADDRESSES = _LAZY | {"srcset"}
 # An <a> or <img> with none of these says nothing but its address and its text.
 _SPECIAL = frozenset({"rel", "itemprop", "property", "itemscope", "typeof", "about"})
 
@@ -385,6 +386,9 @@ class _PageReader:
 
     # ── images ────────────────────────────────────────────────────────────────────────────────────────────────
     def _image(self, node: LexborNode, attributes: Mapping[str, str | None]) -> None:
+        if not self.has_figures and (src := attributes.get("src")) and _MORE_ADDRESSES.isdisjoint(attributes):
+            self._add_image(node, attributes, (src.strip(),), ())  # as most are
+            return
         figures, picture = _ancestors(node) if self.has_figures else ((), None)
         addresses = _addresses(attributes)
         if picture is not None:
@@ -402,12 +406,13 @@ class _PageReader:
         self,
         node: LexborNode,
         attributes: Mapping[str, str | None],
-        addresses: list[str],
+        addresses: Sequence[str],
         figures: Sequence[LexborNode],
     ) -> None:
-        urls = tuple(dict.fromkeys(url for address in addresses if (url := self._image_url(address)) is not None))
-        if not urls:
+        found = [url for address in addresses if (url := self._image_url(address)) is not None]
+        if not found:
             return
+        urls = tuple(found) if len(found) == 1 else tuple(dict.fromkeys(found))
         raw_alt = (attributes["alt"] or "") if "alt" in attributes else None
         text, origin = text_of(raw_alt), "alt"
         if text is None and figures:
