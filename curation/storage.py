@@ -191,12 +191,12 @@ class ObjectStore:
 
     def read(self, name: str) -> bytes:
         """A whole object; FileNotFoundError when there is none."""
-        with self._asking(name):
-            return cast(bytes, self._fs().cat_file(self._path(name), max_concurrency=1))
+        return cast(bytes, self._again(name, lambda: self._fs().cat_file(self._path(name), max_concurrency=1)))
 
     def fetch(self, name: str, path: Path) -> None:
         """A whole object into a file; FileNotFoundError when there is none. What came is for the caller to check."""
-        with self._asking(name):
+
+        def get() -> None:
             try:
                 self._fs().get_file(self._path(name), str(path))
             except OSError as error:
@@ -204,6 +204,8 @@ class ObjectStore:
                     raise
                 what = f"cannot write ({error.strerror})"
                 raise StorageError(what, where=str(path), remedy="Free some space and run it again") from error
+
+        self._again(name, get)
 
     def head(self, name: str) -> tuple[int, str | None] | None:
         """An object's size, and the sha256 that `put_file` wrote beside it; None when there is none."""
@@ -387,6 +389,17 @@ class ObjectStore:
         fs.retries = 1  # botocore tries again already, and two loops within each other multiply
         return fs
 
+    def _again(self, name: str, work: Callable[[], Any]) -> Any:
+        """A transfer, begun again where the connection broke in its middle, which botocore does not do."""
+        for left in reversed(range(_ATTEMPTS)):
+            try:
+                with self._asking(name):
+                    return work()
+            except StorageError as error:
+                if not left or not _is_broken(error.__cause__):
+                    raise
+        raise AssertionError("the last attempt returns or raises")
+
     @contextmanager
     def _asking(self, name: str) -> Iterator[None]:
         """Failures in our words; that an object is not there is for the caller to judge."""
@@ -424,8 +437,17 @@ def _is_unimplemented(error: BaseException) -> bool:
     return _code(error) in _UNIMPLEMENTED
 
 
+def _is_broken(error: BaseException | None) -> bool:
+    """Whether a body ended before its end."""
+    from aiohttp import ClientPayloadError
+    from botocore.exceptions import IncompleteReadError, ResponseStreamingError
+
+    return isinstance(error, ClientPayloadError | IncompleteReadError | ResponseStreamingError | ConnectionResetError)
+
+
 def _explain(error: Exception, where: str) -> StorageError | None:
     """A failure of s3fs, botocore or the network as what it means; None for what is none of theirs."""
+    from aiohttp import ClientError
     from botocore import exceptions as boto
     from fsspec.exceptions import FSTimeoutError
 
@@ -433,8 +455,10 @@ def _explain(error: Exception, where: str) -> StorageError | None:
         return StorageError("no credentials are configured for it", where=where, remedy=_CREDENTIALS)
     if isinstance(error, PermissionError):
         return StorageError(f"the server refuses ({error})", where=where, remedy=_CREDENTIALS)
+    if _is_broken(error):
+        return StorageError(f"the connection breaks ({error})", where=where, remedy=_AGAIN)
     unreachable = boto.HTTPClientError | boto.ConnectionError | FSTimeoutError | ConnectionError | TimeoutError
-    if isinstance(error, unreachable):
+    if isinstance(error, unreachable | ClientError):
         return StorageError(f"the server cannot be reached ({error})", where=where, remedy=_ENDPOINT)
     if isinstance(error, boto.BotoCoreError | boto.ClientError | OSError | ValueError):
         return StorageError(f"the server or its configuration fails ({error})", where=where, remedy=_AGAIN)

@@ -12,6 +12,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,7 +31,7 @@ from curation.shards import (
     verify_dataset,
     write_dataset,
 )
-from curation.storage import list_files, open_input
+from curation.storage import ObjectStore, list_files, open_input
 from policy.errors import BusyError, InputError, IntegrityError, StorageError
 from policy.provenance import DatasetManifest, Generation, dataset_root
 
@@ -226,6 +227,66 @@ def test_what_cannot_be_had_from_a_server_is_said(plain: Bucket, monkeypatch: py
     sign_in({}, monkeypatch)
     with pytest.raises(InputError, match="no credentials"):
         open_input(f"{url}/there.txt")
+
+
+class Cutter:
+    """A way to the server on which the first `cuts` answers end after 2 MB."""
+
+    def __init__(self, endpoint: str, cuts: int) -> None:
+        host, _, port = endpoint.removeprefix("http://").partition(":")
+        self._target, self.cuts = (host, int(port)), cuts
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.endpoint = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._threads = [threading.Thread(target=self._accept, daemon=True)]
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                server = socket.create_connection(self._target)
+                for source, sink, answers in ((client, server, False), (server, client, True)):
+                    self._threads.append(threading.Thread(target=self._pump, args=(source, sink, answers), daemon=True))
+                    self._threads[-1].start()
+
+    def _pump(self, source: socket.socket, sink: socket.socket, answers: bool) -> None:
+        passed = 0
+        with suppress(OSError), source, sink:
+            while data := source.recv(1 << 16):
+                sink.sendall(data)
+                passed += len(data)
+                if answers and self.cuts and passed > 2 << 20:
+                    self.cuts -= 1
+                    break
+            for end in (source, sink):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def __enter__(self) -> Cutter:
+        self._threads[0].start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._threads[0].join(5)
+
+
+@pytest.mark.parametrize(("cuts", "comes"), [(2, True), (1000, False)])
+def test_a_connection_that_breaks_is_taken_up_again_and_then_named(plain: Bucket, cuts: int, comes: bool) -> None:
+    """A transfer that breaks is begun anew, three times in all; then the failure is said."""
+    body = os.urandom(8 << 20)
+    plain.server.write(plain.name, "big.bin", body)
+    target = plain.scratch / "big.bin"
+    with Cutter(plain.server.endpoint, cuts) as cutter:
+        store = ObjectStore(f"s3://{plain.name}", endpoint=cutter.endpoint)
+        if comes:
+            assert store.read("big.bin") == body
+            cutter.cuts = cuts
+            store.fetch("big.bin", target)
+            assert target.read_bytes() == body
+        else:
+            for attempt in (lambda: store.read("big.bin"), lambda: store.fetch("big.bin", target)):
+                with pytest.raises(StorageError, match=r"big\.bin: the connection breaks"):
+                    attempt()
 
 
 def test_an_object_that_changes_while_it_is_read_is_said(plain: Bucket) -> None:

@@ -1,0 +1,185 @@
+"""The stages on datasets in a bucket: sealed, verified, opened and taken out of, on a real S3 server."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from curation.shards import DatasetReader, read_generation
+from flows import settings
+from flows.home import Home
+from flows.stages import removal
+from flows.stages.seal import Sealed, seal
+from flows.stages.train import open_dataset
+from flows.stages.verify import verify
+from policy.errors import BusyError, ConfigurationError, InputError, StorageError
+from tests.builders import replaced
+from tests.flows.sealable import sealable_home
+
+if TYPE_CHECKING:
+    from tests.s3 import S3Server
+
+pytest_plugins = ("tests.s3",)
+
+COUNT, SHARD_SLOTS = 10, 4
+NAME = "book"
+
+
+def picture(n: int) -> bytes:
+    """A JPEG of its own."""
+    held = io.BytesIO()
+    colours = np.random.default_rng(n).integers(0, 255, (8, 8, 3), dtype=np.uint8)
+    Image.fromarray(colours).resize((32, 32)).save(held, "JPEG")
+    return held.getvalue()
+
+
+def configured(store: str, endpoint: str = "") -> str:
+    """custody.toml with a store."""
+    return replaced(
+        settings.DEFAULT_TEXT,
+        {
+            "shard_slots = 1000": f"shard_slots = {SHARD_SLOTS}",
+            'store = ""  ': f"store = {json.dumps(store)}  ",
+            'store_endpoint = ""  ': f"store_endpoint = {json.dumps(endpoint)}  ",
+        },
+    )
+
+
+@pytest.fixture(params=["plain", "versioned"])
+def bucket(request: pytest.FixtureRequest, s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a new bucket, without and with versioning, and credentials for it."""
+    import s3fs
+
+    for name, value in s3.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("AWS_ENDPOINT_URL")  # custody.toml names it
+    s3fs.S3FileSystem.clear_instance_cache()
+    name = f"f-{abs(hash(str(tmp_path))):x}"
+    s3.make_bucket(name, versioned=request.param == "versioned")
+    return name
+
+
+@pytest.fixture
+def home(s3: S3Server, bucket: str, tmp_path: Path) -> Home:
+    """A home with ten allowed samples whose datasets lie in the bucket."""
+    text = configured(f"s3://{bucket}/data/sets", s3.endpoint)
+    return sealable_home(tmp_path / "home", COUNT, picture, settings_text=text)
+
+
+def sealed(home: Home) -> Sealed:
+    return seal(home, name=NAME)
+
+
+def test_a_dataset_in_a_bucket_is_sealed_verified_and_opened(s3: S3Server, bucket: str, home: Home) -> None:
+    """`custody seal` names the shards by their URLs, `verify` finds all of it sound, training reads it."""
+    said = sealed(home)
+    root = f"s3://{bucket}/data/sets/{NAME}/generation-0000"
+    assert [shard.path for shard in said.shards] == [f"{root}/shard-{n:06d}.tar" for n in range(3)]
+    assert sum(shard.count for shard in said.shards) == said.slots == COUNT
+    assert verify(home) == []
+    with open_dataset(home, NAME) as reader:
+        assert reader.root == said.root
+        assert sorted(s.image for s in reader.samples()) == sorted(picture(n) for n in range(COUNT))
+    assert sealed(home) == said
+    assert not home.datasets_path.exists()
+    with pytest.raises(InputError, match=f"There are: {NAME}"):
+        open_dataset(home, "another")
+
+
+def test_a_removal_leaves_nothing_in_the_bucket_or_at_home(s3: S3Server, bucket: str, home: Home) -> None:
+    """From request to erasure: no object, no older version, no cached shard and no spool holds the picture."""
+    sealed(home)
+    with home.ledger(readonly=True) as ledger:
+        [(url, key, ordinal, n)] = ledger.query(
+            "SELECT o.image_url, s.sample_key, s.ordinal, CAST(regexp_extract(o.image_url, '([0-9]+).jpg', 1) AS INT) "
+            "FROM slot s JOIN occurrence o USING (pair_key) ORDER BY s.ordinal LIMIT 1"
+        )
+    with open_dataset(home, NAME) as reader:
+        assert reader.key(ordinal) == key
+        assert reader.image_bytes(ordinal) == picture(n)
+    request = removal.add(home, "url", url)
+    removal.approve(home, request.id, by="a test", reason="it was asked for")
+    told = removal.apply(home, request.id)
+    assert (told.state, [(slot.dataset, slot.ordinal) for slot in told.slots]) == ("applied", [(NAME, ordinal)])
+    held = [data or b"" for _, _, data in s3.versions(bucket)]
+    held += [path.read_bytes() for path in home.path.rglob("*") if path.is_file()]
+    assert not [data for data in held if picture(n) in data or key.encode() in data or bytes.fromhex(key) in data]
+    assert {name.split("/")[3] for name in s3.objects(bucket)} == {"dataset.json", "leaves.bin", "generation-0001"}
+    assert verify(home) == []
+    with open_dataset(home, NAME) as reader:
+        assert [reader.is_live(o) for o in range(COUNT)] == [o != ordinal for o in range(COUNT)]
+    assert removal.apply(home, request.id).state == "applied"
+    assert read_generation(home.dataset(NAME), 1).removals == (request.id,)
+
+
+def test_what_was_changed_in_the_bucket_fails_verification(s3: S3Server, bucket: str, home: Home) -> None:
+    """A shard that was altered, and a dataset that the ledger does not know, are failures that name their URLs."""
+    sealed(home)
+    tar = f"data/sets/{NAME}/generation-0000/shard-000001.tar"
+    data = bytearray(s3.read(bucket, tar))
+    data[600] ^= 1
+    s3.write(bucket, tar, bytes(data))
+    for name in ("dataset.json", "leaves.bin"):
+        s3.write(bucket, f"data/sets/stranger/{name}", s3.read(bucket, f"data/sets/{NAME}/{name}"))
+    failures = verify(home)
+    assert any("shard-000001.tar: its bytes are not those" in failure.what for failure in failures)
+    assert any(
+        (f.what, f.where.rsplit("/", 1)[1]) == ("a dataset that the ledger does not know", "stranger") for f in failures
+    )
+    assert all(failure.where.startswith(f"s3://{bucket}/data/sets") for failure in failures)
+
+
+def test_one_home_writes_a_dataset_once_at_a_time(home: Home) -> None:
+    """While one command writes, another of the same home is told so."""
+    dataset = home.dataset(NAME)
+    assert not isinstance(dataset, Path)
+    with dataset.locked(), pytest.raises(BusyError, match="another process"):
+        sealed(home)
+
+
+def test_a_server_that_is_gone_is_named(s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nobody listens, every command that needs the dataset says so and what to look at."""
+    for name, value in s3.environment().items():
+        monkeypatch.setenv(name, value)
+    home = sealable_home(tmp_path / "home", 1, picture, settings_text=configured("s3://bucket/x", "http://127.0.0.1:1"))
+    for command in (lambda: sealed(home), lambda: verify(home), lambda: open_dataset(home, NAME)):
+        with pytest.raises(StorageError, match="cannot be reached"):
+            command()
+
+
+def test_a_store_on_local_disk_is_a_directory_elsewhere(tmp_path: Path) -> None:
+    """file:// moves the datasets out of the home; all else is as with those within."""
+    store = tmp_path / "a big disk"
+    home = sealable_home(tmp_path / "home", COUNT, picture, settings_text=configured(store.as_uri()))
+    said = sealed(home)
+    assert said.shards[0].path == str(store / NAME / "generation-0000" / "shard-000000.tar")
+    assert verify(home) == []
+    with DatasetReader.open(store / NAME) as reader:
+        assert reader.root == said.root
+    assert home.dataset_names() == (NAME,)
+    assert not (home.path / "datasets").exists()
+
+
+@pytest.mark.parametrize(
+    ("store", "message"),
+    [
+        ("datasets", "no URL"),
+        ("https://a.example/bucket", "https:// is not opened here"),
+        ("s3://", "names no bucket"),
+        ("file:datasets", "no URL"),
+        ("s3://key:secret@bucket", "credentials do not belong"),
+    ],
+)
+def test_a_store_that_is_none_is_refused(tmp_path: Path, store: str, message: str) -> None:
+    """What seal.store cannot mean is a ConfigurationError that names the key, before anything is looked for."""
+    home = Home.create(tmp_path / "home", settings_text=configured(store))
+    with pytest.raises(ConfigurationError, match=message) as caught:
+        home.dataset(NAME)
+    assert "seal.store" in str(caught.value)
+    assert "key:secret" not in str(caught.value)
