@@ -11,7 +11,7 @@ import select
 import socket
 import time
 import zlib
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
@@ -33,6 +33,9 @@ _TICK_S = 0.2
 # A transfer that has brought next to nothing for so long is quiet: it costs a descriptor and a few kilobytes.
 _QUIET_S = 0.5
 _QUIET_BYTES = 4096
+# A name is looked up again for a new connection after so long, and forgotten when so many others came after it.
+_NAME_S, _NAMES = 60.0, 1_000
+_NOTHING_TO_FORGET = ["-nothing.invalid:1"]  # an empty list would leave the last one
 _QUIET_BODY_BYTES = 32 * 1024
 # A body in so many pieces of so few bytes each is an attack on our time; so is one of so many gzip members.
 _PIECES, _PIECE_BYTES = 20_000, 32
@@ -104,9 +107,28 @@ class Caches:
         self.share = pycurl.CurlShare()
         for data in (pycurl.LOCK_DATA_DNS, pycurl.LOCK_DATA_SSL_SESSION):
             self.share.setopt(pycurl.SH_SHARE, data)
+        self._names: OrderedDict[str, float] = OrderedDict()  # "host:port" -> when it was looked up, in monotonic time
 
-    def close(self) -> None:
-        self.share.close()
+    def outdated(self, name: str) -> list[str]:
+        """What has to go before "host:port" is asked: its own addresses if they are old, the oldest of too many names.
+
+        libcurl would look at every name it knows after every transfer for old ones, so it is told to keep them all.
+        """
+        now, gone = time.monotonic(), []
+        known = self._names.get(name)
+        if known is None or now - known > _NAME_S:
+            if known is not None:
+                gone.append(name)
+            self._names[name] = now
+            self._names.move_to_end(name)
+        while len(self._names) > _NAMES:
+            gone.append(self._names.popitem(last=False)[0])
+        return gone
+
+    def distrust(self, name: str) -> None:
+        """Look a name up anew next time: nobody answered at its addresses."""
+        if name in self._names:
+            self._names[name] = -_NAME_S
 
 
 class Loop:
@@ -142,6 +164,8 @@ class Loop:
         """Take a transfer out of the loop; an unfinished one loses its connection."""
         del self.active[transfer.easy]
         self._multi.remove_handle(transfer.easy)
+        if not transfer.connected:
+            self.caches.distrust(transfer.name)
         if transfer.paused_at is not None:
             self._paused.remove(transfer)
         self.reserved_bytes -= transfer.reserved
@@ -247,7 +271,8 @@ class Transfer:
         self.loop, self.config, self.guard, self.resolver = loop, loop.config, loop.guard, loop.resolver
         self.easy = pycurl.Curl()
         self.head = bytearray()  # status lines and headers as they came, interim responses and trailers included
-        self._asks_more = False
+        self._asks_more = self._forgets = False
+        self.name = ""
         self._set_up(self.easy, loop.caches)
 
     def _set_up(self, easy: pycurl.Curl, caches: Caches) -> None:
@@ -266,7 +291,7 @@ class Transfer:
         set_(pycurl.HTTPHEADER, _HEADERS)
         set_(pycurl.HTTP_CONTENT_DECODING, 0)  # undone here, where the decoded bytes are counted
         set_(pycurl.BUFFERSIZE, _BUFFER_BYTES)
-        set_(pycurl.DNS_CACHE_TIMEOUT, 60)
+        set_(pycurl.DNS_CACHE_TIMEOUT, -1)  # `Caches` sees to it
         set_(pycurl.SHARE, caches.share)
         if self.config.ca_file is not None:
             set_(pycurl.CAINFO, str(self.config.ca_file))
@@ -307,6 +332,19 @@ class Transfer:
             self._asks_more = bool(lines)
         if self.resolver is not None:
             self._resolve(self.resolver)
+        else:
+            self._forget_outdated()
+
+    def _forget_outdated(self) -> None:
+        scheme, _, rest = self.errand.url.partition("://")
+        self.name = rest[: rest.index("/")]
+        if not self.name.rpartition("]")[2].count(":"):
+            self.name += ":443" if scheme == "https" else ":80"
+        # An IPv6 address is no name that could move, and could not be named here.
+        outdated = self.loop.caches.outdated(self.name) if self.name[0] != "[" else []
+        if outdated or self._forgets:
+            self.easy.setopt(pycurl.RESOLVE, [f"-{name}" for name in outdated] or _NOTHING_TO_FORGET)
+            self._forgets = bool(outdated)
 
     def _resolve(self, resolver: Resolver) -> None:
         host, port = host_of(self.errand.url), port_of(self.errand.url)

@@ -9,12 +9,13 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pycurl  # type: ignore[import-untyped]  # it ships no types
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from curation.fetch import FetchConfig, Fetched, Fetcher, Request, open_gate, validators
-from curation.transfer import Transfer
+from curation.transfer import Caches, Transfer
 from policy.errors import ConfigurationError, InputError, RefusedError
 from tests.curation.loopback import (
     Answer,
@@ -584,6 +585,38 @@ def test_a_name_that_moves_is_checked_where_it_moved() -> None:
         rebinding.close()
         assert outcomes == ["ok", "forbidden-address", "forbidden-address"]
         assert inside.connections == 0
+
+
+def test_a_name_is_looked_up_again_after_a_while() -> None:
+    """Addresses are kept for a minute; then, and after nobody answered, a new connection asks for them anew."""
+    with serving({"/": response(b"x", "Connection: close")}, "0.0.0.0") as server:
+        port = server.port
+        one = Fetcher(FetchConfig(allow_addresses=(f"127.0.0.1:{port}", f"127.0.0.2:{port}"), retries=0))
+        url = f"http://localhost:{port}/"
+        seed = pycurl.Curl()
+        seed.setopt(pycurl.SHARE, one._caches.share)
+        seed.setopt(pycurl.RESOLVE, [f"+localhost:{port}:127.0.0.2"])
+        seed.setopt(pycurl.URL, url)
+        seed.setopt(pycurl.WRITEFUNCTION, lambda data: None)
+        seed.perform()
+        seed.close()
+        seen = [one.fetch(Request(url, "image")).address for _ in range(2)]
+        one._caches.distrust(f"localhost:{port}")
+        seen.append(one.fetch(Request(url, "image")).address)
+        one.close()
+    assert seen[:2] == [f"127.0.0.2:{port}"] * 2
+    assert seen[2] == f"127.0.0.1:{port}"
+
+
+def test_no_more_names_are_kept_than_so_many() -> None:
+    """The oldest name is forgotten where a new one is one too many; a name that is known and young goes nowhere."""
+    caches = Caches()
+    names = [f"host{i}.example:80" for i in range(1_000)]
+    assert [caches.outdated(name) for name in [*names, names[0]]] == [[]] * 1_001
+    assert caches.outdated("one.more.example:80") == [names[0]]
+    caches.distrust(names[5])
+    assert caches.outdated(names[5]) == [names[5]]
+    assert caches.outdated(names[5]) == []
 
 
 def test_of_mixed_addresses_only_the_permitted_one_is_used() -> None:
