@@ -27,7 +27,7 @@ from flows.stages.crawling import bulk_units, plan, sources
 from flows.stages.crawling.asking import UnitSummary, run_page_unit, run_picture_units
 from flows.stages.crawling.meter import Meter
 from flows.stages.crawling.plan import Job, Source, SourceKind
-from flows.stages.crawling.recording import Recorder, append_origins
+from flows.stages.crawling.recording import Recorder
 from flows.stages.crawling.sources import page_units
 from flows.stages.origins import OriginFiles
 from flows.stages.parts import unit_id
@@ -284,26 +284,23 @@ def append_crawl(home: Home, crawl: str, progress: Progress = silent) -> CrawlSu
 
 
 def _append_parts(home: Home, crawl: str, origins: OriginFiles, progress: Progress) -> CrawlSummary:
-    pages = plan.parts(home, crawl, "pages")
-    units = [u.unit for u in plan.picture_units(home, crawl) or ()]
-    recorder, total = Recorder(home, crawl), len(pages) + len(units)
-    work: list[Callable[[], None]] = [partial(recorder.pages, part) for part in pages]
-    work += [partial(recorder.pictures, unit) for unit in units]
-    done = 0
-    with home.ledger() as ledger:
-        append_origins(ledger, crawl, origins)
-    while done < total:
+    recorder = Recorder(home, crawl)
+    work: list[Callable[[], None]] = [partial(recorder.origins_asked, origins)]
+    work += [partial(recorder.pages, part) for part in plan.parts(home, crawl, "pages")]
+    work += [partial(recorder.pictures, u.unit) for u in plan.picture_units(home, crawl) or ()]
+    work += [recorder.documents]
+    done = changed = 0
+    while done < len(work):
         with home.ledger() as ledger:
             recorder.write_to(ledger)
             until = time.monotonic() + _HOLD_LEDGER_S
-            while done < total and time.monotonic() < until:
+            while done < len(work) and time.monotonic() < until:
                 work[done]()
                 done += 1
-                progress(done, total, "ledger: ")
-    with home.ledger() as ledger:
-        recorder.documents(ledger)
-        changed = recorder.changed_contents(ledger)
-        publish(ledger, home.snapshot_path, now=utc_now())
+                progress(done, len(work), "ledger: ")
+            if done == len(work):
+                changed = recorder.changed_contents()
+                publish(ledger, home.snapshot_path, now=utc_now())
     outcomes = recorder.outcomes
     pictures = sum(n for (kind, _), n in outcomes.items() if kind == "picture")
     return CrawlSummary(

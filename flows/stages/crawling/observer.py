@@ -92,9 +92,10 @@ class Observer:
 
     def renew(self, home: Home) -> None:
         """Hear what was asked to go, listed or granted since: from now on it counts."""
-        self.tombstones, self.grants = home.tombstones(), home.grants()
-        if registry.MECHANISM in self.ruleset.mechanisms:
-            self.registries = home.registries()
+        with home.ledger(readonly=True) as ledger:
+            self.tombstones, self.grants = home.tombstones(ledger), home.grants(ledger)
+            if registry.MECHANISM in self.ruleset.mechanisms:
+                self.registries = home.registries(ledger)
 
     def gate(self, url: str) -> str | None:
         """Why a URL may not be contacted as far as its origin says so, whose documents are known; or None."""
@@ -217,7 +218,7 @@ def observer_at(home: Home) -> Observer:
     declared = DeclaredDocuments(
         fetcher, DocumentFiles(home.declared_path), claims=FileClaims(home.declared_path), silences=silences
     )
-    registries = home.registries() if registry.MECHANISM in home.ruleset.mechanisms else None
-    return Observer(
-        fetcher, origins, home.ruleset, home.tombstones(), home.product, registries, home.grants(), declared
-    )
+    with home.ledger(readonly=True) as ledger:
+        tombstones, grants = home.tombstones(ledger), home.grants(ledger)
+        registries = home.registries(ledger) if registry.MECHANISM in home.ruleset.mechanisms else None
+    return Observer(fetcher, origins, home.ruleset, tombstones, home.product, registries, grants, declared)

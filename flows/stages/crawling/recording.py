@@ -87,15 +87,19 @@ class Recorder:
         """Append to this ledger from now on; what was asked to go meanwhile counts."""
         self.ledger, self.tombstones = ledger, self.home.tombstones(ledger)
 
-    def documents(self, ledger: Ledger) -> None:
-        """Append the licence documents that the crawl's pairs declare, and the requests that nobody answered."""
-        append_declared(ledger, self.crawl, {url: self.declared[url] for url in sorted(self._used)})
-        append_silences(ledger, self.crawl, DocumentFiles(self.home.silences_path))
+    def origins_asked(self, origins: Mapping[str, OriginEvidence]) -> None:
+        """Append what origins say of themselves."""
+        append_origins(self.ledger, self.crawl, origins)
 
-    def changed_contents(self, ledger: Ledger) -> int:
+    def documents(self) -> None:
+        """Append the licence documents that the crawl's pairs declare, and the requests that nobody answered."""
+        append_declared(self.ledger, self.crawl, {url: self.declared[url] for url in sorted(self._used)})
+        append_silences(self.ledger, self.crawl, DocumentFiles(self.home.silences_path))
+
+    def changed_contents(self) -> int:
         """How many URLs of this crawl hold other bytes than they held when they were seen before."""
         units = [u.unit for u in plan.picture_units(self.home, self.crawl) or ()]
-        [(changed,)] = ledger.query(_CHANGED, [units])
+        [(changed,)] = self.ledger.query(_CHANGED, [units])
         return int(changed)
 
     # ── pages ──────────────────────────────────────────────────────────────────────────────────────────────────
