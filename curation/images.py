@@ -471,16 +471,3 @@ def _faces(header: Header, picture: Image.Image, analyser: Analyser, analysis_px
         return _Faces(error=f"{type(error).__name__}: {error}"[:200])
     faces = tuple(Face(f.x * scale_x, f.y * scale_y, f.w * scale_x, f.h * scale_y, f.score) for f in found)
     return _Faces(faces, analyser.id)
-
-
-def __getattr__(name: str) -> object:
-    """What has moved out of here, for who still asks here."""
-    if name == "DecodePool":
-        from curation.decode_pool import DecodePool
-
-        return DecodePool
-    if name == "PixelStore":
-        from curation.pixel_store import PixelStore
-
-        return PixelStore
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

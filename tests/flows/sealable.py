@@ -7,8 +7,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from curation.images import PixelStore
 from curation.pair import sample_key
+from curation.pixel_store import PixelStore
 from flows.home import Home
 from flows.stages.evidence import evidence_batches
 from policy.evidence import C2pa, Document, Embedded, Evidence, Hop, LicenceClaim, OriginEvidence
