@@ -181,7 +181,9 @@ def _silent() -> Iterator[Trick]:
     yield _trick("drips its status line", Wire.drip, *_LATE, *_CUT)
     for stage, data in _STAGES.items():
         yield _trick(f"hangs {stage}", _then(data, Wire.hang), *_LATE)
-        yield _trick(f"drips {stage}", _then(data, Wire.drip), *_LATE, *_CUT)
+        yield _trick(
+            f"drips {stage}", _then(data, Wire.drip), *_LATE, *_CUT, *(("bad-encoding",) if "gzip" in stage else ())
+        )
         # An undeclared body ends with its connection: that is no harm, and no lie.
         ended = ("ok",) if stage == "in an undeclared body" else ()
         errors = ("http-404", "http-302", "too-many-redirects") if "error" in stage or "redirect" in stage else ()
@@ -240,7 +242,7 @@ def _lies() -> Iterator[Trick]:
 
 
 # ── floods ───────────────────────────────────────────────────────────────────────────────────────────────────────
-def _floods() -> Iterator[Trick]:
+def _floods(full: bool) -> Iterator[Trick]:
     page = b"x" * 65536
     large, late = "too-large", "timeout"
     chunk = b"10000\r\n" + page + b"\r\n"
@@ -285,7 +287,17 @@ def _floods() -> Iterator[Trick]:
         "reset",
         "truncated",
     )
+    for i in range(20 if full else 0):
+        hoards = head("Content-Length: 20000000") + bytes(1_100_000)
+        yield _trick(f"declares 20 MB, sends one and drips ({i})", _then(hoards, _dripping_kilobytes), late, large)
     yield _trick("responses that nobody asked for", _flooding(whole(b"x"), whole(b"y") * 1000), "ok")
+
+
+def _dripping_kilobytes(wire: Wire) -> None:
+    """Faster than the least rate, and without end."""
+    while True:
+        wire.send(bytes(1000))
+        wire.wait(0.5)
 
 
 def _flooding(first: bytes, again: bytes) -> Answer:
@@ -320,8 +332,7 @@ def _redirects() -> Iterator[Trick]:
         "two targets",
         to(lambda path: path, "Location: http://10.0.0.1/"),
         many,
-        "forbidden-address",
-        "refused-by-policy",
+        "bad-response",
     )
     yield _trick("refreshes for ever", whole(b"", "Refresh: 0"), "ok")
 
@@ -412,23 +423,24 @@ _REFUSED = ANY_DECODED - {"shaped"}
 
 
 def _picture(name: str, make: Callable[[], bytes], decoded: frozenset[str] | str, media: str = "image/png") -> Trick:
+    made = _once(make)
+
     def answer(wire: Wire) -> None:
-        wire.send(whole(_made(name, make), f"Content-Type: {media}"))
+        wire.send(whole(made(), f"Content-Type: {media}"))
         wire.close()
 
     accepted = decoded if isinstance(decoded, frozenset) else frozenset({decoded})
     return Trick(name, answer, frozenset({"ok"}), "image", accepted)
 
 
-_MADE: dict[str, bytes] = {}
-_MAKING = threading.Lock()
+_RECIPES: list[Callable[[], bytes]] = []
 
 
-def _made(name: str, make: Callable[[], bytes]) -> bytes:
-    with _MAKING:
-        if name not in _MADE:
-            _MADE[name] = make()
-        return _MADE[name]
+def _once(make: Callable[[], bytes]) -> Callable[[], bytes]:
+    """Make it once, when it is asked for first or when the server starts."""
+    made = lru_cache(maxsize=1)(make)
+    _RECIPES.append(made)
+    return made
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:
@@ -598,8 +610,10 @@ def _pictures(full: bool) -> Iterator[Trick]:
 
 # ── pages ────────────────────────────────────────────────────────────────────────────────────────────────────────
 def _page(name: str, make: Callable[[], bytes], content_type: str = "text/html") -> Trick:
+    made = _once(make)
+
     def answer(wire: Wire) -> None:
-        wire.send(whole(_made(name, make), f"Content-Type: {content_type}"))
+        wire.send(whole(made(), f"Content-Type: {content_type}"))
         wire.close()
 
     return Trick(name, answer, frozenset({"ok"}), "page")
@@ -613,8 +627,8 @@ def pages(full: bool) -> Iterator[Trick]:
     """Pages that are read by `read_page`; the full ones are within the 5 MB that a page may have."""
     n = 10 if full else 1
     yield _page("10,000 elements deep", lambda: b"<div>" * 10_000 + b"<img src=a alt=b>")
-    yield _page("10,000 deep, a picture in each", lambda: _numbered(b"<div><img src=%d alt=b>", 10_000))
-    yield _page("many attributes", lambda: _numbered(b"<div a%d=b>", 30_000 * n))
+    yield _page("deep, a picture in each", lambda: _numbered(b"<div><img src=%d alt=b>", 10_000 if full else 5_000))
+    yield _page("many attributes", lambda: _numbered(b"<div a%d=b></div>", 20_000 * n))
     yield _page("an attribute of 5 MB", lambda: b"<img src=a alt='" + b"x" * 490_000 * n + b"'>")
     yield _page("an address of 5 MB", lambda: b"<img alt=b src='http://a.example/" + b"x" * 490_000 * n + b"'>")
     yield _page("many links", lambda: _numbered(b"<a href=%d>x</a>", 20_000 * n))
@@ -680,7 +694,7 @@ def tricks(*, full: bool) -> tuple[Trick, ...]:
     return (
         *_silent(),
         *_lies(),
-        *_floods(),
+        *_floods(full),
         *_redirects(),
         *_encodings(full),
         *_strange(),
@@ -695,10 +709,14 @@ GOOD_PAGE = (
 )
 
 
+_honest_picture = _once(lambda: saved("PNG"))
+_honest_photo = _once(lambda: saved("JPEG", (4000, 3000), quality=98))
+
+
 def _honest(wire: Wire) -> None:
-    picture = _made("honest", lambda: saved("PNG"))
     while True:
         page = wire.path.startswith("/page")
+        picture = _honest_photo() if wire.path.startswith("/large") else _honest_picture()
         wire.send(whole(GOOD_PAGE if page else picture, f"Content-Type: {'text/html' if page else 'image/png'}"))
         wire.read_request()
 
@@ -843,6 +861,8 @@ def main() -> int:
     parser.add_argument("--costly", action="store_true")
     options = parser.parse_args()
     found = (*tricks(full=options.full), *(costly_pages(options.full) if options.costly else ()))
+    for make in _RECIPES:  # before the first who asks waits for it
+        make()
     with Hostile(found) as server:
         sys.stdout.write(f"{server.port}\n")
         sys.stdout.flush()
