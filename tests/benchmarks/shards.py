@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from curation.images import PixelStore
+from curation.pixel_store import PixelStore
 from curation.shards import DatasetReader, SealedSample, prune, reseal, write_dataset
 from flows.home import Home
 from flows.stages.decide import decide
