@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import statistics
 import subprocess
@@ -180,12 +181,16 @@ def _custody(site: CrawlSite, listed: Path, folder: Path) -> Run:
     return Run(costs, _pictures_in(sorted(home.datasets_path.glob("*/generation-*/*.tar"))))
 
 
-def new_home(path: Path, site: CrawlSite, changes: Mapping[str, str] | None = None) -> Home:
+def new_home(path: Path, site: CrawlSite, changes: Mapping[str, int] | None = None) -> Home:
     """A home that may crawl the site and nothing else, whose rules ask for no faces. `changes`: of custody.toml."""
-    own = {"allow_addresses = []": f"allow_addresses = {json.dumps(list(site.addresses))}"}
+    values: dict[str, object] = {"allow_addresses": list(site.addresses), **(changes or {})}
     if site.spec.tls:
-        own['\nca_file = ""'] = f"\nca_file = {json.dumps(str(site.ca_file))}"
-    text = replaced(settings.DEFAULT_TEXT, {**own, **(changes or {})})
+        values["ca_file"] = str(site.ca_file)
+    text = settings.DEFAULT_TEXT
+    for key, value in values.items():
+        text, found = re.subn(rf"(?m)^{key} = [^#\n]*", f"{key} = {json.dumps(value)} ", text)
+        if found != 1:
+            raise RuntimeError(f"custody.toml has {found} keys {key}")
     return Home.create(path, settings_text=text, policy_text=replaced(Ruleset.default_text(), {'"faces", ': ""}))
 
 

@@ -25,6 +25,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Protocol
 
 import pyarrow.parquet as pq
 
@@ -34,7 +35,7 @@ from flows.stages.train import code_version
 from policy.durable import write_durably
 from tests.benchmarks.crawl import new_home, url_list
 from tests.benchmarks.crawl_site import CrawlSite, SiteSpec
-from tests.builders import ROOT, SINGLE_THREAD, ask, differences, ledger_content, leftovers, shard_content
+from tests.builders import ROOT, SINGLE_THREAD, Done, ask, differences, ledger_content, leftovers, shard_content
 
 FOLDER = ROOT / ".proofs" / "crawl_kills"
 RESULTS = ROOT / "docs" / "proofs.md"
@@ -74,7 +75,8 @@ class Found:
     moments: list[tuple[float, int]] = field(default_factory=list)
     asked: int = 0  # requests for pictures, undisturbed
     asked_again: int = 0  # requests beyond those, killed
-    settled: int = 0  # pictures whose units were done when a kill came, over all kills
+    # By path, how often each picture of a unit that was done when a kill came had been asked for by then.
+    settled: dict[str, int] = field(default_factory=dict)
     sealed: int = 0
     failures: list[str] = field(default_factory=list)
 
@@ -83,34 +85,57 @@ class Found:
             self.failures.append(what)
 
 
-def prove(folder: Path, scenario: Scenario) -> Found:
+class Commands(Protocol):
+    """What runs `custody`: `Groups`, or the tests' `Custody`, whose warm process starts it in no time."""
+
+    def run(self, home: Home, *arguments: str, kill_after_s: float | None = None) -> Done: ...
+
+
+class Groups:
+    """`custody` in a session of its own: what is killed is its process group, workers and all."""
+
+    def run(self, home: Home, *arguments: str, kill_after_s: float | None = None) -> Done:
+        process = start(home, *arguments)
+        try:
+            process.wait(kill_after_s)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        return Done(process.returncode, "", _log(home))
+
+
+def prove(folder: Path, scenario: Scenario, commands: Commands) -> Found:
     """Crawl the same site undisturbed and killed, and compare."""
     found = Found()
     spec = SiteSpec("64", scenario.urls, hosts=scenario.hosts, faults=True)
+
+    def do(home: Home, *arguments: str) -> None:
+        done = commands.run(home, *arguments)
+        if done.status != 0:
+            raise RuntimeError(f"custody {' '.join(arguments)} ended with {done.status}: {done.err}")
+
     with CrawlSite(folder, spec) as site:
         pictures = url_list(site, scenario.urls, folder / "list.parquet")
-        changes = {
-            "images_per_unit = 2000": f"images_per_unit = {scenario.unit}",
-            "size = 256 ": f"size = {PIXELS} ",
-            "shard_slots = 1000": f"shard_slots = {scenario.unit}",
-        }
+        changes = {"images_per_unit": scenario.unit, "size": PIXELS, "shard_slots": scenario.unit}
         reference, home = (_home(folder / name, site, changes) for name in ("undisturbed", "killed"))
         crawl = ("crawl", "--url-list", str(pictures))
 
         started = time.monotonic()
-        _run(reference, *crawl)
+        do(reference, *crawl)
         found.seconds_undisturbed = time.monotonic() - started
         once = site.counts()
         site.forget()
 
-        settled = _crawl_killed(home, site, crawl, scenario, found)
+        if not _crawl_killed(commands, home, site, crawl, scenario, found):
+            do(home, *crawl)
         twice = site.counts()
         for stage in (("decide",), ("seal", "--name", DATASET)):
-            _run(reference, *stage)
-            _run(home, *stage)
+            do(reference, *stage)
+            do(home, *stage)
+    do(home, "verify")
 
     found.asked, found.asked_again = _pictures(once), _pictures(twice) - _pictures(once)
-    _check_requests(once, twice, settled, site, scenario, found)
+    _check_requests(once, twice, site, scenario, found)
     for place in (reference, home):
         _check_states(place, site, scenario, found)
         _check_files(place, found)
@@ -121,7 +146,6 @@ def prove(folder: Path, scenario: Scenario) -> Found:
     found.check(expected == got, f"the shards differ: {len(expected)} members, then {len(got)}")
     usable = sum(EXPECTED[spec.fault(n)] == "ok" for n in range(scenario.urls))
     found.check(found.sealed == usable, f"{found.sealed} sealed, not the {usable} that the site has")
-    _run(home, "verify")
     return found
 
 
@@ -129,41 +153,31 @@ def prove(folder: Path, scenario: Scenario) -> Found:
 
 
 def _crawl_killed(
-    home: Home, site: CrawlSite, command: Sequence[str], scenario: Scenario, found: Found
-) -> dict[str, int]:
-    """Kill and start again until it is done. Returns how often each picture of a unit that was done at a kill had
-    been asked for by then."""
+    commands: Commands, home: Home, site: CrawlSite, crawl: Sequence[str], scenario: Scenario, found: Found
+) -> bool:
+    """Kill and start again so many times; True where it was done before the last kill came."""
     drawn = random.Random(scenario.seed)
-    settled: dict[str, int] = {}
     units_seen: set[str] = set()
     left_s = found.seconds_undisturbed
     while found.kills < scenario.kills:
         after_s = drawn.uniform(0.0, 2 * left_s / (scenario.kills - found.kills + 1))
-        process = start(home, *command)
-        try:
-            process.wait(after_s)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            found.kills += 1
-            asked = site.counts()
-            found.moments.append((round(after_s, 2), _pictures(asked)))
-            for part in sorted(home.crawls_path.glob("*/parts/pictures/*.parquet")):
-                if part.name not in units_seen:
-                    units_seen.add(part.name)
-                    paths = (_path(url) for url in pq.read_table(part, columns=["url"]).column("url").to_pylist())
-                    settled |= {path: asked[path] for path in paths}
-            left_s = max(found.seconds_undisturbed * (1 - len(settled) / scenario.urls), 1.0)
-        else:
-            found.check(process.returncode == 0, f"a crawl ended with {process.returncode}: {_log(home)}")
-            found.settled = len(settled)
-            return settled  # done before the last kill came
-    _run(home, *command)
-    found.settled = len(settled)
-    return settled
+        done = commands.run(home, *crawl, kill_after_s=after_s)
+        if not done.was_killed:
+            found.check(done.status == 0, f"a crawl ended with {done.status}: {done.err}")
+            return done.status == 0
+        found.kills += 1
+        asked = site.counts()
+        found.moments.append((round(after_s, 2), _pictures(asked)))
+        for part in sorted(home.crawls_path.glob("*/parts/pictures/*.parquet")):
+            if part.name not in units_seen:
+                units_seen.add(part.name)
+                paths = (_path(url) for url in pq.read_table(part, columns=["url"]).column("url").to_pylist())
+                found.settled |= {path: asked[path] for path in paths}
+        left_s = max(found.seconds_undisturbed * (1 - len(found.settled) / scenario.urls), 1.0)
+    return False
 
 
-def _home(path: Path, site: CrawlSite, changes: Mapping[str, str]) -> Home:
+def _home(path: Path, site: CrawlSite, changes: Mapping[str, int]) -> Home:
     shutil.rmtree(path, ignore_errors=True)
     path.mkdir(parents=True)
     return new_home(path, site, changes)
@@ -184,12 +198,6 @@ def start(home: Home, *arguments: str) -> subprocess.Popen[bytes]:
         )
 
 
-def _run(home: Home, *arguments: str) -> None:
-    status = start(home, *arguments).wait()
-    if status != 0:
-        raise RuntimeError(f"custody {' '.join(arguments)} ended with {status}: {_log(home)}")
-
-
 def _log(home: Home) -> str:
     return (home.path.parent / f"{home.path.name}.log").read_text("utf-8", "replace")[-2_000:]
 
@@ -197,14 +205,7 @@ def _log(home: Home) -> str:
 # ── what must hold ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _check_requests(
-    once: Counter[str],
-    twice: Counter[str],
-    settled: Mapping[str, int],
-    site: CrawlSite,
-    scenario: Scenario,
-    found: Found,
-) -> None:
+def _check_requests(once: Counter[str], twice: Counter[str], site: CrawlSite, scenario: Scenario, found: Found) -> None:
     """Undisturbed, a picture is asked for once; killed, no more of those that were done at a kill."""
     paths = {n: f"/p/{n}.jpg" for n in range(scenario.urls)}
     usable = [path for n, path in paths.items() if EXPECTED[site.spec.fault(n)] == "ok"]
@@ -212,7 +213,7 @@ def _check_requests(
         all(once[p] == 1 for p in usable), f"undisturbed, not all of {len(usable)} pictures were asked for once"
     )
     found.check(all(twice[p] for p in paths.values()), "killed, not every picture was asked for")
-    again = [path for path, asked in settled.items() if twice[path] != asked]
+    again = [path for path, asked in found.settled.items() if twice[path] != asked]
     found.check(not again, f"{len(again)} pictures of finished units were asked for again, such as {again[:3]}")
 
 
@@ -256,7 +257,7 @@ def main() -> int:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     started = time.monotonic()
-    found = prove(folder, scenario)
+    found = prove(folder, scenario, Groups())
     text = _said(scenario, found, time.monotonic() - started)
     sys.stdout.write(text + "\n")
     if not small:
@@ -277,7 +278,7 @@ def _said(scenario: Scenario, found: Found, seconds: float) -> str:
         f"Against a home that was never disturbed (crawled in {found.seconds_undisturbed:.0f} s): {verdict} in the one "
         "terminal state of every URL, the ledger's content, and the samples, bytes and order of the shards "
         f"({found.sealed:,} pictures); no file that the ledger does not know. {found.asked:,} requests for pictures "
-        f"undisturbed; the kills cost {found.asked_again:,} more, none of them for the {found.settled:,} pictures "
+        f"undisturbed; the kills cost {found.asked_again:,} more, none of them for the {len(found.settled):,} pictures "
         f"whose units were done when a kill came. This run took {seconds:.0f} s."
     )
 

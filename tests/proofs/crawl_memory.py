@@ -62,7 +62,7 @@ def watch(folder: Path, urls: int) -> list[Sample]:
         path = folder / "home"
         shutil.rmtree(path, ignore_errors=True)
         path.mkdir(parents=True)
-        home = new_home(path, site, {"size = 256 ": f"size = {PIXELS} "})
+        home = new_home(path, site, {"size": PIXELS})
         process = start(home, "crawl", "--url-list", str(pictures))
         samples = []
         while process.poll() is None:
