@@ -604,7 +604,7 @@ def _pictures(full: bool) -> Iterator[Trick]:
         yield _picture("a PNG of 49 megapixels with alpha", lambda: png(7000, 7000, 8, 6), any_)
         yield _picture("a palette PNG of 49 megapixels", lambda: png(7000, 7000, 1, 3), any_)
         yield _picture("a GIF frame of 49 megapixels", lambda: _gif(7000, 7000, 1, at=(0, 0, 7000, 7000)), any_)
-        yield _picture("a JPEG of 1,000 scans", lambda: _jpeg_of_scans((3000, 3000), 1000), any_, "image/jpeg")
+        yield _picture("a JPEG of 600 scans", lambda: _jpeg_of_scans((3000, 3000), 600), any_, "image/jpeg")
         yield _picture("a WebP of 16,383 by 3,000", lambda: saved("WEBP", (16383, 3000), quality=1), any_, "image/webp")
 
 
