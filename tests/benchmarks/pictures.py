@@ -21,10 +21,11 @@ import pdqhash  # type: ignore[import-untyped]  # it ships no types
 from PIL import Image
 
 from curation import images
-from curation.decode_pool import DecodePool, _worker_environment
+from curation.decode_pool import DecodePool
 from curation.fingerprints import hamming, pdq, pdq_of_luma, sha256
 from curation.images import DecodeLimits, ShapeConfig, decode, encode_jpeg, shape
 from curation.pixel_store import PixelStore
+from curation.worker_pool import worker_environment
 from policy.durable import write_durably
 from policy.signals.c2pa import read_c2pa
 from policy.signals.embedded import read_embedded
@@ -41,7 +42,7 @@ def run() -> Table:
     # A process of its own, with a worker's settings of malloc.
     code = "import json; from tests.benchmarks.pictures import measured; print(json.dumps(measured()))"
     command = [sys.executable, "-c", code]
-    done = subprocess.run(command, env=_worker_environment(), stdout=subprocess.PIPE, check=True)
+    done = subprocess.run(command, env=worker_environment(), stdout=subprocess.PIPE, check=True)
     return Table(("ms of CPU a picture", *(f"{size} px" for size in SIZES)), json.loads(done.stdout))
 
 
