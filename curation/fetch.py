@@ -70,8 +70,8 @@ _RETRIED_TIMEOUTS = frozenset({"connect", "rate"})
 _RETRIED_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 # "Not so fast": the whole origin is left alone for a while, not this URL only.
 _SLOW_DOWN_STATUSES = frozenset({429, 503})
-# Between two looks at the network: so many transfers are started, and so long is spent on it.
-_STARTED_AT_ONCE, _START_S = 16, 0.005
+# Between two looks at the network: so many origins are asked that may be new, and so long is spent on starting.
+_STARTED_AT_ONCE, _START_S = 8, 0.002
 _ASK_AGAIN_S = 0.2  # a source that had nothing to offer
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _CONDITIONS = frozenset({"if-none-match", "if-modified-since"})
@@ -513,8 +513,8 @@ class _Run:
             # As one starts one is pulled: what has to wait for its turn is known early, and waits meanwhile.
             pulled = self._pull()
             if (origin := self._next_origin()) is not None:
+                started += not origin.lively  # a new connection costs ten times what one that stands does
                 self._start(origin, origin.waiting.popleft())
-                started += 1
             elif not pulled:
                 return
             if started >= _STARTED_AT_ONCE or time.monotonic() >= until:

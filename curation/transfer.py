@@ -56,6 +56,7 @@ class Errand(Protocol):
     """What a transfer is sent for: where, how much of it, how much of its deadline is spent already."""
 
     url: str
+    origin: str
     max_bytes: int
     keep_beginning: bool
     spent_s: float
@@ -107,28 +108,29 @@ class Caches:
         self.share = pycurl.CurlShare()
         for data in (pycurl.LOCK_DATA_DNS, pycurl.LOCK_DATA_SSL_SESSION):
             self.share.setopt(pycurl.SH_SHARE, data)
-        self._names: OrderedDict[str, float] = OrderedDict()  # "host:port" -> when it was looked up, in monotonic time
+        self._looked_up: OrderedDict[str, float] = OrderedDict()  # origin -> when, in monotonic time
 
-    def outdated(self, name: str) -> list[str]:
-        """What has to go before "host:port" is asked: its own addresses if they are old, the oldest of too many names.
+    def outdated(self, origin: str) -> list[str]:
+        """What has to go before an origin is asked, as "host:port": its own addresses if old, and the oldest of many.
 
         libcurl would look at every name it knows after every transfer for old ones, so it is told to keep them all.
         """
-        now, gone = time.monotonic(), []
-        known = self._names.get(name)
-        if known is None or now - known > _NAME_S:
-            if known is not None:
-                gone.append(name)
-            self._names[name] = now
-            self._names.move_to_end(name)
-        while len(self._names) > _NAMES:
-            gone.append(self._names.popitem(last=False)[0])
-        return gone
+        now = time.monotonic()
+        known = self._looked_up.get(origin)
+        if known is not None and now - known <= _NAME_S:
+            return []
+        gone = [] if known is None else [origin]
+        self._looked_up[origin] = now
+        self._looked_up.move_to_end(origin)
+        if len(self._looked_up) > _NAMES:
+            gone.append(self._looked_up.popitem(last=False)[0])
+        # An IPv6 address is no name that could move, and could not be named to libcurl.
+        return [_host_and_port(name) for name in gone if "[" not in name]
 
-    def distrust(self, name: str) -> None:
-        """Look a name up anew next time: nobody answered at its addresses."""
-        if name in self._names:
-            self._names[name] = -_NAME_S
+    def distrust(self, origin: str) -> None:
+        """Look its name up anew next time: nobody answered at its addresses."""
+        if origin in self._looked_up:
+            self._looked_up[origin] = -_NAME_S
 
 
 class Loop:
@@ -165,7 +167,7 @@ class Loop:
         del self.active[transfer.easy]
         self._multi.remove_handle(transfer.easy)
         if not transfer.connected:
-            self.caches.distrust(transfer.name)
+            self.caches.distrust(transfer.errand.origin)
         if transfer.paused_at is not None:
             self._paused.remove(transfer)
         self.reserved_bytes -= transfer.reserved
@@ -272,7 +274,6 @@ class Transfer:
         self.easy = pycurl.Curl()
         self.head = bytearray()  # status lines and headers as they came, interim responses and trailers included
         self._asks_more = self._forgets = False
-        self.name = ""
         self._set_up(self.easy, loop.caches)
 
     def _set_up(self, easy: pycurl.Curl, caches: Caches) -> None:
@@ -336,12 +337,7 @@ class Transfer:
             self._forget_outdated()
 
     def _forget_outdated(self) -> None:
-        scheme, _, rest = self.errand.url.partition("://")
-        self.name = rest[: rest.index("/")]
-        if not self.name.rpartition("]")[2].count(":"):
-            self.name += ":443" if scheme == "https" else ":80"
-        # An IPv6 address is no name that could move, and could not be named here.
-        outdated = self.loop.caches.outdated(self.name) if self.name[0] != "[" else []
+        outdated = self.loop.caches.outdated(self.errand.origin)
         if outdated or self._forgets:
             self.easy.setopt(pycurl.RESOLVE, [f"-{name}" for name in outdated] or _NOTHING_TO_FORGET)
             self._forgets = bool(outdated)
@@ -607,6 +603,11 @@ _HEAD_END = re.compile(rb"\n\r?\n\Z")
 _TOO_LARGE = 100  # CURLE_TOO_LARGE
 _STATUS = re.compile(r"HTTP/[0-9.]+ +([0-9]{3})(?![0-9])")
 _LOCATION = re.compile(rb"^[Ll][Oo][Cc][Aa][Tt][Ii][Oo][Nn][ \t]*:([^\r\n]*)", re.MULTILINE)
+
+
+def _host_and_port(origin: str) -> str:
+    scheme, _, host = origin.partition("://")
+    return host if ":" in host else f"{host}:{443 if scheme == 'https' else 80}"
 
 
 def _text(ip: str | bytes) -> str:

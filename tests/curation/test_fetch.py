@@ -601,7 +601,7 @@ def test_a_name_is_looked_up_again_after_a_while() -> None:
         seed.perform()
         seed.close()
         seen = [one.fetch(Request(url, "image")).address for _ in range(2)]
-        one._caches.distrust(f"localhost:{port}")
+        one._caches.distrust(f"http://localhost:{port}")
         seen.append(one.fetch(Request(url, "image")).address)
         one.close()
     assert seen[:2] == [f"127.0.0.2:{port}"] * 2
@@ -611,12 +611,13 @@ def test_a_name_is_looked_up_again_after_a_while() -> None:
 def test_no_more_names_are_kept_than_so_many() -> None:
     """The oldest name is forgotten where a new one is one too many; a name that is known and young goes nowhere."""
     caches = Caches()
-    names = [f"host{i}.example:80" for i in range(1_000)]
-    assert [caches.outdated(name) for name in [*names, names[0]]] == [[]] * 1_001
-    assert caches.outdated("one.more.example:80") == [names[0]]
-    caches.distrust(names[5])
-    assert caches.outdated(names[5]) == [names[5]]
-    assert caches.outdated(names[5]) == []
+    origins = [f"https://host{i}.example" for i in range(1_000)]
+    assert [caches.outdated(origin) for origin in [*origins, origins[0]]] == [[]] * 1_001
+    assert caches.outdated("http://one.more.example") == ["host0.example:443"]
+    assert caches.outdated("http://another.example:8080") == ["host1.example:443"]
+    caches.distrust(origins[5])
+    assert caches.outdated(origins[5]) == ["host5.example:443"]
+    assert caches.outdated(origins[5]) == []
 
 
 def test_of_mixed_addresses_only_the_permitted_one_is_used() -> None:
