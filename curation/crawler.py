@@ -28,6 +28,13 @@ _CLAIM_WAIT_S = 600.0  # whoever asks hangs: two requests are better than none
 _ADMIT_S = 0.02  # between two looks at the network
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What an origin says of itself is wanted, and nothing else of it: a page stands there that was not asked."""
+
+    origin: str
+
+
 class Crawler:
     """The transport behind the gate of the origins' documents.
 
@@ -63,9 +70,10 @@ class Crawler:
         self._delay_s, self._crawl_delay_max_s = delay_s, crawl_delay_max_s
         self._delays: dict[str, float] = {}
 
-    def fetch_all(self, requests: Iterable[Request | None]) -> Iterator[Fetched]:
+    def fetch_all(self, requests: Iterable[Request | Wanted | None]) -> Iterator[Fetched]:
         """Fetch, and yield each request's end as it comes: exactly one Fetched a request, in no order.
 
+        Of what is `Wanted` nothing is yielded; when all is over it stands in `known`.
         `requests` is pulled lazily; None in it means "nothing at the moment, ask me again later". What was fetched of
         the origins' documents is found with `origins.take_fetched()`. Within the loop others may be fetched.
 
@@ -119,7 +127,7 @@ class _Host:
 class _Run:
     """One `fetch_all`: what waits for the documents of which origin, and what the transport has been given."""
 
-    def __init__(self, crawler: Crawler, requests: Iterator[Request | None]) -> None:
+    def __init__(self, crawler: Crawler, requests: Iterator[Request | Wanted | None]) -> None:
         self.crawler, self.origins, self.requests = crawler, crawler.origins, requests
         self.exhausted = False
         self.pending = 0  # requests pulled and not answered
@@ -149,9 +157,11 @@ class _Run:
                 if request is None:
                     yield None
                     until = time.monotonic() + _ADMIT_S
+                elif isinstance(request, Wanted):
+                    self._want(request.origin)
                 else:
                     self._admit(request)
-            elif self.exhausted and not self.pending:
+            elif self.exhausted and not self.pending and not self.hosts:
                 return
             else:
                 yield None
@@ -197,10 +207,13 @@ class _Run:
         if origin in self.crawler.known:
             self.ready.append(request)
             return
-        if (host := self.hosts.get(origin)) is None:
+        self._want(origin)
+        self.hosts[origin].waiting.append(request)
+
+    def _want(self, origin: str) -> None:
+        if origin not in self.crawler.known and origin not in self.hosts:
             host = self.hosts[origin] = _Host(origin)
             self.queued.append(host)
-        host.waiting.append(request)
 
     def _begin_queued(self) -> None:
         while self.queued and self.inquiries < self.crawler.max_inquiries:

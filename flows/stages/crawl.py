@@ -55,6 +55,8 @@ __all__ = [
     "unfinished",
 ]
 
+# Picture units that one observer asks: what it knows of origins is let go with it.
+UNITS_AT_ONCE = 32
 # The ledger is held this long at a time: whoever waits for it gets a turn.
 _HOLD_LEDGER_S = 5.0
 
@@ -236,8 +238,16 @@ def run_image_units(
     home: Home, crawl: str, units: Sequence[str], progress: Progress = silent
 ) -> tuple[UnitSummary, ...]:
     """Ask the pictures of these units, overlapped; the parts of those that are done exist."""
+    return _run_image_units(home, crawl, units, Meter(progress, "pictures", total=_pairs(home, crawl, units)))
+
+
+def _pairs(home: Home, crawl: str, units: Sequence[str]) -> int:
+    """How many pairs wait in these units: at least as many as pictures."""
     pairs = {u.unit: u.pairs for u in plan.picture_units(home, crawl) or ()}
-    meter = Meter(progress, "pictures", total=sum(pairs[unit] for unit in units))
+    return sum(pairs[unit] for unit in units)
+
+
+def _run_image_units(home: Home, crawl: str, units: Sequence[str], meter: Meter) -> tuple[UnitSummary, ...]:
     if plan.job_of(home, crawl).engine == bulk_units.ENGINE:
         return bulk_units.run(home, crawl, units, meter)
     return run_picture_units(home, crawl, units, meter)
@@ -257,7 +267,10 @@ def crawl(home: Home, job: Job | Sequence[str], progress: Progress = silent) -> 
         pages.total = pages.done + sum(asked[unit] for unit in units)
         for unit in units:
             run_page_unit(home, name, unit, pages)
-    run_image_units(home, name, image_units(home, name), progress)
+    pictures, waiting = Meter(progress, "pictures"), image_units(home, name)
+    pictures.total = _pairs(home, name, waiting)
+    for start in range(0, len(waiting), UNITS_AT_ONCE):
+        _run_image_units(home, name, waiting[start : start + UNITS_AT_ONCE], pictures)
     return append_crawl(home, name, progress)
 
 

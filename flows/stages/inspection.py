@@ -16,12 +16,16 @@ def page(file: Path, base: str) -> dict[str, Any]:
     """What is read out of an HTML file found under `base`.
 
     Raises:
-        InputError: no such file, or the base is no URL.
+        InputError: no such file, the base is no URL, or the page takes more memory or time than a crawl would give it.
     """
-    from curation.pages import read_page
+    from curation.page_pool import PageError, PagePool
     from curation.pair import canonical_url
 
-    read = read_page(_bytes(file), canonical_url(base))
+    with PagePool(1) as pool:
+        [(_, result)] = pool.read_all([(file, _bytes(file), canonical_url(base), None)])
+    if isinstance(result, PageError):
+        raise InputError(result.what, where=str(file))
+    read = result.page()
     return {
         "url": read.url,
         "title": read.title,

@@ -14,10 +14,12 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from curation.fetch import Fetched
-from curation.pages import Page, read_page
+from curation.page_pool import ReadPage
+from curation.pages import Page
 from curation.pair import origin_of
 from flows.home import Home, utc_now
 from flows.stages import crawl
+from flows.stages.crawling.asking import page_pool
 from flows.stages.crawling.observer import Observer, observer_at
 from flows.stages.crawling.recording import append_declared, append_origins
 from flows.stages.crawling.rows import IMPORTED
@@ -158,7 +160,7 @@ def _renew(home: Home, observer: Observer, evidence: Mapping[str, Evidence], cou
     counts.silent |= {f.url for f in asked if not f.hops} | {
         o for o in due if any(not _answered(d) for _, d in fresh[o].documents)
     }
-    read = {url: read_page(f.body, f.final_url or url, _content_type(f)) for url, f in pages.items() if f.ok}
+    read = _read(home, pages)
     newer = {
         pair: _with_origins(_with_responses(e, pages, pictures, read) if pair in responses else e, fresh)
         for pair, e in evidence.items()
@@ -218,6 +220,13 @@ def _fetched(observer: Observer, kind: str, urls: Iterable[str | None]) -> dict[
     if kind == "page":
         return {f.url: f for f in observer.fetch(wanted, "page")}
     return {f.url: f for f in observer.fetch(wanted, "image", max_bytes=1)}
+
+
+def _read(home: Home, pages: Mapping[str, Fetched]) -> dict[str, Page]:
+    """What stands on the pages that answered; one that takes too much to read is as one that did not answer."""
+    asked = ((url, f.body, f.final_url or url, _content_type(f)) for url, f in pages.items() if f.ok)
+    with page_pool(home, with_links=False) as pool:
+        return {str(url): result.page() for url, result in pool.read_all(asked) if isinstance(result, ReadPage)}
 
 
 def _with_responses(

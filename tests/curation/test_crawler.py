@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from curation.crawler import ORIGIN_NOT_ASKED, REDIRECT_ROUNDS, Crawler
+from curation.crawler import ORIGIN_NOT_ASKED, REDIRECT_ROUNDS, Crawler, Wanted
 from curation.fetch import FetchConfig, Fetched, Fetcher, Gate, Request, open_gate
 from curation.hosts import Claims, FileClaims, OriginDocuments
 from policy.evidence import Document, OriginEvidence
@@ -95,6 +95,20 @@ def test_what_robots_forbids_is_not_contacted() -> None:
         refused = results[server.url("/private/b")]
         assert (refused.outcome, refused.detail) == ("refused-by-policy", "robots-disallow")
         assert server.requests == ["/robots.txt", "/a"]
+
+
+def test_of_a_wanted_origin_the_documents_are_asked_and_nothing_else() -> None:
+    """The origin of a page that was not asked has a say: its documents come in the same stream, and yield nothing."""
+    with serving({"/a": response(b"x")}) as server, serving({"/page": response(b"x")}) as page:
+        wanted = page.url("/").removesuffix("/")
+        with Crawl(server, page) as crawl:
+            results = list(crawl.crawler.fetch_all([Wanted(wanted), Request(server.url("/a"), "image")]))
+            assert wanted in crawl.crawler.known
+        assert [f.url for f in results] == [server.url("/a")]
+        assert page.requests == ["/robots.txt"]
+        with Crawl(server, page) as crawl:
+            assert list(crawl.crawler.fetch_all([Wanted(wanted)])) == []
+            assert wanted in crawl.crawler.known
 
 
 def test_of_what_is_kept_out_not_even_robots_txt_is_asked_for() -> None:

@@ -43,7 +43,7 @@ def make(tmp_path: Path, site: Site) -> Callable[..., Home]:
 
     def make(**changes: str) -> Home:
         lines = {
-            "allow_addresses = []": f'allow_addresses = ["{site.address}"]',
+            "allow_addresses = [] ": f'allow_addresses = ["{site.address}"] ',
             "decode_workers = 2": "decode_workers = 1",
             "retries = 2 ": "retries = 0 ",
             **{_line(name): f"{name} = {value} " for name, value in changes.items()},
@@ -139,6 +139,18 @@ def test_columns_of_other_names_are_named(make: Callable[..., Home], site: Site,
     columns = crawl.read_columns(["url=link", "text=words"])
     summary = crawled(home, crawl.source("url-list", str(tmp_path / "list.parquet"), columns))
     assert summary.pairs == 1
+
+
+def test_the_page_that_a_list_names_has_a_say(make: Callable[..., Home], site: Site, tmp_path: Path) -> None:
+    """Its origin's documents are asked though the page itself is not; its robots.txt can keep the picture out."""
+    with Site({"/robots.txt": Answer(b"User-agent: *\nDisallow: /closed\n", "text/plain")}) as pages:
+        home = make(allow_addresses=f'["{site.address}", "{pages.address}"]')
+        rows = f"url,page_url\n{site.url('/a.png')},{pages.url('/closed')}\n{site.url('/b.png')},{pages.url('/open')}\n"
+        (tmp_path / "list.csv").write_text(rows)
+        crawled(home, crawl.source("url-list", str(tmp_path / "list.csv")))
+        assert pages.requests["/robots.txt"] == 1
+        assert pages.requests["/closed"] == pages.requests["/open"] == 0
+    assert verdicts(home) == {"a.png": ("deny", "robots-disallow"), "b.png": ("defer", "not-observed")}
 
 
 # ── archives ───────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -1,4 +1,4 @@
-"""Units are run: pages and pictures asked, decoded, measured; what came of it is the unit's part.
+"""Units are run: pages and pictures asked, read or decoded in worker processes; what came of it is the unit's part.
 
 Picture units overlap. While the last pictures of one wait for a slow origin's turn, those of the next are asked; a
 part is written as its rows come and exists when the last one has.
@@ -6,15 +6,18 @@ part is written as its rows come and exists when the last one has.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from curation.crawler import Wanted
 from curation.decode_pool import DecodePool
 from curation.fetch import Fetched, Request
 from curation.images import DecodeError, DecodeLimits, ShapeConfig, Shaped
-from curation.pages import Page, read_page
+from curation.page_pool import PageError, PagePool, ReadPage
+from curation.pages import Page, page_json
+from curation.pair import origin_of
 from curation.pixel_store import PixelStore
 from flows.home import Home, utc_now
 from flows.stages.crawling import plan
@@ -29,7 +32,6 @@ from flows.stages.crawling.rows import (
     fetch_row,
     is_html,
     outcome_of,
-    page_json,
     shaped_row,
 )
 from flows.stages.parts import PartWriter, part_groups
@@ -54,26 +56,121 @@ class UnitSummary:
 
 def run_page_unit(home: Home, crawl: str, unit: str, meter: Meter | None = None) -> UnitSummary:
     """Ask a unit's pages and read the pairs on them; the unit's part is the outcome."""
-    meter, started, counts = meter or Meter(), utc_now(), Counter[str]()
+    meter, started = meter or Meter(), utc_now()
     urls = next(u.urls for u in plan.all_page_units(home, crawl) if u.unit == unit)
-    observer, known, declared, pairs = observer_at(home), known_pages(home, urls), set[str](), 0
-    requests = (Request(url, "page", headers=_validators(known.get(url))) for url in urls)
-    with PartWriter(plan.part(home, crawl, "pages", unit), PAGES) as part:
-        for fetched in observer.ask(requests):
-            row, page = page_row(fetched, known.get(fetched.url))
-            if page is not None:
-                declared |= observer.declared_in(seen_alone(fetched, page.rsl))
-                pairs += len(page.pairs)
-            part.add(row)
-            counts[outcome_of(row)] += 1
-            meter.count(outcome_of(row), len(fetched.body))
-        observer.ask_declared(declared)
-        part.finish({PAIRS_NOTE: str(pairs)})
-    return summary(unit, counts, started)
+    observer, known = observer_at(home), known_pages(home, urls)
+    with PartWriter(plan.part(home, crawl, "pages", unit), PAGES) as part, page_pool(home) as pool:
+        reading = PageReading(part, pool, observer, meter)
+        for fetched in observer.ask(reading.requests(urls, known)):
+            reading.take(fetched, known.get(fetched.url))
+        reading.finish()
+    return summary(unit, reading.counts, started)
 
 
-def page_row(fetched: Fetched, known: KnownAnswer | None = None) -> tuple[dict[str, object], Page | None]:
-    """A page's row, and what was read of it where it is HTML."""
+class PageReading:
+    """Reads pages that were fetched, in worker processes, and writes the row of each into a part.
+
+    Rows are written as they come to be, or, `in_order`, as their pages were taken.
+    """
+
+    def __init__(
+        self, part: PartWriter, pool: PagePool, observer: Observer, meter: Meter, *, in_order: bool = False
+    ) -> None:
+        self.part, self.pool, self.observer, self.meter, self.in_order = part, pool, observer, meter, in_order
+        self.counts, self.declared, self.pairs, self.taken = Counter[str](), set[str](), 0, 0
+        self._asked = 0
+        self._held: deque[_TakenPage] = deque()  # in order: from the first that is not read
+        self._held_bytes = 0
+
+    def requests(self, urls: Iterable[str], known: Mapping[str, KnownAnswer]) -> Iterator[Request | None]:
+        """What is to be asked. What has been read meanwhile is written, however slow the network is."""
+        for url in urls:
+            while self.pool.is_full:
+                yield from self._nothing()
+            self._asked += 1
+            yield Request(url, "page", headers=_validators(known.get(url)))
+        while self.taken < self._asked:
+            yield from self._nothing()
+
+    def _nothing(self) -> Iterator[None]:
+        self._keep(self.pool.ready())
+        yield None
+
+    def take(self, fetched: Fetched, known: KnownAnswer | None = None) -> None:
+        """Take a page that was asked; its HTML is read by the workers."""
+        row, html = page_row(fetched, known)
+        page = self._hold(_TakenPage(row, fetched))
+        if html is None:
+            self._settle(page)
+        else:
+            self.pool.submit(page, *html)
+        self._keep(self.pool.ready())
+        while self._held_bytes > self.pool.max_bytes and self._held:
+            self.pool.wait(1.0)
+            self._keep(self.pool.ready())
+
+    def take_described(self, fetched: Fetched, described: Page) -> None:
+        """Take a page of which an archive holds what its metadata tell, and no HTML."""
+        row = fetch_row(fetched) | {"body": None, "body_sha256": None}
+        page = self._hold(_TakenPage(row | {"page_json": page_json(described, whole=False, with_links=False)}, fetched))
+        self._read(page, described.rsl, len(described.pairs))
+        self._settle(page)
+
+    def finish(self, notes: Mapping[str, str] | None = None) -> None:
+        """Read what is left, ask for the licence documents that were declared, and make the part whole."""
+        self._keep(self.pool.drain())
+        self.observer.ask_declared(self.declared)
+        self.part.finish({**(notes or {}), PAIRS_NOTE: str(self.pairs)})
+
+    def _keep(self, results: Iterable[tuple[object, ReadPage | PageError]]) -> None:
+        for page, result in results:
+            assert isinstance(page, _TakenPage)  # the tag is the page that waits for being read
+            if isinstance(result, ReadPage):
+                page.row["page_json"] = result.json
+                self._read(page, result.rsl, result.pairs)
+            else:
+                page.row |= {"outcome": f"read-{result.code}", "detail": result.detail}
+            self._settle(page)
+
+    def _read(self, page: _TakenPage, rsl: tuple[tuple[str, str], ...], pairs: int) -> None:
+        self.declared |= self.observer.declared_in(seen_alone(page.fetched, rsl))
+        self.pairs += pairs
+
+    def _hold(self, page: _TakenPage) -> _TakenPage:
+        self.taken += 1
+        if self.in_order:
+            self._held.append(page)
+            self._held_bytes += len(page.fetched.body)
+        return page
+
+    def _settle(self, page: _TakenPage) -> None:
+        """The page's row is known: write it, when its turn has come."""
+        page.is_settled = True
+        if not self.in_order:
+            self._write(page)
+        while self._held and self._held[0].is_settled:
+            self._held_bytes -= len(self._held[0].fetched.body)
+            self._write(self._held.popleft())
+
+    def _write(self, page: _TakenPage) -> None:
+        self.part.add(page.row)
+        self.counts[outcome_of(page.row)] += 1
+        self.meter.count(outcome_of(page.row), len(page.fetched.body))
+
+
+@dataclass(slots=True)
+class _TakenPage:
+    """A page on its way: its row, which lacks what is read of it until that is settled."""
+
+    row: dict[str, object]
+    fetched: Fetched
+    is_settled: bool = False
+
+
+def page_row(
+    fetched: Fetched, known: KnownAnswer | None = None
+) -> tuple[dict[str, object], tuple[bytes, str, str | None] | None]:
+    """A page's row, and where it is HTML what is to be read: the bytes, their URL and their content type."""
     html, confirmed = fetched.body if fetched.ok and is_html(fetched) else None, None
     row = fetch_row(fetched) | {"body": html, "body_sha256": None, "page_json": None}
     if fetched.outcome == NOT_MODIFIED and known is not None:
@@ -83,8 +180,12 @@ def page_row(fetched: Fetched, known: KnownAnswer | None = None) -> tuple[dict[s
     if html is None:
         return row, None
     answer = confirmed or fetched
-    page = read_page(html, answer.final_url or answer.url, content_type(answer))
-    return row | {"page_json": page_json(page)}, page
+    return row, (html, answer.final_url or answer.url, content_type(answer))
+
+
+def page_pool(home: Home, *, with_links: bool = True) -> PagePool:
+    """Workers that read pages, as many as decode pictures."""
+    return PagePool(home.settings.images.decode_workers, with_links=with_links)
 
 
 def seen_alone(fetched: Fetched, rsl: tuple[tuple[str, str], ...] | None = None) -> Evidence:
@@ -125,27 +226,45 @@ class PictureUnits:
         self.declared: set[str] = set()
         self.done: list[UnitSummary] = []
         self._open: dict[str, _OpenUnit] = {}
+        self._asked = 0  # URLs that were asked and not answered
 
     def run(self, units: Sequence[str]) -> list[UnitSummary]:
         try:
             with decode_pool(self.home) as pool:
-                for fetched in self.observer.ask(self._requests(units)):
+                for fetched in self.observer.ask(self._requests(units, pool)):
                     self._take(fetched, pool)
                     self._keep(pool.ready())
                 self._keep(pool.drain())
         finally:
+            self.pixels.discard()
             for opened in self._open.values():
                 opened.part.discard()
         self.observer.ask_declared(self.declared)
         return self.done
 
-    def _requests(self, units: Sequence[str]) -> Iterator[Request | None]:
+    def _requests(self, units: Sequence[str], pool: DecodePool) -> Iterator[Request | Wanted | None]:
         for unit in units:
             while len(self._open) >= OPEN_UNITS:
-                yield None  # asked again after the next result
+                yield from self._nothing(pool)
             opened = self._opened(unit)
+            yield from (Wanted(origin) for origin in self._page_origins(unit))
             for url in sorted(opened.waiting):
                 yield Request(url, "image", headers=_validators(opened.known.get(url)))
+        while self._asked:
+            yield from self._nothing(pool)
+
+    def _nothing(self, pool: DecodePool) -> Iterator[None]:
+        """Nothing to ask at the moment: what the workers have done meanwhile is kept, however slow the network is."""
+        self._keep(pool.ready())
+        yield None
+
+    def _page_origins(self, unit: str) -> list[str]:
+        """The origins of pages that were not asked in this crawl (of archives and lists): they have a say as well."""
+        path = plan.pairs_file(self.home, self.crawl, unit)
+        pages = {row["page_url"] for rows in part_groups(path, ["page_url"]) for row in rows}
+        known = self.observer.known()
+        wanted = (url for url in pages if url is not None and self.observer.kept_out(url) is None)
+        return sorted({origin_of(url) for url in wanted} - known.keys())
 
     def _opened(self, unit: str) -> _OpenUnit:
         # Whatever was asked to go meanwhile is neither fetched nor kept.
@@ -155,9 +274,11 @@ class PictureUnits:
         opened = _OpenUnit(unit, part, urls, known_pictures(self.home, sorted(urls)), utc_now())
         self._open[unit] = opened
         self.unit_of.update(dict.fromkeys(urls, opened))
+        self._asked += len(urls)
         return opened
 
     def _take(self, fetched: Fetched, pool: DecodePool) -> None:
+        self._asked -= 1
         row = fetch_row(fetched)
         self.declared |= self.observer.declared_in(seen_alone(fetched))
         if fetched.ok:

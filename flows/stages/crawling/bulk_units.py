@@ -141,6 +141,7 @@ def _import_job(
         for part in parts.values():
             part.finish()
     finally:
+        pixels.discard()
         for part in parts.values():
             part.discard()
     return [summary(unit, counts[unit], started) for unit in sorted(parts)]

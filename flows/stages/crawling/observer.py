@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from curation.crawler import Crawler
+from curation.crawler import Crawler, Wanted
 from curation.fetch import FetchConfig, Fetched, Fetcher, Request
 from curation.hosts import DeclaredDocuments, FileClaims, OriginDocuments
 from curation.images import Shaped
@@ -86,9 +86,14 @@ class Observer:
         """Ask each URL once, its origin's documents before it; each redirect target's before it is contacted."""
         return self.ask(Request(url, kind, max_bytes) for url in urls)
 
-    def ask(self, requests: Iterable[Request | None]) -> Iterator[Fetched]:
-        """Ask as `fetch` does, in one stream in which no origin waits for another; None: nothing at the moment."""
-        return self._crawler.fetch_all(requests)
+    def ask(self, requests: Iterable[Request | Wanted | None]) -> Iterator[Fetched]:
+        """Ask as `fetch` does, in one stream in which no origin waits for another; None: nothing at the moment.
+
+        Of an origin that is `Wanted` the documents are asked, and nothing else.
+        """
+        for fetched in self._crawler.fetch_all(requests):
+            self._origins.take_fetched()  # documents stand in the cache; what came of asking for them is not kept twice
+            yield fetched
 
     def renew(self, home: Home) -> None:
         """Hear what was asked to go, listed or granted since: from now on it counts."""

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from curation.fetch import Fetched, Request
 from curation.images import DecodeError, Shaped
-from curation.pages import Page
+from curation.pages import pair_of_plain
 from curation.pair import ImageTextPair
 from flows.home import utc_now
 from policy.evidence import Face, Hop, LicenceClaim, c2pa_from_plain, embedded_from_plain
@@ -147,23 +147,12 @@ def naive(moment: datetime) -> datetime:
 # ── pages ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def page_json(page: Page, *, whole: bool = True) -> str:
-    """What a page holds. `whole`: its HTML was read; of one that an archive's metadata tell of, inline RSL was not."""
-    return json.dumps(
-        {
-            "pairs": [asdict(p) for p in page.pairs],
-            "links": list(page.links),
-            "meta": [list(m) for m in page.meta],
-            "rsl": [list(r) for r in page.rsl],
-            "whole": whole,
-        },
-        ensure_ascii=False,
-    )
-
-
 @dataclass(frozen=True, slots=True)
 class PageRead:
-    """What `page_json` kept of a page; nothing where it was no HTML. `rsl` None: not observed."""
+    """What `page_json` kept of a page; nothing where it was no HTML, or took too much to read.
+
+    `rsl` None: not observed, as of a page that an archive's metadata tell of.
+    """
 
     pairs: tuple[ImageTextPair, ...] = ()
     links: tuple[str, ...] = ()
@@ -176,21 +165,16 @@ class PageRead:
             return cls()
         data = json.loads(row["page_json"])
         return cls(
-            tuple(_pair(p) for p in data["pairs"]),
+            tuple(map(pair_of_plain, data["pairs"])),
             tuple(data["links"]),
             tuple((name, content) for name, content in data["meta"]),
-            tuple((kind, value) for kind, value in data["rsl"]) if data["whole"] or data["rsl"] else None,
+            tuple((kind, value) for kind, value in data["rsl"]) if data["whole"] else None,
         )
 
 
 def links_of(row: Mapping[str, Any]) -> tuple[str, ...]:
     """The links of a page, without making pairs of the rest."""
     return tuple(json.loads(row["page_json"])["links"]) if row["page_json"] is not None else ()
-
-
-def _pair(data: Mapping[str, Any]) -> ImageTextPair:
-    claims = tuple(LicenceClaim(**c) for c in data["licence_claims"])
-    return ImageTextPair(**dict(data) | {"licence_claims": claims, "alternates": tuple(data["alternates"])})
 
 
 # ── pairs ──────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -11,6 +11,7 @@ import itertools
 import json
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -28,7 +29,7 @@ from curation.wat import read_wat
 from flows.home import Home, utc_now
 from flows.settings import CrawlSettings
 from flows.stages.crawling import plan
-from flows.stages.crawling.asking import PAIRS_NOTE, decode_pool, page_row, seen_alone
+from flows.stages.crawling.asking import PAIRS_NOTE, PageReading, decode_pool, page_pool
 from flows.stages.crawling.dealing import deal
 from flows.stages.crawling.meter import Meter
 from flows.stages.crawling.observer import observer_at
@@ -44,7 +45,6 @@ from flows.stages.crawling.rows import (
     imported_row,
     links_of,
     outcome_of,
-    page_json,
     page_seen_json,
     pair_row,
     prior_row,
@@ -263,32 +263,30 @@ def _read_archive(home: Home, crawl: str, number: int, source: Source, meter: Me
 
 
 def _cut_part(home: Home, source: Source, part: Path, place: Place, meter: Meter) -> None:
-    """Read the next pages of an archive into one part, and the origins of those pages for their documents."""
+    """Read the next pages of an archive into one part, and the origins of those pages for their documents.
+
+    In the order of the archive, and without their links, which nobody follows.
+    """
     settings, counts = home.settings.crawl, Counter[str]()
     if source.kind == "warc":
         items = read_warc(source.location, max_page_bytes=settings.max_page_bytes, start_offset=place, counts=counts)
     else:
         items = read_wat(source.location, start_offset=place, counts=counts)
-    observer, declared, following, pairs = observer_at(home), set[str](), "", 0
-    with PartWriter(part, PAGES) as writer:
+    following = ""
+    with PartWriter(part, PAGES) as writer, page_pool(home, with_links=False) as pool:
+        reading = PageReading(writer, pool, observer_at(home), meter, in_order=True)
         for item in items:
             if isinstance(item, ArchivedPage):
-                row, page = page_row(item.fetched)
                 if item.page is not None:
-                    page = item.page
-                    row["page_json"] = page_json(page, whole=False)
-                if page is not None:
-                    declared |= observer.declared_in(seen_alone(item.fetched, page.rsl))
-                    pairs += len(page.pairs)
-                writer.add(row)
-                meter.count(outcome_of(row), len(item.fetched.body))
-                if writer.rows >= settings.pages_per_unit:
+                    reading.take_described(item.fetched, item.page)
+                else:
+                    reading.take(item.fetched)
+                if reading.taken >= settings.pages_per_unit:
                     following = json.dumps(item.end_offset)
                     break
             else:
                 counts[f"damage: {item.what}"] += 1
-        observer.ask_declared(declared)
-        writer.finish({"next": following, "counts": json.dumps(counts), PAIRS_NOTE: str(pairs)})
+        reading.finish({"next": following, "counts": json.dumps(counts)})
 
 
 # ── folders of img2dataset ─────────────────────────────────────────────────────────────────────────────────────────
@@ -338,7 +336,13 @@ _KEPT_COLUMNS = (*_LICENCE_COLUMNS, "page_url", "title", "creator", "author")
 def _import_some(home: Home, part: Path, pairs: Path, items: Iterable[Imported], meter: Meter) -> None:
     """Decode the pictures of some rows of a folder; keep pixels and facts, and that nobody has observed the rest."""
     observer, pixels = observer_at(home), PixelStore(home.pixels_path)
-    with PartWriter(part, PICTURES) as pictures, PartWriter(pairs, PAIRS) as waiting, decode_pool(home) as pool:
+    with ExitStack() as stack:
+        stack.callback(pixels.discard)  # what was not settled
+        pictures, waiting = (
+            stack.enter_context(PartWriter(part, PICTURES)),
+            stack.enter_context(PartWriter(pairs, PAIRS)),
+        )
+        pool = stack.enter_context(decode_pool(home))
 
         def keep(results: Iterable[tuple[object, Shaped | DecodeError]]) -> None:
             for tag, result in results:
