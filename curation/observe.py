@@ -53,7 +53,8 @@ def observe(
         declared=declared,
         # No hop at all is "no answer was seen", which must never read as "an answer without a reservation".
         hops=image.hops if image is not None and image.hops else None,
-        licence_claims=pair.licence_claims,
+        # Claims are looked for on the page: one that was not asked may make some.
+        licence_claims=pair.licence_claims or (() if page is not None or pair.page_url is None else None),
         alt=pair.alt,
         text_origin=pair.text_origin,
         tombstoned=tombstoned,
