@@ -9,7 +9,7 @@ from tests.proofs.crawl_kills import Scenario, prove
 
 
 def test_a_crawl_that_is_killed_ends_as_an_undisturbed_one(tmp_path: Path, custody: Custody) -> None:
-    """Three times kill -9 at random moments: one terminal state a URL, no unit twice, the same shards, no file left."""
-    found = prove(tmp_path, Scenario(urls=600, kills=3, hosts=20, unit=50, seed="three kills"), custody)
+    """Kill -9 twice at random moments: one terminal state a URL, no unit twice, the same shards, no file left."""
+    found = prove(tmp_path, Scenario(urls=300, kills=2, hosts=6, unit=25, seed="two kills"), custody)
     assert found.failures == []
-    assert found.kills >= 2  # the last one may come after the end
+    assert found.kills >= 1  # the last one may come after the end
