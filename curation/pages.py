@@ -10,8 +10,10 @@ import codecs
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from dataclasses import dataclass, field, fields, replace
+from itertools import islice
+from operator import attrgetter
+from typing import Any, NamedTuple
 
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
@@ -60,6 +62,7 @@ _MAX_CLAIMS = 256  # of a page, a figure, an image
 _MAX_CLAIM_CHARS = 2_000
 _MAX_DEEP_TEXTS = 2_000  # elements whose text is read whole; of more, only what stands in them directly
 _MAX_TEXT_CHARS = 10_000
+_MAX_SOURCES = 256  # addresses of a <picture> beside its <img>'s own
 
 _META_CHARSET = re.compile(rb"<meta[^>]{0,200}charset\s*=\s*[\"']?\s*([A-Za-z0-9_:.+-]{1,40})", re.IGNORECASE)
 _HEADER_CHARSET = re.compile(r"charset\s*=\s*[\"']?\s*([A-Za-z0-9_:.+-]{1,40})", re.IGNORECASE)
@@ -82,6 +85,40 @@ class Page:
     title: str | None
     refused_images: int = 0
     rsl: tuple[tuple[str, str], ...] = ()
+
+
+def page_json(page: Page, *, whole: bool = True, with_links: bool = True) -> str:
+    """What a page holds, as a crawl keeps it: pairs, links, metas, RSL; its title and its claims stand in no pair.
+
+    `whole`: its HTML was read; of one that an archive's metadata tell of, inline RSL was not.
+    """
+    return json.dumps(
+        {
+            "pairs": [_plain_pair(pair) for pair in page.pairs],
+            "links": page.links if with_links else (),
+            "meta": page.meta,
+            "rsl": page.rsl,
+            "whole": whole,
+        },
+        ensure_ascii=False,
+    )
+
+
+def pair_of_plain(data: Mapping[str, Any]) -> ImageTextPair:
+    """A pair out of what `page_json` made."""
+    claims = tuple(LicenceClaim(**claim) for claim in data["licence_claims"])
+    return ImageTextPair(**dict(data) | {"licence_claims": claims, "alternates": tuple(data["alternates"])})
+
+
+def _plain_pair(pair: ImageTextPair) -> dict[str, object]:
+    # Without asdict, which copies all that it meets and takes five times as long; a page has hundreds of pairs.
+    plain = dict(zip(_PAIR_FIELDS, _PAIR_VALUES(pair), strict=True))
+    plain["licence_claims"] = [dict(zip(_CLAIM_FIELDS, _CLAIM_VALUES(c), strict=True)) for c in pair.licence_claims]
+    return plain
+
+
+_PAIR_FIELDS, _CLAIM_FIELDS = (tuple(f.name for f in fields(kind)) for kind in (ImageTextPair, LicenceClaim))
+_PAIR_VALUES, _CLAIM_VALUES = attrgetter(*_PAIR_FIELDS), attrgetter(*_CLAIM_FIELDS)
 
 
 def read_page(html: bytes, base_url: str, content_type: str | None = None) -> Page:
@@ -198,6 +235,9 @@ class _PageReader:
         text = _as_utf8(html, content_type)
         self.tree = LexborHTMLParser(text)
         self.has_figures = False  # so far: a figure comes before what stands in it
+        self.sources: dict[int, list[str]] = {}  # of a <picture>, by its mem_id
+        self.captions: dict[int, LexborNode] | None = None  # of each figure that has one, once one is wanted
+        self.caption_texts: dict[int, str | None] = {}
         self.links: dict[str, None] = {}
         self.joined: dict[str, None] = {}  # pages repeat their addresses
         self.image_urls: dict[str, str | None] = {}
@@ -392,15 +432,34 @@ class _PageReader:
         figures, picture = _ancestors(node) if self.has_figures else ((), None)
         addresses = _addresses(attributes)
         if picture is not None:
-            for source in picture.css("source"):
-                addresses.extend(_addresses(source.attributes))
+            addresses += self._sources(picture)
         self._add_image(node, attributes, addresses, figures)
 
     def _bare_picture(self, node: LexborNode) -> None:
         """A <picture> whose <img> a script would add."""
         if node.css_first("img") is None:
-            addresses = [address for source in node.css("source") for address in _addresses(source.attributes)]
-            self._add_image(node, node.attributes, addresses, _figures(node))
+            self._add_image(node, node.attributes, self._sources(node), _figures(node))
+
+    def _sources(self, picture: LexborNode) -> list[str]:
+        """The addresses that a <picture> adds to whatever <img> stands in it."""
+        at = picture.mem_id
+        if (known := self.sources.get(at)) is None:
+            each = (address for source in picture.css("source") for address in _addresses(source.attributes))
+            known = self.sources[at] = list(islice(each, _MAX_SOURCES))
+        return known
+
+    def _caption(self, figure: LexborNode) -> str | None:
+        """The text of the first <figcaption> in a figure."""
+        if self.captions is None:
+            self.captions = {}
+            for caption in self.tree.css("figcaption"):
+                for above in _figures(caption):
+                    self.captions.setdefault(above.mem_id, caption)
+        if (found := self.captions.get(figure.mem_id)) is None:
+            return None
+        if (at := found.mem_id) not in self.caption_texts:
+            self.caption_texts[at] = text_of(found.text())
+        return self.caption_texts[at]
 
     def _add_image(
         self,
@@ -416,8 +475,7 @@ class _PageReader:
         raw_alt = (attributes["alt"] or "") if "alt" in attributes else None
         text, origin = text_of(raw_alt), "alt"
         if text is None and figures:
-            caption = figures[0].css_first("figcaption")
-            text, origin = (text_of(caption.text()) if caption is not None else None), "figcaption"
+            text, origin = self._caption(figures[0]), "figcaption"
         if text is None:
             text, origin = text_of(attributes.get("title")), "title"
         self.images.append(
@@ -507,6 +565,8 @@ class _PageReader:
             if len(text) > _MAX_LD_CHARS:
                 raise ValueError(f"{len(text)} characters")
             data = json.loads(_LD_WRAPPING.sub("", text), strict=False)
+            if _HALF_CHARACTER.search(text):  # an unpaired one is no character: it can be neither stored nor said
+                data = json.loads(_whole_characters(json.dumps(data, ensure_ascii=False)))
         except (ValueError, RecursionError):
             # One malformed script loses nothing else; but what it may have said of rights is not silence.
             if _SPEAKS_OF_RIGHTS.search(text):
@@ -604,6 +664,12 @@ class _PageReader:
 
 # Scripts are still wrapped in comments or CDATA for browsers of the last century.
 _LD_WRAPPING = re.compile(r"^\s*(?://\s*)?(?:<!--|<!\[CDATA\[)|(?://\s*)?(?:-->|\]\]>)\s*$")
+
+_HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+def _whole_characters(text: str) -> str:
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def _media_type(attributes: Mapping[str, str | None]) -> str:
