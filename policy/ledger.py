@@ -261,14 +261,17 @@ class Ledger:
     # ── reading ────────────────────────────────────────────────────────────────────────────────────────────────
 
     def query(self, sql: str, params: object = None) -> list[tuple[Any, ...]]:
-        """The rows of one SELECT; `params` a sequence for `?` or a mapping for `$name`. Raises `InputError`."""
+        """The rows of one SELECT; `params` a sequence for `?` or a mapping for `$name`. Raises `InputError`.
+
+        A list of texts is a parameter of type VARCHAR[] and stands in the statement with that cast.
+        """
         with self._reading(sql) as connection:
-            return connection.execute(sql, params).fetchall()
+            return connection.execute(sql, _given(params)).fetchall()
 
     def query_arrow(self, sql: str, params: object = None) -> pa.Table:
-        """The rows of one SELECT as an Arrow table. Raises `InputError`."""
+        """The rows of one SELECT as an Arrow table; parameters as `query` takes them. Raises `InputError`."""
         with self._reading(sql) as connection:
-            return connection.execute(sql, params).to_arrow_table()
+            return connection.execute(sql, _given(params)).to_arrow_table()
 
     def head(self) -> tuple[int, str]:
         """The newest batch's sequence number and chain; (0, 64 zeros) of an empty ledger."""
@@ -530,6 +533,23 @@ class Ledger:
 
 
 # ── files ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _given(params: object) -> object:
+    """Parameters as DuckDB takes them quickly: of each text in a list it would look whether pandas is installed
+    (0.09 ms where it is not), so a list of texts goes over as the one text that its cast to VARCHAR[] reads.
+    """
+    if isinstance(params, Mapping):
+        return {name: _list_text(value) for name, value in params.items()}
+    if isinstance(params, list | tuple):
+        return [_list_text(value) for value in params]
+    return params
+
+
+def _list_text(value: object) -> object:
+    if not isinstance(value, list | tuple) or not all(isinstance(text, str) for text in value):
+        return value
+    return "[" + ",".join('"' + t.replace("\\", "\\\\").replace('"', '\\"') + '"' for t in value) + "]"
 
 
 def lock_path(path: Path) -> Path:

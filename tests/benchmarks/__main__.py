@@ -1,6 +1,6 @@
 """`make bench` runs every benchmark, `make bench BENCH=startup` one; results are appended to docs/benchmarks.md.
 
-`peers` needs two more environments (make bulk-env peers-env) and exits 2 without them, after the others are done.
+`peers`, `pages` and `crawl` need two more environments (make bulk-env peers-env) and say so without them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ from pathlib import Path
 
 from tests.benchmarks.table import Table
 
-BENCHMARKS = ("startup", "ledger", "judging", "deciding", "registry", "embedded", "peers")
+BENCHMARKS = (
+    *("startup", "ledger", "judging", "deciding", "registry", "embedded", "peers"),
+    *("pages", "wat", "pictures", "shards", "crawl"),
+)
 RESULTS = Path(__file__).resolve().parent.parent.parent / "docs" / "benchmarks.md"
 
 

@@ -12,6 +12,8 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from policy.errors import (
     BusyError,
@@ -140,6 +142,15 @@ class TestAppending:
 
 
 class TestReading:
+    @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100)
+    @given(texts=st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=12), max_size=5))
+    def test_a_list_of_texts_arrives_as_it_is(self, ledger: Ledger, texts: list[str]) -> None:
+        """Quotes, backslashes, commas, brackets, NULL by name: every text of a list is that text in the statement."""
+        asked = "SELECT t FROM (SELECT unnest(?::VARCHAR[]) AS t, generate_subscripts(?::VARCHAR[], 1) AS n) ORDER BY n"
+        assert [text for (text,) in ledger.query(asked, [texts, texts])] == texts
+        named = "SELECT list_contains($texts::VARCHAR[], 'x'), len($texts::VARCHAR[])"
+        assert ledger.query(named, {"texts": texts}) == [("x" in texts, len(texts))]
+
     def test_queries_take_parameters(self, ledger: Ledger) -> None:
         """Positional and named parameters, rows and Arrow."""
         assert ledger.query("SELECT ? + 1", [1]) == [(2,)]
