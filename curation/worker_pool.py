@@ -48,7 +48,6 @@ _START_S = 300.0
 _ATTEMPTS = 3  # of a piece whose workers die before they have begun anything
 _SLOT_KEEPS_BYTES = 1 << 20  # what a slot keeps of memory between two pieces
 _ANSWER_BYTES = 256 << 20  # more than any answer has
-_GROWTH_CHECKED_EVERY = 256  # pieces
 
 
 class Limits(Protocol):
@@ -430,11 +429,11 @@ def serve(prepare: Callable[[Mapping[str, Any]], Do]) -> None:
         parent.send(_ANSWER.pack(_FAILED, 0, len(failed)))
         return
     begun = mmap.mmap(page, _PAGE_BYTES)
-    started_with = _memory_bytes()
-    _limit_memory(memory_bytes)
+    statm = os.open("/proc/self/statm", os.O_RDONLY)
+    started_with = _memory_bytes(statm)
+    _limit_memory(started_with + memory_bytes)
     parent.send(_ANSWER.pack(_READY, 0, 0))
 
-    pieces = 0
     while message := parent.recv(_GIVEN.size):
         slot, head_bytes, body_bytes, number = _GIVEN.unpack(message)
         now = time.monotonic()
@@ -447,13 +446,15 @@ def serve(prepare: Callable[[Mapping[str, Any]], Do]) -> None:
         else:
             kind, (made, told) = _DONE, answer
         os.pwritev(slots[slot], [made, told], 0)
-        parent.send(_ANSWER.pack(kind, len(made), len(told)))
-        pieces += 1
+        try:
+            parent.send(_ANSWER.pack(kind, len(made), len(told)))
+        except BrokenPipeError:  # it is gone
+            break
         if isinstance(answer, NotDone) and answer.code == OUT_OF_MEMORY:
             break  # its heap is in pieces: the next one gets a fresh worker
         del answer, made, told
-        if not pieces % _GROWTH_CHECKED_EVERY and _memory_bytes() > started_with + memory_bytes // 4:
-            break  # nor may what others left take from the next one's memory
+        if _memory_bytes(statm) > started_with + memory_bytes // 4:
+            break  # nor may what one left take from the next one's memory
     os._exit(0)
 
 
@@ -465,13 +466,12 @@ def _do(do: Do, slot: int, head_bytes: int, body_bytes: int) -> tuple[bytes, byt
         return NotDone(OUT_OF_MEMORY)
 
 
-def _memory_bytes() -> int:
+def _memory_bytes(statm: int) -> int:
     """The size of this process's address space."""
-    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    return int(os.pread(statm, 64, 0).split()[0]) * resource.getpagesize()
 
 
-def _limit_memory(beyond_bytes: int) -> None:
-    limit = _memory_bytes() + beyond_bytes
+def _limit_memory(limit: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_FSIZE, (_ANSWER_BYTES, _ANSWER_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -252,17 +252,17 @@ class Evidence:
     def stored(self, memory: PartMemory | None = None) -> StoredEvidence:
         """The text that is stored, its id and the parts it names. `memory`: of what other evidence shares with this."""
         memory = memory if memory is not None else PartMemory()
-        plain: dict[str, Any] = {}
+        said: dict[str, Any] = {}
         for name in _FIELDS:
             value = getattr(self, name)
             if value is not None and name not in _SHARED:
-                plain[name] = _plain(value)
+                said[name] = plain(value)
         parts: dict[str, tuple[str, str]] = {}
-        plain["origins"] = [memory.part("origin", o, parts) for o in self.origins]
-        plain["declared"] = [memory.part("declared", d, parts) for d in self.declared]
+        said["origins"] = [memory.part("origin", o, parts) for o in self.origins]
+        said["declared"] = [memory.part("declared", d, parts) for d in self.declared]
         if any(value is not None for value in (self.page_headers, self.page_meta, self.page_rsl)):
-            plain["page"] = memory.page(self, parts)
-        text = canonical_json(plain)
+            said["page"] = memory.page(self, parts)
+        text = canonical_json(said)
         return StoredEvidence(text, hashlib.blake2b(text.encode(), digest_size=16).hexdigest(), parts)
 
     @staticmethod
@@ -311,23 +311,23 @@ class PartMemory:
         Remembered by the very object: pairs that share an origin hold the same one, and comparing its documents costs
         more than writing them.
         """
-        return self._remembered((kind, id(value)), kind, value, lambda: _plain(value), into)
+        return self._remembered((kind, id(value)), kind, value, lambda: plain(value), into)
 
     def page(self, evidence: Evidence, into: dict[str, tuple[str, str]]) -> str:
         """The id of what was observed of the page."""
         said = tuple(getattr(evidence, name) for name in _OF_THE_PAGE)
 
-        def plain() -> dict[str, Any]:
-            return {name: _plain(v) for name, v in zip(_OF_THE_PAGE, said, strict=True) if v is not None}
+        def page() -> dict[str, Any]:
+            return {name: plain(v) for name, v in zip(_OF_THE_PAGE, said, strict=True) if v is not None}
 
-        return self._remembered(said, "page", said, plain, into)
+        return self._remembered(said, "page", said, page, into)
 
     def _remembered(
-        self, key: object, kind: str, value: object, plain: Callable[[], Any], into: dict[str, tuple[str, str]]
+        self, key: object, kind: str, value: object, made: Callable[[], Any], into: dict[str, tuple[str, str]]
     ) -> str:
         known = self._known.get(key)
         if known is None:
-            text = canonical_json(plain())
+            text = canonical_json(made())
             # The value is kept with it: while it lives no other object has its id.
             known = self._known[key] = value, hashlib.blake2b(text.encode(), digest_size=16).hexdigest(), text
         into[known[1]] = kind, known[2]
@@ -387,18 +387,22 @@ class Shared:
         return part
 
 
-def _plain(value: Any) -> Any:
-    """Dataclasses to dicts (bodies and None left out), times to ISO 8601, lone surrogates to "?"."""
-    if hasattr(value, "__dataclass_fields__"):
-        items = ((name, getattr(value, name)) for name in _stored_names(cast(Hashable, type(value))))
-        return {k: _plain(v) for k, v in items if v is not None}
-    if isinstance(value, tuple):
-        return [_plain(v) for v in value]
-    if isinstance(value, datetime):
+def plain(value: Any) -> Any:
+    """What evidence is made of as JSON has it: dataclasses to dicts (bodies and None left out), times to ISO 8601, lone surrogates to "?"."""
+    kind = type(value)  # asked of every header of every hop: by the type itself, the commonest first
+    if kind is str:
+        return value if value.isascii() else value.encode("utf-8", errors="replace").decode("utf-8")
+    if kind is tuple:
+        return [plain(v) for v in value]
+    if kind in _AS_THEY_ARE:
+        return value
+    if kind is datetime:
         return value.isoformat()
-    if isinstance(value, str) and not value.isascii():
-        return value.encode("utf-8", errors="replace").decode("utf-8")
-    return value
+    items = ((name, getattr(value, name)) for name in _stored_names(cast(Hashable, kind)))
+    return {k: plain(v) for k, v in items if v is not None}
+
+
+_AS_THEY_ARE = frozenset({int, float, bool, type(None)})
 
 
 @functools.cache

@@ -628,7 +628,7 @@ def pages(full: bool) -> Iterator[Trick]:
     n = 10 if full else 1
     yield _page("10,000 elements deep", lambda: b"<div>" * 10_000 + b"<img src=a alt=b>")
     yield _page("deep, a picture in each", lambda: _numbered(b"<div><img src=%d alt=b>", 10_000 if full else 5_000))
-    yield _page("many attributes", lambda: _numbered(b"<div a%d=b></div>", 20_000 * n))
+    yield _page("many attributes", lambda: _numbered(b"<div a%d=b></div>", 2_000) * 2 * n)
     yield _page("an attribute of 5 MB", lambda: b"<img src=a alt='" + b"x" * 490_000 * n + b"'>")
     yield _page("an address of 5 MB", lambda: b"<img alt=b src='http://a.example/" + b"x" * 490_000 * n + b"'>")
     yield _page("many links", lambda: _numbered(b"<a href=%d>x</a>", 20_000 * n))
@@ -673,6 +673,7 @@ def costly_pages(full: bool) -> Iterator[Trick]:
     n = 10 if full else 1
     again = b"<p>" + _numbered(b"<b id=%d>", 100 * n) + b"</p>" + b"<p>x</p>" * 1_000 * n
     yield _page("formatting that is made anew", lambda: again)
+    yield _page("many different attributes", lambda: _numbered(b"<div a%d=b></div>", 4_000 * n * (5 if full else 1)))
     yield _page("one element of many attributes", lambda: b"<div " + _numbered(b"a%d=b ", 4_000 * n * n) + b">")
     yield _page("a million elements deep", lambda: b"<div>" * 10_000 * n * n)
     yield _page("figures in figures", lambda: _numbered(b"<figure><img src=%d>", 2_000 * n))

@@ -23,7 +23,7 @@ from curation.pair import canonical_url, origin_of, secret_in_url
 from curation.storage import list_files, open_input, parse_location
 from curation.url_lists import LIST_FIELDS
 from flows.home import Home, utc_now
-from flows.stages.crawling import bulk_units, plan, sources
+from flows.stages.crawling import plan, sources
 from flows.stages.crawling.asking import UnitSummary, run_page_unit, run_picture_units
 from flows.stages.crawling.meter import Meter
 from flows.stages.crawling.plan import Job, Source, SourceKind
@@ -149,6 +149,8 @@ def job(
     if engine and (seeds or not given or any(s.kind != "url-list" for s in given)):
         raise InputError(f"{engine} downloads lists", where="--engine", remedy="Give it --url-list FILE, and only that")
     if engine:
+        from flows.stages.crawling import bulk_units
+
         bulk_units.require_ready(home)
     if retry or stale:
         return Job(again=retry or "stale", stale_days=_days(stale) if stale else 0.0)
@@ -248,7 +250,9 @@ def _pairs(home: Home, crawl: str, units: Sequence[str]) -> int:
 
 
 def _run_image_units(home: Home, crawl: str, units: Sequence[str], meter: Meter) -> tuple[UnitSummary, ...]:
-    if plan.job_of(home, crawl).engine == bulk_units.ENGINE:
+    if plan.job_of(home, crawl).engine:
+        from flows.stages.crawling import bulk_units  # what few crawls need
+
         return bulk_units.run(home, crawl, units, meter)
     return run_picture_units(home, crawl, units, meter)
 

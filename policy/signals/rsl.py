@@ -7,6 +7,7 @@ specification leaves room we read it against ourselves: a licence that is declar
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -66,8 +67,28 @@ _Found: TypeAlias = Declared | Absent | Judgement
 
 def declared_urls(evidence: Evidence, rules: RobotsRules) -> tuple[str, ...]:
     """The addresses of the licence documents that this evidence declares, as `Evidence.declared` is to hold them."""
+    if not _speaks_of_licences(evidence):
+        return ()
     found = _declarations(evidence, rules, evidence.observed_at)
     return tuple(dict.fromkeys(d.url for d in found if isinstance(d, Declared) and d.url))
+
+
+def _speaks_of_licences(evidence: Evidence) -> bool:
+    """Whether a declaration can stand anywhere in it: most evidence has none, and need not be read for one."""
+    if evidence.page_rsl:
+        return True
+    headers = ((hop.headers for hop in evidence.hops or ()), (evidence.page_headers or (),))
+    if any(name.lower() == "link" for group in headers for some in group for name, _ in some):
+        return True
+    if any(origin.get(MECHANISM) is not None for origin in evidence.origins):
+        return True
+    documents = (origin.get(robots.MECHANISM) for origin in evidence.origins)
+    return any(d is not None and d.body is not None and _names_a_licence(d.body) for d in documents)
+
+
+@functools.lru_cache(maxsize=4_096)
+def _names_a_licence(robots_txt: bytes) -> bool:
+    return b"license" in robots_txt.lower()
 
 
 def _declarations(evidence: Evidence, rules: RobotsRules, now: datetime) -> Iterator[_Found]:

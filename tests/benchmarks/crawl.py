@@ -41,6 +41,7 @@ LICENCE = "https://creativecommons.org/licenses/by/4.0/"
 STAGES = ("crawl", "decide", "seal")
 # Tried for the peer before the rounds; the one that costs it least CPU is taken.
 THREADS = (8, 16, 64)
+SHORT = 10  # pictures of the list that shows what the starts cost
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +89,17 @@ class Run:
         return sum(self.costs.values(), Cost(0.0, 0.0, 0))
 
 
+@dataclass(frozen=True, slots=True)
+class Race:
+    """The runs of both. `starts_s`: CPU for a list of `SHORT` pictures, theirs and ours; `threads`: the peer's."""
+
+    theirs: tuple[Run, ...]
+    ours: tuple[Run, ...]
+    starts_s: tuple[float, float]
+    threads: int
+    server_s: float
+
+
 def run() -> Table:
     """The comparison; exits 2 where img2dataset's environment is missing."""
     return compare(SETTINGS, ROUNDS)
@@ -104,34 +116,38 @@ def compare(chosen: Sequence[Setting], rounds: int) -> Table:
         folder = Path(name)
         for setting in chosen:
             with CrawlSite(folder, setting.spec) as site:
-                theirs, ours, threads, server_s = _race(site, setting.spec.pictures, rounds, folder)
-            rows += _rows(setting, theirs, ours)
-            conditions.append(f"{setting.name}: {threads} threads a process, server {server_s:.1f} s of CPU in all")
-            sys.stderr.write("\n".join(" | ".join(row) for row in rows[-7:]) + "\n")
+                race = _race(site, setting.spec.pictures, rounds, folder)
+            rows += (told := _rows(setting, race))
+            conditions.append(
+                f"{setting.name}: {race.threads} threads a process, server {race.server_s:.1f} s of CPU in all"
+            )
+            sys.stderr.write("\n".join(" | ".join(row) for row in told) + "\n")
     columns = ("what", "measured", "img2dataset", "Custody", "ratio", "wanted at least")
     return Table(columns, rows, (_how(rounds), f"img2dataset's best of {THREADS} threads. {'; '.join(conditions)}."))
 
 
-def _race(site: CrawlSite, pictures: int, rounds: int, folder: Path) -> tuple[list[Run], list[Run], int, float]:
-    """Both in turns. Returns img2dataset's runs, ours, the threads it was given, the server's seconds of CPU."""
-    ours: list[Run] = []
-    theirs: list[Run] = []
-    few = url_list(site, max(pictures // 10, 10), folder / "few.parquet")
+def _race(site: CrawlSite, pictures: int, rounds: int, folder: Path) -> Race:
+    """Both in turns, after a short list that shows what their starts cost and which threads suit the peer."""
+    short = url_list(site, SHORT, folder / "short.parquet")
+    few = url_list(site, max(pictures // 10, SHORT), folder / "few.parquet")
     whole = url_list(site, pictures, folder / "list.parquet")
     tried = {threads: _peer(site, few, threads, folder).total.cpu_s for threads in THREADS}
     threads = min(tried, key=lambda t: tried[t])
+    starts = (_peer(site, short, threads, folder).total.cpu_s, _custody(site, short, folder).total.cpu_s)
+    before = _cpu_s(site.pid)
+    ours: list[Run] = []
+    theirs: list[Run] = []
     ways: tuple[Callable[[], None], ...] = (
         lambda: theirs.append(_peer(site, whole, threads, folder)),
         lambda: ours.append(_custody(site, whole, folder)),
     )
-    before = _cpu_s(site.pid)
     for number in range(rounds):
         for way in ways if number % 2 == 0 else reversed(ways):
             way()
     for run in (*ours, *theirs):
         if run.pictures != pictures:
             raise RuntimeError(f"{run.pictures} of {pictures} pictures arrived: nothing can be compared")
-    return theirs, ours, threads, _cpu_s(site.pid) - before
+    return Race(tuple(theirs), tuple(ours), starts, threads, _cpu_s(site.pid) - before)
 
 
 def url_list(site: CrawlSite, pictures: int, file: Path) -> Path:
@@ -291,17 +307,23 @@ def _cpu_s(pid: int) -> float:
 # ── in words ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _rows(setting: Setting, theirs: Sequence[Run], ours: Sequence[Run]) -> list[tuple[str, ...]]:
-    pictures = setting.spec.pictures
+def _rows(setting: Setting, race: Race) -> list[tuple[str, ...]]:
+    pictures, ours = setting.spec.pictures, race.ours
 
     def median(runs: Sequence[Run], of: Callable[[Run], float]) -> float:
         return statistics.median(map(of, runs))
 
     def row(measure: str, of: Callable[[Run], float], unit: str, wanted: str) -> tuple[str, ...]:
-        a, b = median(theirs, of), median(ours, of)
+        a, b = median(race.theirs, of), median(ours, of)
         return ("", measure, unit.format(a), unit.format(b), f"{a / b:.1f}", wanted)
 
+    def beyond_start(runs: Sequence[Run], start_s: float) -> float:
+        return 1e3 * (median(runs, lambda r: r.total.cpu_s) - start_s) / (pictures - SHORT)
+
     first = row("CPU a picture", lambda r: 1e3 * r.total.cpu_s / pictures, "{:.2f} ms", f"{setting.at_least:g}")
+    theirs_ms, ours_ms = (
+        beyond_start(runs, start_s) for runs, start_s in zip((race.theirs, ours), race.starts_s, strict=True)
+    )
     parts = ", ".join(
         f"{stage} {median(ours, lambda r, s=stage: 1e3 * r.costs[s].cpu_s / pictures):.2f} ms"  # type: ignore[misc]
         f" in {median(ours, lambda r, s=stage: r.costs[s].wall_s):.1f} s"  # type: ignore[misc]
@@ -309,6 +331,8 @@ def _rows(setting: Setting, theirs: Sequence[Run], ours: Sequence[Run]) -> list[
     )
     return [
         (f"{setting.name}, {pictures:,} pictures", *first[1:]),
+        ("", "starts aside", f"{theirs_ms:.2f} ms", f"{ours_ms:.2f} ms", f"{theirs_ms / ours_ms:.1f}", ""),
+        ("", f"CPU for {SHORT} pictures", *(f"{start_s:.1f} s" for start_s in race.starts_s), "", ""),
         row("wall-clock", lambda r: r.total.wall_s, "{:.1f} s", "1"),
         (*row("pictures a second", lambda r: pictures / r.total.wall_s, "{:.0f}", "")[:4], "", ""),
         row("memory at most", lambda r: r.total.peak_bytes / 1e6, "{:.0f} MB", "1"),
@@ -337,8 +361,7 @@ def _version_of_peer() -> str:
 
 def main() -> int:
     """The comparison by itself, printed and not recorded."""
-    small = "--small" in sys.argv[1:]
-    table = compare(SMALL, 1) if small else run()
+    table = compare(SMALL, 1) if "--small" in sys.argv[1:] else run()
     sys.stdout.write("\n".join(table.lines()) + "\n")
     return 0
 

@@ -3,19 +3,18 @@
     make prove PROOF=hostile
 
 The server is a process of its own with an origin a trick, in real sizes: gigabytes in a gzip, pictures of 900
-megapixels, floods without end. Each trick is asked for several times, between 2,000 URLs of an honest origin, with the
-limits that `custody init` sets but a shorter deadline. Pages go through `read_page`, pictures through a `DecodePool`.
-Every URL has to end once and truthfully, the honest ones well, all of it within a few deadlines, and the process with
-its decode workers within 512 MB (their proportional set sizes, added up, looked at every twentieth of a second).
-Pages that cost a reader without limits its memory or minutes are read in processes with limits; their price is told.
+megapixels, floods without end, pages that are gigabytes once parsed. As a crawl does, pages are asked for first and go
+through a `PagePool`, then pictures, through a `DecodePool`; each trick several times, between 1,000 URLs of an honest
+origin, with the limits that `custody init` sets but a shorter deadline. Every URL has to end once and truthfully, the
+honest ones well, all of it within a few deadlines, and the process with its workers within 512 MB: proportional set
+sizes, added up, looked at every twentieth of a second.
 """
 
 from __future__ import annotations
 
-import json
 import os
+import random
 import resource
-import subprocess
 import sys
 import threading
 import time
@@ -29,46 +28,39 @@ from pathlib import Path
 from curation.decode_pool import DecodePool
 from curation.fetch import FetchConfig, Fetched, Fetcher, Kind, Request, open_gate
 from curation.images import DecodeError
-from curation.pages import read_page
+from curation.page_pool import FAILED, PageError, PagePool
 from tests.builders import ROOT
-from tests.hostile import GOOD_PAGE, Elsewhere, Site, Trick, costly_pages
+from tests.hostile import GOOD_PAGE, Elsewhere
 
 RESULTS = ROOT / "docs" / "proofs.md"
 TIMES = 3  # each trick is asked for
-GOOD_URLS, GOOD_LARGE_URLS = 2_000, 30
+GOOD_URLS, GOOD_LARGE_URLS = 1_000, 30
 DEADLINE_S = 15.0
+MOST_DEADLINES = 12  # in which all of a kind have to have ended
 MEMORY_MB = 512
-PAGE_MB, PAGE_CPU_S = 1_000, 20  # at which the reading of a costly page is stopped
+KINDS: tuple[Kind, ...] = ("page", "image")
+MADE = {"page": "read", "image": "shaped"}
 
 
 def main() -> int:
     """Crawl, judge, publish; 1 where something was not as it should be."""
-    if sys.argv[1:2] == ["--read"]:
-        return read_one()
     failures: list[str] = []
+    lines = []
     with Elsewhere(full=True, costly=True) as server:
-        crawl = Crawl(server)
-        with Watch(exclude={server.pid}) as watch:
-            crawl.run()
-    failures += crawl.judge()
-    if watch.most_mb >= MEMORY_MB:
-        failures.append(f"memory: {watch.most_mb} MB")
-    prices = [price(crawl.bodies[name]) for name in crawl.bodies]
-    for name, paid in zip(crawl.bodies, prices, strict=True):
-        if paid.stopped or paid.mb > MEMORY_MB:
-            failures.append(f"the page {name!r} ({len(crawl.bodies[name]) / 1000:,.0f} KB) costs its reader {paid}")
-    ends = ", ".join(f"{outcome} {n}" for outcome, n in Counter(f.outcome for f in crawl.ends).most_common())
-    decoded = ", ".join(f"{code} {n}" for code, n in Counter(crawl.decoded.values()).most_common())
+        for kind in KINDS:
+            crawl = Crawl(server, kind)
+            with Watch(exclude={server.pid}) as watch:
+                crawl.run()
+            failures += crawl.judge()
+            if watch.most_mb >= MEMORY_MB:
+                failures.append(f"{kind}s: {watch.most_mb} MB of memory")
+            lines.append(f"* {crawl.told()}. {watch.told()}.\n")
     text = (
         f"\n## {datetime.now(UTC):%Y-%m-%d %H:%M} UTC: hostile\n"
-        f"{len(server.found)} tricks, each {TIMES} times, between {GOOD_URLS + GOOD_LARGE_URLS:,} URLs of an honest "
-        f"origin; deadline {DEADLINE_S:.0f} s, concurrency {crawl.config.concurrency}: all ended after "
-        f"{crawl.seconds:.0f} s ({crawl.seconds / DEADLINE_S:.1f} deadlines), the honest ones after "
-        f"{crawl.good_after_s:.0f} s. Memory at most {watch.most_mb} MB in all ({watch.main_mb} MB the process, "
-        f"{watch.worker_mb} MB the largest decode worker, by RSS). Outcomes: {ends}. Pictures: {decoded}. "
-        f"Longest reading of a page in the process: {crawl.longest_page_s:.1f} s. Failures: {len(failures)}.\n"
+        f"{len(server.found)} tricks, deadline {DEADLINE_S:.0f} s, load average {os.getloadavg()[0]:.1f} on "
+        f"{os.cpu_count()} cores. Failures: {len(failures)}.\n"
     )
-    text += "".join(f"* {line[:300]}\n" for line in failures[:40])
+    text += "".join(lines) + "".join(f"* FAILED: {line[:300]}\n" for line in failures[:40])
     sys.stdout.write(text)
     with RESULTS.open("a", encoding="utf-8") as file:
         file.write(text)
@@ -77,31 +69,21 @@ def main() -> int:
 
 # ── the crawl ────────────────────────────────────────────────────────────────────────────────────────────────────
 class Crawl:
-    """One `fetch_all` over every trick and the honest origin, with what became of it."""
+    """One `fetch_all` over all tricks of a kind and the honest origin, with what became of it."""
 
-    def __init__(self, server: Elsewhere) -> None:
-        self.costly = {trick.name for trick in costly_pages(full=True)}
-        self.sites: dict[str, Site] = {}
-        requests: list[Request] = []
-        for number in range(TIMES):
-            for site in server.sites:
-                url = f"{site.url}?{number}"
-                self.sites[url] = site
-                requests.append(Request(url, site.trick.kind))
+    def __init__(self, server: Elsewhere, kind: Kind) -> None:
+        self.kind = kind
+        self.sites = {
+            f"{site.url}?{number}": site for number in range(TIMES) for site in server.sites if site.trick.kind == kind
+        }
         good = server.honest.endpoint
-        step = max(1, len(requests) // GOOD_LARGE_URLS)
-        for i in range(GOOD_LARGE_URLS):
-            requests.insert(i * (step + 1), Request(f"http://{good}/large-{i}", "image"))
-        every = GOOD_URLS // len(requests) + 1
-        mixed, number = [], 0
-        for request in requests:
-            mixed.append(request)
-            for _ in range(every):
-                if number < GOOD_URLS:
-                    kind: Kind = "image" if number % 4 else "page"
-                    mixed.append(Request(f"http://{good}/{kind}-{number}", kind))
-                    number += 1
-        self.requests = mixed
+        honest = [f"http://{good}/{kind}-{i}" for i in range(GOOD_URLS)]
+        if kind == "image":
+            honest += [f"http://{good}/large-{i}" for i in range(GOOD_LARGE_URLS)]
+        # The honest ones stand evenly between the others.
+        rng = random.Random(4)
+        self.urls = [*self.sites, *honest]
+        rng.shuffle(self.urls)
         self.config = FetchConfig(
             allow_addresses=tuple(site.endpoint for site in (*server.sites, server.honest)),
             concurrency=64,
@@ -115,74 +97,75 @@ class Crawl:
             max_image_bytes=20_000_000,
             retries=0,
         )
-        self.ends: list[Fetched] = []
-        self.good: list[Fetched] = []
-        self.decoded: dict[str, str] = {}
-        self.bodies: dict[str, bytes] = {}  # of the costly pages
-        self.seconds = self.good_after_s = self.longest_page_s = 0.0
+        self.ends: dict[str, list[str]] = {}
+        self.made: dict[str, str] = {}
         self.wrong: list[str] = []
+        self.seconds = self.good_after_s = self.made_after_s = 0.0
 
     def run(self) -> None:
         fetcher = Fetcher(self.config)
         began = time.monotonic()
-        with DecodePool(2) as pool:
-            for fetched in fetcher.fetch_all(self.requests, gate=open_gate):
-                self.take(fetched, pool, time.monotonic() - began)
+        with PagePool(2) if self.kind == "page" else DecodePool(2) as pool:
+            for fetched in fetcher.fetch_all((Request(url, self.kind) for url in self.urls), gate=open_gate):
+                self.take(fetched, time.monotonic() - began)
+                if not fetched.ok:
+                    continue
+                if isinstance(pool, PagePool):
+                    pool.submit(fetched.url, fetched.body, fetched.url, fetched.header("content-type"))
+                else:
+                    pool.submit(fetched.url, fetched.body)
                 self.note(pool.ready())
             self.seconds = time.monotonic() - began
             self.note(pool.drain())
+            self.made_after_s = time.monotonic() - began
         fetcher.close()
 
-    def take(self, fetched: Fetched, pool: DecodePool, after_s: float) -> None:
-        """Keep how it ended, and hand on what came."""
+    def take(self, fetched: Fetched, after_s: float) -> None:
+        """Keep how it ended; not its body: that would be a flood of our own."""
+        self.ends.setdefault(fetched.url, []).append(fetched.outcome)
         site = self.sites.get(fetched.url)
-        trick = site.trick if site is not None else None
-        if trick is None:
+        if site is None:
             self.good_after_s = after_s
-            self.check_good(fetched)
-        elif fetched.outcome not in trick.outcomes:
-            self.wrong.append(f"{trick.name}: {fetched.outcome} {fetched.detail}")
-        if fetched.ok:
-            self.hand_on(fetched, trick, pool)
-        # What is kept of an end is not its body: that would be our own flood.
-        self.ends.append(Fetched(fetched.request, fetched.outcome, fetched.status, detail=fetched.detail))
-
-    def check_good(self, fetched: Fetched) -> None:
-        if not fetched.ok:
-            self.wrong.append(f"honest {fetched.url}: {fetched.outcome} {fetched.detail}")
-        elif fetched.request.kind == "page" and fetched.body != GOOD_PAGE:
-            self.wrong.append(f"honest {fetched.url}: another body")
-
-    def hand_on(self, fetched: Fetched, trick: Trick | None, pool: DecodePool) -> None:
-        if fetched.request.kind == "image":
-            pool.submit(fetched.url, fetched.body)
-        elif trick is not None and trick.name in self.costly:
-            self.bodies[trick.name] = fetched.body
-        else:
-            began = time.process_time()
-            read_page(fetched.body, fetched.final_url or fetched.url, fetched.header("content-type"))
-            self.longest_page_s = max(self.longest_page_s, time.process_time() - began)
+            if not fetched.ok or (self.kind == "page" and fetched.body != GOOD_PAGE):
+                self.wrong.append(f"honest {fetched.url}: {fetched.outcome} {fetched.detail}")
+        elif fetched.outcome not in site.trick.outcomes:
+            self.wrong.append(f"{site.trick.name}: {fetched.outcome} {fetched.detail}")
 
     def note(self, results: Iterable[tuple[object, object]]) -> None:
         for tag, result in results:
-            self.decoded[str(tag)] = result.code if isinstance(result, DecodeError) else "shaped"
+            self.made[str(tag)] = result.code if isinstance(result, DecodeError | PageError) else MADE[self.kind]
 
     def judge(self) -> list[str]:
         """What is not as it should be."""
         wrong = self.wrong
-        if sorted(f.url for f in self.ends) != sorted(r.url for r in self.requests):
-            wrong.append(f"{len(self.requests)} URLs, {len(self.ends)} ends")
-        for url, came_to in self.decoded.items():
-            if url in self.sites:
-                trick = self.sites[url].trick
-                if trick.decoded and came_to not in trick.decoded:
-                    wrong.append(f"{trick.name}: decoded as {came_to}")
-            elif came_to != "shaped":
-                wrong.append(f"honest {url}: decoded as {came_to}")
-        # All tricks at an origin of their own stand side by side, 64 at a time, of which half wait for a deadline.
-        if self.seconds > 20 * DEADLINE_S:
-            wrong.append(f"it took {self.seconds:.0f} s")
+        if Counter({url: len(ends) for url, ends in self.ends.items()}) != Counter(self.urls):
+            wrong.append(f"{len(self.urls)} URLs, {sum(map(len, self.ends.values()))} ends")
+        if (lost := {url for url, ends in self.ends.items() if ends == ["ok"]} - set(self.made)) != set():
+            wrong.append(f"never came back: {sorted(lost)[:5]}")
+        for url, came_to in self.made.items():
+            if url not in self.sites:
+                if came_to != MADE[self.kind]:
+                    wrong.append(f"honest {url}: {came_to}")
+            elif (trick := self.sites[url].trick).decoded and came_to not in trick.decoded:
+                wrong.append(f"{trick.name}: {came_to}")
+            elif came_to == FAILED:
+                wrong.append(f"{trick.name}: failed")
+        if self.seconds > MOST_DEADLINES * DEADLINE_S:
+            wrong.append(f"{self.kind}s took {self.seconds:.0f} s")
         return wrong
+
+    def told(self) -> str:
+        ends = Counter(outcome for found in self.ends.values() for outcome in found)
+        return (
+            f"{self.kind}s: {len(self.sites):,} URLs of tricks between {len(self.urls) - len(self.sites):,} honest ones "
+            f"(those had after {self.good_after_s:.0f} s), all ended after {self.seconds:.0f} s "
+            f"({self.seconds / DEADLINE_S:.1f} deadlines), {_told(ends)}; what came was worked on until "
+            f"{self.made_after_s:.0f} s, {_told(Counter(self.made.values()))}"
+        )
+
+
+def _told(counts: Counter[str]) -> str:
+    return ", ".join(f"{name} {n:,}" for name, n in counts.most_common())
 
 
 # ── what it costs ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -206,6 +189,12 @@ class Watch:
         self._stopping.set()
         self._thread.join()
 
+    def told(self) -> str:
+        return (
+            f"Memory at most {self.most_mb} MB in all ({self.main_mb} MB the process, {self.worker_mb} MB the largest "
+            f"worker, by RSS)"
+        )
+
     def _watch(self) -> None:
         main = os.getpid()
         while not self._stopping.wait(0.05):
@@ -227,45 +216,6 @@ def _pss_mb(pid: int) -> int:
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
             if line.startswith("Pss:"):
                 return int(line.split()[1]) >> 10
-    return 0
-
-
-@dataclass(frozen=True, slots=True)
-class Price:
-    """Of reading one page; `stopped`: it did not come to an end within its limits."""
-
-    cpu_s: float
-    mb: int
-    stopped: bool
-
-    def __str__(self) -> str:
-        return f"{self.cpu_s:.1f} s and {self.mb} MB" + (" and more" if self.stopped else "")
-
-
-def price(body: bytes) -> Price:
-    """Read a page in a process with limits, and tell what it took."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    command = [sys.executable, "-m", "tests.proofs.hostile", "--read"]
-    done = subprocess.run(command, input=body, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=ROOT, check=False)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    if done.returncode == 0:
-        told = json.loads(done.stdout)
-        return Price(told["cpu_s"], told["mb"], False)
-    return Price(cpu_s, PAGE_MB if cpu_s < PAGE_CPU_S else 0, True)
-
-
-def read_one() -> int:
-    """In the child: read the page on stdin within limits, and say what it took."""
-    body = sys.stdin.buffer.read()
-    resource.setrlimit(resource.RLIMIT_AS, (PAGE_MB << 20, PAGE_MB << 20))
-    resource.setrlimit(resource.RLIMIT_CPU, (PAGE_CPU_S, PAGE_CPU_S))
-    began = time.process_time()
-    read_page(body, "http://a.example/")
-    # Not ru_maxrss, which remembers the process that this one was forked from.
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    peak_mb = int(status["VmHWM"].split()[0]) >> 10
-    sys.stdout.write(json.dumps({"cpu_s": time.process_time() - began, "mb": peak_mb}))
     return 0
 
 

@@ -30,7 +30,6 @@ from flows.stages.crawling.rows import PICTURES, imported_row, outcome_of, shape
 from flows.stages.parts import PartWriter, read_part, unit_id, write_part
 from policy.errors import CustodyError
 
-ENGINE = "img2dataset"
 _APPROVED = pa.schema({"url": pa.string(), "unit": pa.string(), "refused": pa.string()})
 
 

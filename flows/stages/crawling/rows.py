@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ from curation.images import DecodeError, Shaped
 from curation.pages import pair_of_plain
 from curation.pair import ImageTextPair
 from flows.home import utc_now
-from policy.evidence import Face, Hop, LicenceClaim, c2pa_from_plain, embedded_from_plain
+from policy.evidence import Face, Hop, LicenceClaim, c2pa_from_plain, canonical_json, embedded_from_plain, plain
 
 _ASKED = {
     "url": pa.string(),
@@ -245,7 +245,7 @@ def pair_of(row: Mapping[str, Any]) -> ImageTextPair:
 
 
 def claims_json(claims: tuple[LicenceClaim, ...]) -> str:
-    return json.dumps([asdict(c) for c in claims], ensure_ascii=False) if claims else "[]"
+    return json.dumps([plain(c) for c in claims], ensure_ascii=False) if claims else "[]"
 
 
 # ── pictures ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -262,10 +262,10 @@ def shaped_row(shaped: Shaped) -> dict[str, object]:
         "pdq": shaped.pdq,
         "pdq_quality": shaped.pdq_quality,
         # Not looked for, or the detector failed, is not "no face".
-        "faces_json": None if shaped.faces is None else json.dumps([asdict(f) for f in shaped.faces]),
+        "faces_json": None if shaped.faces is None else json.dumps([plain(f) for f in shaped.faces]),
         "face_detector": shaped.face_detector,
-        "embedded_json": None if shaped.embedded is None else json.dumps(asdict(shaped.embedded)),
-        "c2pa_json": None if shaped.c2pa is None else json.dumps(asdict(shaped.c2pa)),
+        "embedded_json": None if shaped.embedded is None else canonical_json(plain(shaped.embedded)),
+        "c2pa_json": None if shaped.c2pa is None else canonical_json(plain(shaped.c2pa)),
     }
 
 

@@ -17,12 +17,16 @@ from datetime import timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from curation.fetch import TRANSIENT_OUTCOMES, Request
 from curation.images import DecodeError, Shaped
 from curation.img2dataset import Imported, read_img2dataset
 from curation.pair import ImageTextPair, canonical_url, origin_of, secret_in_url, url_key
 from curation.pixel_store import PixelStore
 from curation.sitemaps import read_sitemap, sitemap_urls
+from curation.storage import open_input
 from curation.url_lists import Listed, read_url_list
 from curation.warc import ArchivedPage, Place, read_warc
 from curation.wat import read_wat
@@ -416,7 +420,7 @@ def deal_pictures(home: Home, crawl: str) -> list[PictureUnit]:
         pages = plan.parts(home, crawl, "pages")
         total = sum(int(part_notes(part).get(PAIRS_NOTE, 0)) for part in pages)
         lists = [source for source in job.sources if source.kind == "url-list"]
-        total += sum(1 for source in lists for _ in _listed(source, Counter()))
+        total += sum(_length(source) for source in lists)
         with home.ledger(readonly=True) as ledger:
             again = _again_pairs(ledger, home, crawl, job)
         total += len(again)
@@ -461,6 +465,17 @@ def _page_pairs(parts: Iterable[Path]) -> Iterator[dict[str, object]]:
                 if read.pairs:
                     seen = page_seen_json(row, read)
                     yield from (pair_row(pair, seen) for pair in read.pairs)
+
+
+def _length(source: Source) -> int:
+    """About how many rows a list has: what decides on the number of units need not be exact."""
+    if source.location.lower().endswith(".parquet"):
+        with open_input(source.location) as file:
+            try:
+                return int(pq.read_metadata(file).num_rows)
+            except pa.ArrowException:
+                return 0  # reading it will say what is wrong
+    return sum(1 for _ in _listed(source, Counter()))
 
 
 def _listed(source: Source, told: Counter[str]) -> Iterator[dict[str, object]]:
