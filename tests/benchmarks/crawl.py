@@ -123,7 +123,9 @@ def compare(chosen: Sequence[Setting], rounds: int) -> Table:
             )
             sys.stderr.write("\n".join(" | ".join(row) for row in told) + "\n")
     columns = ("what", "measured", "img2dataset", "Custody", "ratio", "wanted at least")
-    return Table(columns, rows, (_how(rounds), f"img2dataset's best of {THREADS} threads. {'; '.join(conditions)}."))
+    return Table(
+        columns, rows, (_how(rounds), f"img2dataset's best of {THREADS} threads a process. {'; '.join(conditions)}.")
+    )
 
 
 def _race(site: CrawlSite, pictures: int, rounds: int, folder: Path) -> Race:
