@@ -66,7 +66,7 @@ def test_only_settings_reads_the_environment() -> None:
         "flows/settings.py",
         "flows/prefect_server.py",  # starts a server
         "flows/deployments.py",  # starts flow runs
-        "curation/decode_pool.py",  # starts decode workers
+        "curation/worker_pool.py",  # starts workers
     }
 
 

@@ -86,7 +86,7 @@ def test_a_page_comes_back_as_it_is_read_here(pool: PagePool) -> None:
     results = dict(pool.read_all((name, *page) for name, page in PAGES.items()))
     assert results.keys() == PAGES.keys()
     for name, result in results.items():
-        here = read_page(*PAGES[name])
+        here = read_page(*PAGES[str(name)])
         assert isinstance(result, ReadPage), name
         assert result.page() == here, name
         assert result.json == page_json(here), name
@@ -146,13 +146,13 @@ def test_a_costly_page_costs_itself_alone() -> None:
         results = dict(pool.read_all((name, html, URL, None) for name, html in stream))
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KB
     assert len(results) == len(stream)
-    for name, result in results.items():
-        if name in COSTLY:
-            assert isinstance(result, PageError), name
-            assert result.code == "too-costly", name
+    for tag, result in results.items():
+        if tag in COSTLY:
+            assert isinstance(result, PageError), tag
+            assert result.code == "too-costly", tag
         else:
-            assert isinstance(result, ReadPage), name
-            assert result.page() == read_page(good, URL), name
+            assert isinstance(result, ReadPage), tag
+            assert result.page() == read_page(good, URL), tag
 
 
 @pytest.mark.parametrize("name", QUICK)
