@@ -10,12 +10,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from flows.home import Home
 from flows.museum import Museum
 from flows.stages import grants, removal
 from tests.builders import DATASET, ROOT, Custody, Journey, ask
+from tests.curation.archives import compressed, described, response, wat_record
+from tests.flows.downloaded import downloaded
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -77,8 +81,18 @@ def _examples(home: Home, museum: Museum, journey: Journey, folder: Path) -> dic
     opt_out, agreement = folder / "opt-out.csv", folder / "agreement.pdf"
     opt_out.write_text("url\nhttps://example.org/gallery/pear.png\n")
     agreement.write_bytes(b"%PDF-1.7 signed")
+    pages = museum.url("garden")
+    warc, wat, listed = folder / "pages.warc.gz", folder / "pages.warc.wat.gz", folder / "pictures.parquet"
+    html = f'<img src="{url}" alt="red apple">'.encode()
+    warc.write_bytes(compressed(response(f"{pages}archived", html)))
+    wat.write_bytes(compressed(wat_record(f"{pages}archived", described(html))))
+    pq.write_table(pa.table({"picture_link": [url], "caption": ["red apple"]}), listed)
     return {
-        "https://example.org/gallery/": museum.url("garden"),
+        "https://example.org/gallery/": pages,
+        "pages.warc.gz": str(warc),
+        "pages.warc.wat.gz": str(wat),
+        "pictures.parquet": str(listed),
+        "downloaded/": str(downloaded(folder / "downloaded", {url: picture.read_bytes()})),
         "https://example.org/gallery/apple.png": url,
         "picture.png": str(picture),
         "saved.html": str(page),

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import io
-import json
-import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +21,7 @@ from policy.errors import InputError, IntegrityError
 from policy.ruleset import Ruleset
 from tests.builders import ask, leftovers, replaced
 from tests.curation.archives import compressed, response
+from tests.flows.downloaded import downloaded
 from tests.flows.site import Answer, Site, picture
 
 BY = "https://creativecommons.org/licenses/by/4.0/"
@@ -211,34 +209,7 @@ def test_a_killed_reading_of_an_archive_goes_on_where_it_was(
 
 def _folder(site: Site, path: Path, names: tuple[str, ...] = ("a", "b")) -> Path:
     """What img2dataset would have left of the site's pictures, with all re-encoding off."""
-    path.mkdir()
-    rows = []
-    with tarfile.open(path / "00000.tar", "w") as tar:
-        for number, name in enumerate(names):
-            body, key = site.answers[f"/{name}.png"].body, f"00000{number:04d}"
-            row = {
-                "url": site.url(f"/{name}.png"),
-                "caption": f"a red apple called {name}",
-                "key": key,
-                "status": "success",
-                "error_message": None,
-                "license": BY,
-                "width": 96,
-                "height": 96,
-                "original_width": 96,
-                "original_height": 96,
-                "exif": "{}",
-                "sha256": hashlib.sha256(body).hexdigest(),
-            }
-            rows.append(row)
-            for ending, data in (("png", body), ("json", json.dumps(row).encode()), ("txt", row["caption"].encode())):  # type: ignore[union-attr]
-                member = tarfile.TarInfo(f"{key}.{ending}")
-                member.size = len(data)
-                tar.addfile(member, io.BytesIO(data))
-    pq.write_table(pa.Table.from_pylist(rows), path / "00000.parquet")
-    counts = {"count": len(rows), "successes": len(rows), "failed_to_download": 0, "failed_to_resize": 0}
-    (path / "00000_stats.json").write_text(json.dumps(counts | {"duration": 1.0, "status_dict": {"success": 2}}))
-    return path
+    return downloaded(path, {site.url(f"/{name}.png"): site.answers[f"/{name}.png"].body for name in names}, BY)
 
 
 def test_what_others_fetched_waits_until_we_have_asked(make: Callable[..., Home], site: Site, tmp_path: Path) -> None:

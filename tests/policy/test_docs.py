@@ -20,7 +20,10 @@ import policy
 from curation.addresses import _FORBIDDEN_V4, _FORBIDDEN_V6
 from curation.fetch import OUTCOMES
 from curation.images import DECODE_ERROR_CODES
+from curation.page_pool import FAILED, TOO_COSTLY
 from flows.settings import DEFAULT_TEXT
+from flows.stages.bulk import BULK_OUTCOMES
+from flows.stages.crawling.rows import IMPORT_FAILED, IMPORTED
 from flows.stages.judge import READERS
 from policy.audit import list_audits
 from policy.judge import judge_line
@@ -247,11 +250,15 @@ def test_every_field_of_a_checkpoint_record_and_a_contract_stands_in_the_page() 
 # ── crawl.md ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+READ_CODES = (TOO_COSTLY, FAILED)
+
+
 def test_every_outcome_stands_in_the_page() -> None:
     """Those of the fetcher and those of the decoder, and no others."""
     start = CRAWL.index("## Outcomes")
     listed = words("\n".join(cells[0] for cells in rows(CRAWL[start : CRAWL.index("## Units")])))
-    assert listed == OUTCOMES | {"ok", "http-<status>"} | {f"decode-{code}" for code in DECODE_ERROR_CODES}
+    ours = {"ok", "http-<status>", IMPORTED, IMPORT_FAILED} | {f"read-{code}" for code in READ_CODES} | BULK_OUTCOMES
+    assert listed == OUTCOMES | ours | {f"decode-{code}" for code in DECODE_ERROR_CODES}
 
 
 def test_the_address_table_is_the_one_that_refuses() -> None:
@@ -264,7 +271,7 @@ def test_the_limits_defaults_are_those_of_a_new_home() -> None:
     """Every setting of the table has the default that `custody init` writes."""
     settings = tomllib.loads(DEFAULT_TEXT)
     limits = [cells for cells in rows(CRAWL) if len(cells) == 3 and re.match(r"`(crawl|images)\.", cells[0])]
-    assert len(limits) == 8
+    assert len(limits) == 11
     for names, defaults, _ in limits:
         values = [float(value.replace(",", "")) for value in defaults.split(", ")]
         for name, value in zip(re.findall(r"`(\w+)\.(\w+)`", names), values, strict=True):
