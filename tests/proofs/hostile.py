@@ -157,8 +157,8 @@ class Crawl:
     def told(self) -> str:
         ends = Counter(outcome for found in self.ends.values() for outcome in found)
         return (
-            f"{self.kind}s: {len(self.sites):,} URLs of tricks between {len(self.urls) - len(self.sites):,} honest ones "
-            f"(those had after {self.good_after_s:.0f} s), all ended after {self.seconds:.0f} s "
+            f"{self.kind}s: {len(self.sites):,} URLs of tricks between {len(self.urls) - len(self.sites):,} "
+            f"honest ones (those had after {self.good_after_s:.0f} s), all ended after {self.seconds:.0f} s "
             f"({self.seconds / DEADLINE_S:.1f} deadlines), {_told(ends)}; what came was worked on until "
             f"{self.made_after_s:.0f} s, {_told(Counter(self.made.values()))}"
         )
