@@ -217,8 +217,10 @@ class OriginDocuments(_Documents):
         for name, answer in answers.items():
             if (kept := self._renew(documents.get(name), answer, origin + ORIGIN_DOCUMENTS[name])) is not None:
                 documents[name] = kept
-        if tuple(documents.items()) != evidence.documents:
-            self.cache[origin] = replace(evidence, documents=tuple(documents.items()))
+        # In one order, whichever answered first: what is the same is to be the same evidence.
+        ordered = tuple((name, documents[name]) for name in ORIGIN_DOCUMENTS if name in documents)
+        if ordered != evidence.documents:
+            self.cache[origin] = replace(evidence, documents=ordered)
 
 
 class Inquiry:

@@ -71,6 +71,18 @@ def test_a_document_an_absence_and_a_silence_are_three_things() -> None:
     assert documents[0].headers == (("Content-Type", "text/plain"),)
 
 
+def test_documents_stand_in_one_order_whichever_answered_first() -> None:
+    """What is the same is the same evidence: the order of arrival is chance."""
+    answers = {name: Document(f"https://a.org/{name}", 404, NOW) for name in ("trust_txt", "robots", "ai_txt")}
+    kept = []
+    for names in (("trust_txt", "robots", "ai_txt"), ("ai_txt", "trust_txt", "robots")):
+        documents = OriginDocuments(FakeTransport({}), ("robots", "ai_txt", "trust_txt"))
+        for name in names:
+            documents.keep("https://a.org", {name: answers[name]})
+        kept.append(documents.cache["https://a.org"])
+    assert kept[0] == kept[1]
+
+
 def test_an_origin_is_asked_once_a_day() -> None:
     """Within 24 hours the cache answers, after that the origin does."""
     transport = FakeTransport({})
