@@ -500,8 +500,7 @@ class _Run:
 
     def abandon(self) -> None:
         """Give up what is in flight (the consumer stopped, or something was raised)."""
-        for transfer in list(self.loop.active.values()):
-            self.loop.release(transfer)
+        self.loop.release_all()
 
     def _start_what_may_start(self) -> None:
         """Start what there are places for, a few at a time: connecting to thousands must not hold up who answers."""

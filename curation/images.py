@@ -48,7 +48,7 @@ class DecodeLimits:
 
     max_pixels: int = 50_000_000
     max_side_px: int = 30_000
-    memory_bytes: int = 1 << 30
+    memory_bytes: int = 320 << 20
     cpu_s: int = 20
     wall_s: float = 60.0
 

@@ -168,7 +168,7 @@ class Loop:
         self._multi.remove_handle(transfer.easy)
         if not transfer.connected:
             self.caches.distrust(transfer.errand.origin)
-        if transfer.paused_at is not None:
+        if transfer.paused_at is not None and transfer in self._paused:
             self._paused.remove(transfer)
         self.reserved_bytes -= transfer.reserved
         if self._paused:
@@ -177,6 +177,12 @@ class Loop:
             self._free.append(transfer)
         else:
             transfer.easy.close()
+
+    def release_all(self) -> None:
+        """Take every transfer out of the loop; none of those that wait goes on in another's place."""
+        self._paused.clear()
+        for transfer in list(self.active.values()):
+            self.release(transfer)
 
     def wait(self, clock: ActiveClock, wake_s: float | None) -> list[Transfer]:
         """Let the network work until a transfer ends, `wake_s` is over or a tick has passed; those that ended."""
@@ -376,7 +382,12 @@ class Transfer:
         if self.paused_at is not None:
             waited, self.paused_at = now - self.paused_at, None
             self.started, self.window_start = self.started + waited, self.window_start + waited
-            self.easy.pause(pycurl.PAUSE_CONT)
+            try:
+                self.easy.pause(pycurl.PAUSE_CONT)
+            except pycurl.error:
+                # Our own write callback refused what libcurl had held back, and has said why; the next look ends it.
+                self.stopped = self.stopped or ("reset", "it could not be gone on with")
+                self.quiet, self.look_at = False, 0.0
 
     @property
     def body(self) -> bytes:

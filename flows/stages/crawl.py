@@ -20,6 +20,7 @@ from pathlib import Path
 
 from curation.fetch import TRANSIENT_OUTCOMES
 from curation.pair import canonical_url, origin_of, secret_in_url
+from curation.pixel_store import PixelStore
 from curation.storage import list_files, open_input, parse_location
 from curation.url_lists import LIST_FIELDS
 from flows.home import Home, utc_now
@@ -292,6 +293,7 @@ def append_crawl(home: Home, crawl: str, progress: Progress = silent) -> CrawlSu
     unanswered = {d.error for seed in job.seeds for d in _documents(origins, origin_of(seed))}
     plan.finish(home, crawl)
     sweep_unfinished(home.pixels_path)
+    _drop_orphans(home)
     if not summary.pairs and not job.again:
         said = ", ".join(f"{k} {o}: {n}" for (k, o), n in summary.outcomes) or "nothing was asked"
         raise InputError(
@@ -323,6 +325,25 @@ def _append_parts(home: Home, crawl: str, origins: OriginFiles, progress: Progre
     return CrawlSummary(
         crawl, outcomes.total() - pictures, recorder.pairs, pictures, tuple(sorted(outcomes.items())), changed
     )
+
+
+def _drop_orphans(home: Home) -> None:
+    """Delete the pixels of pictures that no row speaks of: a unit that was killed may have found others later.
+
+    Not while another crawl is under way, whose rows are still to come.
+    """
+    store = PixelStore(home.pixels_path)
+    kept = sorted(store.keys())
+    if not kept or unfinished(home):
+        return
+    with home.ledger(readonly=True) as ledger:
+        known = {sha for (sha,) in ledger.query(_KNOWN_CONTENT, [kept])}
+    for sha in kept:
+        if sha not in known:
+            store.delete(sha)
+
+
+_KNOWN_CONTENT = "SELECT DISTINCT content_sha256 FROM content WHERE content_sha256 IN (SELECT unnest(?::VARCHAR[]))"
 
 
 def _documents(origins: Mapping[str, OriginEvidence], origin: str) -> list[Document]:

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from curation.pixel_store import PixelStore
 from flows import settings
 from flows.home import Home
 from flows.stages import crawl, decide, recheck
@@ -380,6 +381,17 @@ def test_what_does_not_go_together_is_refused(
     with pytest.raises(InputError, match=message):
         crawl.job(home, arguments.pop("seeds", ()), **arguments)
     assert not list(home.crawls_path.glob("*"))
+
+
+def test_pixels_that_no_row_speaks_of_go(make: Callable[..., Home], site: Site) -> None:
+    """What a killed unit had kept and did not find again leaves no orphan behind."""
+    home = make()
+    store = PixelStore(home.pixels_path)
+    store.put("0" * 64, b"left by a kill")
+    store.settle()
+    crawl.crawl(home, (site.url("/"),))
+    assert "0" * 64 not in store
+    assert len(list(store.keys())) == 2
 
 
 def test_a_part_that_cannot_be_read_is_named(make: Callable[..., Home], site: Site) -> None:

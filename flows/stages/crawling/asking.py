@@ -39,7 +39,7 @@ from policy.evidence import Evidence
 
 OBSERVER = "custody-crawl/1"
 PAIRS_NOTE = "pairs"  # of a page part: how many pairs its pages hold
-OPEN_UNITS = 16  # picture units that are asked at the same time; the first that is done makes room
+OPEN_UNITS = 8  # picture units that are asked at the same time; what a kill costs, and how far a slow origin may lag
 
 
 @dataclass(frozen=True, slots=True)
