@@ -30,6 +30,8 @@ Resolver = Callable[[str, int], Sequence[str]]
 COMPLETE = frozenset({200, 203})  # statuses whose body is what was asked for
 _DISCARDED_BODY_BYTES = 64 * 1024  # read of a redirect's or an error's body, to keep its connection usable
 _TICK_S = 0.2
+# A body for which others wait has to come at this rate, looked at so often.
+_HOLD_S, _HOLD_BYTES_PER_S = 3.0, 50_000.0
 # A transfer that has brought next to nothing for so long is quiet: it costs a descriptor and a few kilobytes.
 _QUIET_S = 0.5
 _QUIET_BYTES = 4096
@@ -153,7 +155,8 @@ class Loop:
         self._multi.setopt(pycurl.M_SOCKETFUNCTION, self._watch)
         self._multi.setopt(pycurl.M_TIMERFUNCTION, self._set_timer)
         self._multi.setopt(pycurl.M_PIPELINING, pycurl.PIPE_MULTIPLEX)
-        self._multi.setopt(pycurl.M_MAXCONNECTS, min(4 * self.config.concurrency, max_connections))
+        # Those in use count too: with fewer, thousands of quiet ones would make every other transfer connect anew.
+        self._multi.setopt(pycurl.M_MAXCONNECTS, max_connections)
 
     def start(self, errand: Errand, now: float) -> Transfer:
         transfer = self._free.pop() if self._free else Transfer(self)
@@ -209,9 +212,13 @@ class Loop:
             self._paused.append(transfer)
             transfer.paused_at = self._clock.now()
             return False
+        self._give(transfer, size)
+        return True
+
+    def _give(self, transfer: Transfer, size: int) -> None:
         self.reserved_bytes += size
         transfer.reserved = size
-        return True
+        transfer.held_since, transfer.held_from = self._clock.now(), transfer.received
 
     def _resume(self) -> None:
         while self._paused:
@@ -220,8 +227,7 @@ class Loop:
             if self.reserved_bytes and self.reserved_bytes + size > self.config.max_buffered_bytes:
                 return
             self._paused.popleft()
-            self.reserved_bytes += size
-            transfer.reserved = size
+            self._give(transfer, size)
             transfer.resume(self._clock.now())
 
     def close(self) -> None:
@@ -252,6 +258,9 @@ class Loop:
         self._next_tick = now + _TICK_S
         due = [t for t in self.active.values() if t.look_at <= now and not t.ended]  # few of many thousands
         overdue = [t for t in due if t.is_overdue(now)]
+        if self._paused:
+            # Who holds memory that others wait for has to make use of it.
+            overdue += [t for t in self.active.values() if t.reserved and not t.ended and t.hoards(now)]
         self.quieted += [t for t in due if not t.ended and not t.quiet and t.falls_quiet(now)]
         return overdue
 
@@ -328,6 +337,7 @@ class Transfer:
         self._beyond = 0  # more room, once it is reserved
         self._declared: int | None = None
         self.reserved = 0
+        self.held_since, self.held_from = 0.0, 0  # since when it holds what it reserved, and what it had brought then
         self.paused_at: float | None = None
         self._plain = False  # the body is kept as it comes
         self.decoder: _Decoder | None = None
@@ -388,6 +398,16 @@ class Transfer:
                 # Our own write callback refused what libcurl had held back, and has said why; the next look ends it.
                 self.stopped = self.stopped or ("reset", "it could not be gone on with")
                 self.quiet, self.look_at = False, 0.0
+
+    def hoards(self, now: float) -> bool:
+        """Whether it has brought too little of late for what it holds; True when it has been stopped for that."""
+        held_s = now - self.held_since
+        if self.paused_at is not None or held_s < _HOLD_S:
+            return False
+        if self.received - self.held_from < _HOLD_BYTES_PER_S * held_s:
+            self.stopped, self.ended = ("timeout", "rate"), True
+        self.held_since, self.held_from = now, self.received
+        return self.ended
 
     @property
     def body(self) -> bytes:

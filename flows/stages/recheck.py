@@ -225,7 +225,7 @@ def _fetched(observer: Observer, kind: str, urls: Iterable[str | None]) -> dict[
 def _read(home: Home, pages: Mapping[str, Fetched]) -> dict[str, Page]:
     """What stands on the pages that answered; one that takes too much to read is as one that did not answer."""
     asked = ((url, f.body, f.final_url or url, _content_type(f)) for url, f in pages.items() if f.ok)
-    with page_pool(home, with_links=False) as pool:
+    with page_pool(with_links=False) as pool:
         return {str(url): result.page() for url, result in pool.read_all(asked) if isinstance(result, ReadPage)}
 
 

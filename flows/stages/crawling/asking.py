@@ -59,7 +59,7 @@ def run_page_unit(home: Home, crawl: str, unit: str, meter: Meter | None = None)
     meter, started = meter or Meter(), utc_now()
     urls = next(u.urls for u in plan.all_page_units(home, crawl) if u.unit == unit)
     observer, known = observer_at(home), known_pages(home, urls)
-    with PartWriter(plan.part(home, crawl, "pages", unit), PAGES) as part, page_pool(home) as pool:
+    with PartWriter(plan.part(home, crawl, "pages", unit), PAGES) as part, page_pool() as pool:
         reading = PageReading(part, pool, observer, meter)
         for fetched in observer.ask(reading.requests(urls, known)):
             reading.take(fetched, known.get(fetched.url))
@@ -183,9 +183,9 @@ def page_row(
     return row, (html, answer.final_url or answer.url, content_type(answer))
 
 
-def page_pool(home: Home, *, with_links: bool = True) -> PagePool:
-    """Workers that read pages, as many as decode pictures."""
-    return PagePool(home.settings.images.decode_workers, with_links=with_links)
+def page_pool(*, with_links: bool = True) -> PagePool:
+    """A worker that reads pages: one does a thousand a second, and two hostile ones would double what they may take."""
+    return PagePool(1, with_links=with_links)
 
 
 def seen_alone(fetched: Fetched, rsl: tuple[tuple[str, str], ...] | None = None) -> Evidence:

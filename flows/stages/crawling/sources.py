@@ -277,7 +277,7 @@ def _cut_part(home: Home, source: Source, part: Path, place: Place, meter: Meter
     else:
         items = read_wat(source.location, start_offset=place, counts=counts)
     following = ""
-    with PartWriter(part, PAGES) as writer, page_pool(home, with_links=False) as pool:
+    with PartWriter(part, PAGES) as writer, page_pool(with_links=False) as pool:
         reading = PageReading(writer, pool, observer_at(home), meter, in_order=True)
         for item in items:
             if isinstance(item, ArchivedPage):
