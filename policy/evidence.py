@@ -388,7 +388,8 @@ class Shared:
 
 
 def plain(value: Any) -> Any:
-    """What evidence is made of as JSON has it: dataclasses to dicts (bodies and None left out), times to ISO 8601, lone surrogates to "?"."""
+    """What evidence is made of, as JSON has it: dataclasses to dicts (bodies and None left out), times to ISO 8601,
+    lone surrogates to "?"."""
     kind = type(value)  # asked of every header of every hop: by the type itself, the commonest first
     if kind is str:
         return value if value.isascii() else value.encode("utf-8", errors="replace").decode("utf-8")
