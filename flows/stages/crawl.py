@@ -120,9 +120,11 @@ def source(kind: SourceKind, location: str, columns: Mapping[str, str] | None = 
     """A source as a job names it: another version of the same file is another crawl.
 
     Raises:
-        InputError: there is nothing at this location.
+        InputError: there is nothing at this location, or nothing of this kind.
     """
-    return Source(kind, location, _version_of(location), tuple(sorted((columns or {}).items())))
+    found = Source(kind, location, _version_of(location), tuple(sorted((columns or {}).items())))
+    sources.look_into(found)
+    return found
 
 
 def job(
@@ -190,20 +192,16 @@ def _version_of(location: str) -> str:
     """What tells one version of a file from another, without reading it: its size, and where it can be had its time."""
     place = parse_location(location)
     if place.local is None:
-        return _size_of(location)
+        try:
+            with open_input(location) as file:
+                return str(file.seek(0, 2))
+        except InputError:
+            return unit_id(*list_files(location))  # a folder of a bucket, or nothing at all
     if place.local.is_dir():
         files = [place.local / Path(name).name for name in list_files(location)]
         return unit_id(*(f"{file.name}:{file.stat().st_size}:{file.stat().st_mtime_ns}" for file in files))
-    size = _size_of(location)  # which says what is wrong where it cannot be read
-    return f"{size}:{place.local.stat().st_mtime_ns}"
-
-
-def _size_of(location: str) -> str:
-    try:
-        with open_input(location) as file:
-            return str(file.seek(0, 2))
-    except InputError:
-        return unit_id(*list_files(location))  # a folder of an object store
+    with open_input(location) as file:  # which says what is wrong where it cannot be read
+        return f"{file.seek(0, 2)}:{place.local.stat().st_mtime_ns}"
 
 
 # ── crawls and their steps ─────────────────────────────────────────────────────────────────────────────────────────
@@ -265,14 +263,19 @@ def crawl(home: Home, job: Job | Sequence[str], progress: Progress = silent) -> 
         InputError: not one picture was found; what was asked is in the ledger all the same.
     """
     name = open_crawl(home, job)
-    read_sources(home, name, progress)
     pages = Meter(progress, "pages")
-    while units := page_units(home, name):
-        asked = {u.unit: len(u.urls) for u in plan.all_page_units(home, name)}
-        pages.total = pages.done + sum(asked[unit] for unit in units)
-        for unit in units:
-            run_page_unit(home, name, unit, pages)
-    pictures, waiting = Meter(progress, "pictures"), image_units(home, name)
+    try:
+        read_sources(home, name, progress)
+        while units := page_units(home, name):
+            asked = {u.unit: len(u.urls) for u in plan.all_page_units(home, name)}
+            pages.total = pages.done + sum(asked[unit] for unit in units)
+            for unit in units:
+                run_page_unit(home, name, unit, pages)
+        waiting = image_units(home, name)
+    except InputError:
+        plan.forget_if_empty(home, name)  # of a list that cannot be read nothing is left to go on with
+        raise
+    pictures = Meter(progress, "pictures")
     pictures.total = _pairs(home, name, waiting)
     for start in range(0, len(waiting), UNITS_AT_ONCE):
         _run_image_units(home, name, waiting[start : start + UNITS_AT_ONCE], pictures)

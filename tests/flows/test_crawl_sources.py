@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -134,7 +135,7 @@ def test_columns_of_other_names_are_named(make: Callable[..., Home], site: Site,
     home = make()
     pq.write_table(pa.table({"link": [site.url("/a.png")], "words": ["a red apple"]}), tmp_path / "list.parquet")
     with pytest.raises(InputError, match="link"):
-        crawled(home, crawl.source("url-list", str(tmp_path / "list.parquet")))
+        crawl.source("url-list", str(tmp_path / "list.parquet"))
     columns = crawl.read_columns(["url=link", "text=words"])
     summary = crawled(home, crawl.source("url-list", str(tmp_path / "list.parquet"), columns))
     assert summary.pairs == 1
@@ -150,6 +151,27 @@ def test_the_page_that_a_list_names_has_a_say(make: Callable[..., Home], site: S
         assert pages.requests["/robots.txt"] == 1
         assert pages.requests["/closed"] == pages.requests["/open"] == 0
     assert verdicts(home) == {"a.png": ("deny", "robots-disallow"), "b.png": ("defer", "not-observed")}
+
+
+def test_a_list_that_ends_early_is_refused_and_leaves_no_crawl(
+    make: Callable[..., Home], site: Site, tmp_path: Path
+) -> None:
+    """It is named, with how many rows came before, and nothing stays that would have to be finished."""
+    home = make()
+    whole = gzip.compress(b"".join(f"{site.url('/a.png')}?{n}\n".encode() for n in range(20_000)))
+    (tmp_path / "list.txt.gz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match="rows came before"):
+        crawled(home, crawl.source("url-list", str(tmp_path / "list.txt.gz")))
+    assert crawl.unfinished(home) == []
+
+
+@pytest.mark.parametrize(("kind", "name"), [("url-list", "no.csv"), ("warc", "no.warc"), ("img2dataset", "no")])
+def test_what_is_not_there_is_named(make: Callable[..., Home], tmp_path: Path, kind: Any, name: str) -> None:
+    """A source that does not exist ends in one message, before a crawl is begun."""
+    home = make()
+    with pytest.raises(InputError, match=r"[Nn]o such file"):
+        crawled(home, crawl.source(kind, str(tmp_path / name)))
+    assert crawl.unfinished(home) == []
 
 
 # ── archives ───────────────────────────────────────────────────────────────────────────────────────────────────────

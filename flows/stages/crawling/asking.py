@@ -58,7 +58,9 @@ def run_page_unit(home: Home, crawl: str, unit: str, meter: Meter | None = None)
     """Ask a unit's pages and read the pairs on them; the unit's part is the outcome."""
     meter, started = meter or Meter(), utc_now()
     urls = next(u.urls for u in plan.all_page_units(home, crawl) if u.unit == unit)
-    observer, known = observer_at(home), known_pages(home, urls)
+    observer = observer_at(home)
+    with home.ledger(readonly=True) as ledger:
+        known = known_pages(ledger, urls)
     with PartWriter(plan.part(home, crawl, "pages", unit), PAGES) as part, page_pool() as pool:
         reading = PageReading(part, pool, observer, meter)
         for fetched in observer.ask(reading.requests(urls, known)):
@@ -267,11 +269,13 @@ class PictureUnits:
         return sorted({origin_of(url) for url in wanted} - known.keys())
 
     def _opened(self, unit: str) -> _OpenUnit:
-        # Whatever was asked to go meanwhile is neither fetched nor kept.
-        self.observer.renew(self.home)
         urls = unit_urls(self.home, self.crawl, unit)
+        with self.home.ledger(readonly=True) as ledger:
+            # Whatever was asked to go meanwhile is neither fetched nor kept.
+            self.observer.renew(self.home, ledger)
+            known = known_pictures(self.home, ledger, sorted(urls))
         part = PartWriter(plan.part(self.home, self.crawl, "pictures", unit), PICTURES)
-        opened = _OpenUnit(unit, part, urls, known_pictures(self.home, sorted(urls)), utc_now())
+        opened = _OpenUnit(unit, part, urls, known, utc_now())
         self._open[unit] = opened
         self.unit_of.update(dict.fromkeys(urls, opened))
         self._asked += len(urls)

@@ -75,7 +75,8 @@ def _run_job(home: Home, crawl: str, units: Sequence[str], meter: Meter) -> list
             where=str(done.unit / "bulk.log"),
             remedy="Run the command again: what is done stays",
         )
-    observer.renew(home)
+    with home.ledger(readonly=True) as ledger:
+        observer.renew(home, ledger)
     summaries = _import_job(home, crawl, job, rows, observer, meter, started)
     shutil.rmtree(job)
     return summaries

@@ -21,6 +21,7 @@ from curation.pixel_store import PixelStore
 from flows.home import Home
 from flows.stages.crawling.rows import hops_of
 from policy.evidence import Headers, Hop
+from policy.ledger import Ledger
 from policy.signals import registry
 
 # The newest complete answer of each URL: its final headers, and the digest of what it held.
@@ -83,13 +84,12 @@ def updated(stored: Headers, fresh: Headers) -> Headers:
 _OF_THE_BODY = frozenset({"content-length", "content-encoding", "content-range", "content-type", "transfer-encoding"})
 
 
-def known_pages(home: Home, urls: Sequence[str]) -> dict[str, KnownAnswer]:
+def known_pages(ledger: Ledger, urls: Sequence[str]) -> dict[str, KnownAnswer]:
     """The last HTML of each page that the ledger holds."""
     keys = {url_key(url): url for url in urls}
-    with home.ledger(readonly=True) as ledger:
-        last = ledger.query(_LAST, {"kind": "page", "keys": list(keys)})
-        wanted = sorted({sha for _, _, sha in last if sha is not None})
-        bodies = {sha: bytes(body) for sha, body in ledger.query(_BODIES, [wanted])} if wanted else {}
+    last = ledger.query(_LAST, {"kind": "page", "keys": list(keys)})
+    wanted = sorted({sha for _, _, sha in last if sha is not None})
+    bodies = {sha: bytes(body) for sha, body in ledger.query(_BODIES, [wanted])} if wanted else {}
     return {
         keys[key]: KnownAnswer(headers, {"body_sha256": sha}, bodies[sha])
         for key, hops, sha in last
@@ -97,12 +97,11 @@ def known_pages(home: Home, urls: Sequence[str]) -> dict[str, KnownAnswer]:
     }
 
 
-def known_pictures(home: Home, urls: Sequence[str]) -> dict[str, KnownAnswer]:
+def known_pictures(home: Home, ledger: Ledger, urls: Sequence[str]) -> dict[str, KnownAnswer]:
     """The last picture under each URL whose facts are whole and whose pixels are kept as they are kept now."""
     keys = {url_key(url): url for url in urls}
-    with home.ledger(readonly=True) as ledger:
-        last = {k: (hops, sha) for k, hops, sha in ledger.query(_LAST, {"kind": "image", "keys": list(keys)})}
-        facts = ledger.query(_FACTS, [list(last)]) if last else []
+    last = {k: (hops, sha) for k, hops, sha in ledger.query(_LAST, {"kind": "image", "keys": list(keys)})}
+    facts = ledger.query(_FACTS, [list(last)]) if last else []
     pixels, detector = PixelStore(home.pixels_path), _detector(home)
     needed = {"embedded", "c2pa", *(("content_md5",) if registry.MECHANISM in home.ruleset.mechanisms else ())}
     known = {}

@@ -17,6 +17,7 @@ from flows.stages.origins import DocumentFiles, OriginFiles
 from policy.errors import ConfigurationError, InputError
 from policy.evidence import Document, Evidence, OriginEvidence
 from policy.grants import Grants
+from policy.ledger import Ledger
 from policy.registries import Registries
 from policy.removals import Tombstones
 from policy.ruleset import Ruleset
@@ -95,12 +96,11 @@ class Observer:
             self._origins.take_fetched()  # documents stand in the cache; what came of asking for them is not kept twice
             yield fetched
 
-    def renew(self, home: Home) -> None:
+    def renew(self, home: Home, ledger: Ledger) -> None:
         """Hear what was asked to go, listed or granted since: from now on it counts."""
-        with home.ledger(readonly=True) as ledger:
-            self.tombstones, self.grants = home.tombstones(ledger), home.grants(ledger)
-            if registry.MECHANISM in self.ruleset.mechanisms:
-                self.registries = home.registries(ledger)
+        self.tombstones, self.grants = home.tombstones(ledger), home.grants(ledger)
+        if registry.MECHANISM in self.ruleset.mechanisms:
+            self.registries = home.registries(ledger)
 
     def gate(self, url: str) -> str | None:
         """Why a URL may not be contacted as far as its origin says so, whose documents are known; or None."""

@@ -29,6 +29,7 @@ from policy.errors import InputError
 
 SourceKind = Literal["warc", "wat", "url-list", "img2dataset"]
 PartKind = Literal["pages", "pictures"]
+PART_KINDS: tuple[PartKind, ...] = ("pages", "pictures")
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +149,12 @@ def finish(home: Home, crawl: str) -> None:
     done = {k: plan[k] for k in ("crawl", "number", "seeds_digest")} | {"finished": True}
     write_durably(directory(home, crawl) / "plan.json", json.dumps(done).encode())
     let_go(home, crawl)
+
+
+def forget_if_empty(home: Home, crawl: str) -> None:
+    """Drop a crawl that has found nothing yet."""
+    if not any(parts(home, crawl, kind) for kind in PART_KINDS):
+        shutil.rmtree(directory(home, crawl))
 
 
 def let_go(home: Home, crawl: str) -> None:

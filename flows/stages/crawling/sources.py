@@ -89,6 +89,18 @@ _WHICH = {
 _ASKED_PAGES = "SELECT url_key FROM \"fetch\" WHERE kind = 'page' AND url_key IN (SELECT unnest(?::VARCHAR[]))"
 
 
+def look_into(source: Source) -> None:
+    """See that a source is what it is said to be, by the first that it holds. Raises InputError."""
+    match source.kind:
+        case "url-list":
+            next(iter(read_url_list(source.location, columns=dict(source.columns) or None)), None)
+        case "img2dataset":
+            next(read_img2dataset(source.location), None)
+        case "warc" | "wat":
+            with open_input(source.location):
+                return
+
+
 # ── pages: seeds, sitemaps, links ──────────────────────────────────────────────────────────────────────────────────
 
 
