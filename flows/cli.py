@@ -209,7 +209,7 @@ def crawl(
     failed = sum(n for (kind, outcome), n in summary.outcomes if kind != "source" and stage.is_transient(outcome))
     if failed:
         say(f"{failed:,} did not answer and may tomorrow: custody crawl --retry transient")
-    say(f"{pairs} on {pages} and {counted(summary.pictures, 'picture')}. Next: custody decide")
+    say(f"{pairs}, {pages}, {counted(summary.pictures, 'picture')}. Next: custody decide")
 
 
 @cli.command()

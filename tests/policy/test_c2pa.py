@@ -623,8 +623,9 @@ def test_a_picture_without_a_manifest_costs_next_to_nothing() -> None:
 def test_the_library_runs_within_a_workers_memory(signer: Signer) -> None:
     """Under the decode worker's limit of address space the library loads and reads, the first time as well."""
     script = (
-        "import sys; from curation.decode_pool import DecodeLimits, _limit_memory, _warm_up\n"
-        "_warm_up(None); _limit_memory(DecodeLimits().memory_bytes)\n"
+        "import os, sys; from curation.decode_pool import DecodeLimits, _warm_up\n"
+        "from curation.worker_pool import _limit_memory, _memory_bytes\n"
+        "_warm_up(None); _limit_memory(_memory_bytes(os.open('/proc/self/statm', 0)) + DecodeLimits().memory_bytes)\n"
         "from policy.signals.c2pa import read_c2pa; print(read_c2pa(sys.stdin.buffer.read()).state)"
     )
     body = signed(signer, {"entries": TRAINING_NO})
