@@ -917,7 +917,16 @@ def _is_complete(files: DatasetFiles, number: int) -> bool:
 
 
 def _newest(files: DatasetFiles) -> int | None:
-    return next((number for number in reversed(files.generations()) if _is_complete(files, number)), None)
+    # One that was not complete when it was looked at may be so, and the one before it pruned, by the time that is
+    # looked at: so nothing found is looked for again.
+    for _ in range(_LOOKS):
+        for number in reversed(files.generations()):
+            if _is_complete(files, number):
+                return number
+    return None
+
+
+_LOOKS = 3
 
 
 def _current(files: DatasetFiles) -> int:

@@ -27,6 +27,7 @@ from hypothesis import strategies as st
 from curation.shards import (
     INDEX_DTYPE,
     DatasetReader,
+    LocalFiles,
     SealedSample,
     drop_generation,
     prune,
@@ -811,6 +812,34 @@ def test_readers_never_notice_a_reseal(scratch: Path) -> None:
         assert verify_dataset(directory) == []
     thread.join()
     assert list(samples_in(directory)) == []
+
+
+def test_a_generation_that_is_published_and_the_last_one_pruned_between_two_looks_is_found(scratch: Path) -> None:
+    """A reader that finds the new one unfinished and the old one gone looks again, and is right."""
+    directory = scratch / "d"
+    seal(directory)
+
+    class Between(LocalFiles):
+        """Publishes the next generation, and prunes, once it has been looked at."""
+
+        looked = False
+
+        def generations(self) -> list[int]:
+            found = super().generations()
+            if not self.looked:
+                self.looked = True
+                found.append(1)  # being written: it has no generation.json yet
+            return found
+
+        def has(self, name: str) -> bool:
+            there = super().has(name)
+            if name == "generation-0001/generation.json" and not there:
+                reseal(directory, [0], "removal-0")
+                prune(directory)
+            return there
+
+    with DatasetReader.open(Between(directory)) as reader:
+        assert reader.generation.number == 1
 
 
 def test_a_damaged_shard_is_not_resealed(dataset: Path) -> None:
