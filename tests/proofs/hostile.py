@@ -105,7 +105,7 @@ class Crawl:
     def run(self) -> None:
         fetcher = Fetcher(self.config)
         began = time.monotonic()
-        with PagePool(2) if self.kind == "page" else DecodePool(2) as pool:
+        with PagePool(1) if self.kind == "page" else DecodePool(2) as pool:
             for fetched in fetcher.fetch_all((Request(url, self.kind) for url in self.urls), gate=open_gate):
                 self.take(fetched, time.monotonic() - began)
                 if not fetched.ok:

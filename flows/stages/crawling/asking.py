@@ -297,13 +297,7 @@ class PictureUnits:
     def _keep(self, results: Iterable[tuple[object, Shaped | DecodeError]]) -> None:
         for row, result in results:
             assert isinstance(row, dict)  # the tag is the row that waits for its picture
-            if isinstance(result, Shaped):
-                if not self.observer.keeps_out(result):
-                    self.pixels.put(result.content_sha256, result.jpeg)
-                row |= shaped_row(result)
-            else:
-                row |= {"outcome": f"decode-{result.code}", "detail": result.what}
-            self._add(row)
+            self._add(row | kept_columns(result, self.observer, self.pixels))
 
     def _add(self, row: Mapping[str, object]) -> None:
         opened = self.unit_of.pop(str(row["url"]))
@@ -316,6 +310,15 @@ class PictureUnits:
             opened.part.finish()
             del self._open[opened.unit]
             self.done.append(summary(opened.unit, opened.counts, opened.started))
+
+
+def kept_columns(result: Shaped | DecodeError, observer: Observer, pixels: PixelStore) -> dict[str, object]:
+    """What a picture's row says of its bytes; its pixels are kept, unless a removal or a list names them."""
+    if isinstance(result, DecodeError):
+        return {"outcome": f"decode-{result.code}", "detail": result.what}
+    if not observer.keeps_out(result):
+        pixels.put(result.content_sha256, result.jpeg)
+    return shaped_row(result)
 
 
 def run_picture_units(

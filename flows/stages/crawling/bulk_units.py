@@ -23,10 +23,10 @@ from flows.home import Home, utc_now
 from flows.stages import bulk
 from flows.stages.bulk import BulkOutcome, BulkSettings
 from flows.stages.crawling import plan
-from flows.stages.crawling.asking import UnitSummary, decode_pool, summary, unit_urls
+from flows.stages.crawling.asking import UnitSummary, decode_pool, kept_columns, summary, unit_urls
 from flows.stages.crawling.meter import Meter
 from flows.stages.crawling.observer import Observer, fetch_config, observer_at
-from flows.stages.crawling.rows import PICTURES, imported_row, outcome_of, shaped_row
+from flows.stages.crawling.rows import PICTURES, imported_row, outcome_of
 from flows.stages.parts import PartWriter, read_part, unit_id, write_part
 from policy.errors import CustodyError
 
@@ -112,12 +112,7 @@ def _import_job(
     def keep(results: Iterable[tuple[object, Shaped | DecodeError]]) -> None:
         for row, result in results:
             assert isinstance(row, dict)  # the tag is the row that waits for its picture
-            if isinstance(result, Shaped):
-                if not observer.keeps_out(result):
-                    pixels.put(result.content_sha256, result.jpeg)
-                add(row | shaped_row(result))
-            else:
-                add(row | {"outcome": f"decode-{result.code}", "detail": result.what})
+            add(row | kept_columns(result, observer, pixels))
 
     try:
         for row in rows:

@@ -33,7 +33,7 @@ from curation.wat import read_wat
 from flows.home import Home, utc_now
 from flows.settings import CrawlSettings
 from flows.stages.crawling import plan
-from flows.stages.crawling.asking import PAIRS_NOTE, PageReading, decode_pool, page_pool
+from flows.stages.crawling.asking import PAIRS_NOTE, PageReading, decode_pool, kept_columns, page_pool
 from flows.stages.crawling.dealing import deal
 from flows.stages.crawling.meter import Meter
 from flows.stages.crawling.observer import observer_at
@@ -52,7 +52,6 @@ from flows.stages.crawling.rows import (
     page_seen_json,
     pair_row,
     prior_row,
-    shaped_row,
 )
 from flows.stages.parts import PartWriter, count_rows, part_groups, part_notes, unit_id
 from policy.durable import write_durably
@@ -364,14 +363,10 @@ def _import_some(home: Home, part: Path, pairs: Path, items: Iterable[Imported],
             for tag, result in results:
                 assert isinstance(tag, tuple)  # as it was submitted, below
                 row, is_original = tag
-                if isinstance(result, Shaped):
-                    if not observer.keeps_out(result):
-                        pixels.put(result.content_sha256, result.jpeg)
+                if isinstance(result, Shaped) and not is_original:
                     # What bytes that were encoded anew do not say was not observed.
-                    whole = result if is_original else replace(result, embedded=None, c2pa=None)
-                    row |= shaped_row(whole)
-                else:
-                    row |= {"outcome": f"decode-{result.code}", "detail": result.what}
+                    result = replace(result, embedded=None, c2pa=None)
+                row |= kept_columns(result, observer, pixels)
                 pictures.add(row)
                 meter.count(outcome_of(row))
 
