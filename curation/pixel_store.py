@@ -1,190 +1,408 @@
-"""The pixels that are kept: our JPEGs by the sha256 of the original bytes."""
+"""The pixels that are kept: our JPEGs by the sha256 of the original bytes, in packs."""
 
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import re
+import struct
 import sys
-from collections.abc import Callable, Iterator
+import time
+import zlib
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass
 from functools import cache
 from itertools import count
 from pathlib import Path
 from typing import cast
 
-from policy.durable import sync_directory, sync_file
-from policy.errors import InputError, StorageError
+import numpy as np
+import numpy.typing as npt
+
+from policy.durable import sync_directory
+from policy.errors import InputError, IntegrityError, StorageError
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-# A flush of the whole file system costs about what so many files cost one by one.
-_ONE_BY_ONE = 16
 _NUMBERS = count()
+
+# A pack: JPEGs one after another, a record for each, the trailer. Of a picture that was deleted all are zeros.
+_RECORD = struct.Struct("<32sQII")  # sha256 of the original bytes, offset, bytes, CRC-32 of the JPEG
+_TRAILER = struct.Struct("<QQ8s")  # offset of the records, how many they are
+_MAGIC = b"pixels01"
+_AS_ARRAY = np.dtype([("sha", "u1", (32,)), ("offset", "<u8"), ("length", "<u4"), ("crc", "<u4")])
+_TICK_NS = 2_000_000_000  # the coarsest clock of a file system
 
 
 class PixelStore:
-    """JPEGs as files `<aa>/<sha256>.jpg`; a picture is whole or absent, whatever is killed and whenever the power goes.
+    """JPEGs in files of many; a picture is whole or absent, whatever is killed and whenever the power goes.
 
-    A million pictures cannot be flushed one by one. So `put` writes under a temporary name and flushes nothing, and
-    `settle` flushes all that was put since and only then gives each its name (POSIX rename is atomic), and flushes the
-    names. A name therefore never stands over bytes that the disk has not got: after a kill or a power cut a picture
-    that was not settled is absent, and what is left of it is a temporary file that `policy.durable.sweep_unfinished`
-    removes. Until it is settled a picture is here for this object alone.
-
-    Settle before the file that speaks of the pictures gets its name::
+    A million pictures can be neither flushed nor named one by one. So `put` appends to a pack that has a temporary
+    name, and `settle` writes behind them what is in it, flushes it, and gives it its name (POSIX rename is atomic): a
+    pack that has a name is whole. After a kill or a power cut a picture that was not settled is absent, and what is
+    left of it is a temporary file that `policy.durable.sweep_unfinished` removes. Until it is settled a picture is here
+    for this object alone. Settle before the file that speaks of the pictures gets its name::
 
         store.put(sha256, jpeg) …
         store.settle()
         write_part(…)           # a part that exists has its pixels
+
+    `delete` overwrites a picture where it lies, gives its place back to the file system, and then forgets its digest;
+    a pack whose last picture went goes with it. Not for several threads; other processes may use the same directory.
     """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self._unsettled: dict[str, str] = {}  # sha256 -> the temporary file
-        self._unsynced: set[Path] = set()  # folders with names that may not be on the disk yet
-
-    def path(self, content_sha256: str) -> Path:
-        """Where a picture is or would be; raises InputError for what is no sha256, so that none can name a path."""
-        if not _SHA256.fullmatch(content_sha256):
-            raise InputError("not a sha256 in hex", where=repr(content_sha256[:80]))
-        return self.directory / content_sha256[:2] / f"{content_sha256}.jpg"
+        self._open: _OpenPack | None = None
+        self._index = _Index(directory)
+        self._relied_on = False  # a pack of somebody else's, whose name may not be on the disk yet
 
     def put(self, content_sha256: str, jpeg: bytes) -> None:
         """Write a picture, durable with the next `settle`; one that is here already, the same, is left alone.
 
-        Raises StorageError when the disk refuses.
+        Raises StorageError when the disk refuses, InputError where there are no bytes.
         """
-        path = self.path(content_sha256)
+        key = _key(content_sha256)
+        if not jpeg:
+            raise InputError("a picture without bytes cannot be kept", where=content_sha256)
         try:
-            held = self._unsettled.get(content_sha256)
-            if _read(held or path) == jpeg:
-                self._unsynced.add(path.parent)  # somebody else may have named it a moment ago
+            if self._open is not None and key in self._open.entries:
+                if self._open.read(key) == jpeg:
+                    return
+                self._open.drop(key)
+            elif any(entry.read() == jpeg for entry in self._index.find(key)[-1:]):
+                self._relied_on = True
                 return
-            temporary = held or f"{path.parent}/.{path.name}.{next(_NUMBERS)}.{os.getpid()}.tmp"
-            self._unsettled[content_sha256] = temporary
-            _write(temporary, jpeg)
+            if self._open is None:
+                self._open = _OpenPack(self.directory)
+            self._open.append(key, jpeg)
         except OSError as error:
-            self._forget(content_sha256)
-            raise _refused(error, path) from error
+            raise _refused(error, self.directory) from error
 
     def settle(self) -> None:
-        """Make every put since the last call durable; raises StorageError, and may then be called again.
-
-        By syncfs(2) where there are many: it flushes the whole file system once, for what each fsync would cost.
-        """
-        if not self._unsettled and not self._unsynced:
-            return
-        path = self.directory
+        """Make every put since the last call durable; raises StorageError, and may then be called again."""
         try:
-            many = len(self._unsettled) + len(self._unsynced) > _ONE_BY_ONE
-            if not (many and _sync_file_system(self.directory)):
-                for temporary in self._unsettled.values():
-                    path = Path(temporary)
-                    sync_file(path)
-            for sha, temporary in list(self._unsettled.items()):
-                path = self.path(sha)
-                os.replace(temporary, path)
-                self._unsynced.add(path.parent)
-                del self._unsettled[sha]
-            if not (many and _sync_file_system(self.directory)):
-                for path in (*self._unsynced, self.directory, self.directory.parent):  # each may be new
-                    sync_directory(path)
+            if self._relied_on:
+                sync_directory(self.directory)
+                self._relied_on = False
+            if self._open is None:
+                return
+            self._open.finish()
+            # Of each digest one copy is kept: those that these take the place of go.
+            former = [entry for key in self._open.entries for entry in self._index.find(key)]
+            self._open = None
+            _erase(former)
+            if former:
+                self._index.forget()
+            self._index.refresh()
         except OSError as error:
-            raise _refused(error, path) from error
-        self._unsynced.clear()
+            raise _refused(error, self.directory) from error
 
     def discard(self) -> None:
         """Drop what was put and not settled."""
-        for sha in list(self._unsettled):
-            self._forget(sha)
+        if self._open is not None:
+            self._open.discard()
+            self._open = None
 
     def get(self, content_sha256: str) -> bytes:
         """The JPEG; raises InputError when it is not here."""
-        path = self.path(content_sha256)
-        held = _read(self._unsettled.get(content_sha256) or path)
+        key = _key(content_sha256)
+        held = self._open.read(key) if self._open is not None and key in self._open.entries else None
         if held is None:
-            raise InputError("the picture's pixels are not kept", where=str(path), remedy="Crawl it again")
+            self._index.refresh()
+            held = next(filter(None, (entry.read() for entry in reversed(self._index.find(key)))), None)
+        if held is None:
+            where = f"{self.directory}, {content_sha256}"
+            raise InputError("the picture's pixels are not kept", where=where, remedy="Crawl it again")
         return held
 
     def delete(self, content_sha256: str) -> bool:
         """Remove a picture for good; False when there was none."""
-        path = self.path(content_sha256)
-        dropped = self._forget(content_sha256)
+        return self.delete_all([content_sha256]) > 0
+
+    def delete_all(self, content_sha256s: Iterable[str]) -> int:
+        """Remove pictures for good; how many of them were here. Raises StorageError."""
+        keys, gone, entries = [_key(sha) for sha in content_sha256s], set(), []
+        self._index.refresh()
         try:
-            path.unlink()
-        except FileNotFoundError:
-            return dropped
-        sync_directory(path.parent)
-        return True
+            for key in keys:
+                if self._open is not None and self._open.drop(key):
+                    gone.add(key)
+                if found := self._index.find(key):
+                    entries += found
+                    gone.add(key)
+            _erase(entries)
+        except OSError as error:
+            raise _refused(error, self.directory) from error
+        if entries:
+            self._index.forget()
+        return len(gone)
 
     def __contains__(self, content_sha256: str) -> bool:
-        return content_sha256 in self._unsettled or self.path(content_sha256).exists()
+        key = _key(content_sha256)
+        if self._open is not None and key in self._open.entries:
+            return True
+        self._index.refresh()
+        return any(entry.is_there(key) for entry in self._index.find(key))
 
     def keys(self) -> Iterator[str]:
         """The sha256 of every picture that is settled, sorted."""
-        if not self.directory.is_dir():
-            return
-        for folder in sorted(self.directory.iterdir()):
-            if folder.is_dir():
-                yield from sorted(p.stem for p in folder.glob("*.jpg") if _SHA256.fullmatch(p.stem))
+        self._index.refresh()
+        return self._index.keys()
 
-    def _forget(self, content_sha256: str) -> bool:
-        temporary = self._unsettled.pop(content_sha256, None)
-        if temporary is None:
+
+# ── packs ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """Where a picture lies. `record`: the offset of what the pack says of it."""
+
+    pack: Path
+    offset: int
+    length: int
+    crc: int
+    record: int
+
+    def read(self) -> bytes | None:
+        """The JPEG; None where it was deleted meanwhile, or is no longer what it was."""
+        held = self._pread(self.length, self.offset)
+        return held if len(held) == self.length and zlib.crc32(held) == self.crc else None
+
+    def is_there(self, key: bytes) -> bool:
+        """Whether nobody has deleted it meanwhile."""
+        return self._pread(len(key), self.record) == key
+
+    def _pread(self, length: int, offset: int) -> bytes:
+        try:
+            descriptor = os.open(self.pack, os.O_RDONLY)
+        except FileNotFoundError:
+            return b""
+        try:
+            return os.pread(descriptor, length, offset)
+        finally:
+            os.close(descriptor)
+
+
+class _OpenPack:
+    """A pack that is written, under a temporary name."""
+
+    def __init__(self, directory: Path) -> None:
+        # Names sort by time: of two copies of a picture the later counts.
+        self.path = directory / f"{time.time_ns():020d}-{os.getpid()}-{next(_NUMBERS)}.pack"
+        self.entries: dict[bytes, _Entry] = {}
+        self._temporary = directory / f".{self.path.name}.{os.getpid()}.tmp"
+        self._end = 0
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
+        try:
+            self._descriptor = os.open(self._temporary, flags, 0o644)
+        except FileNotFoundError:
+            directory.mkdir(parents=True, exist_ok=True)
+            sync_directory(directory.parent)
+            self._descriptor = os.open(self._temporary, flags, 0o644)
+
+    def append(self, key: bytes, jpeg: bytes) -> None:
+        self._write(jpeg, self._end)
+        self.entries[key] = _Entry(self._temporary, self._end, len(jpeg), zlib.crc32(jpeg), 0)
+        self._end += len(jpeg)
+
+    def _write(self, data: bytes, offset: int) -> None:
+        written = os.pwrite(self._descriptor, data, offset)
+        while written < len(data):  # a full disk may take a part, and then say so
+            written += os.pwrite(self._descriptor, data[written:], offset + written)
+
+    def read(self, key: bytes) -> bytes:
+        entry = self.entries[key]
+        return os.pread(self._descriptor, entry.length, entry.offset)
+
+    def drop(self, key: bytes) -> bool:
+        """Forget a picture; whether it was here."""
+        entry = self.entries.pop(key, None)
+        if entry is None:
             return False
-        Path(temporary).unlink(missing_ok=True)
+        _zero(self._descriptor, entry.offset, entry.length)
         return True
 
+    def finish(self) -> None:
+        """Write what is in the pack behind it, make it durable and give it its name; may be called again."""
+        if not self.entries:
+            self.discard()
+            return
+        records = b"".join(_RECORD.pack(key, e.offset, e.length, e.crc) for key, e in self.entries.items())
+        self._write(records + _TRAILER.pack(self._end, len(self.entries), _MAGIC), self._end)
+        if not self.path.exists():  # named, and not known to be durable, by a call before
+            os.ftruncate(self._descriptor, self._end + len(records) + _TRAILER.size)  # half a picture may lie behind it
+            os.fsync(self._descriptor)
+            os.replace(self._temporary, self.path)
+        sync_directory(self.path.parent)
+        os.close(self._descriptor)
 
-def _refused(error: OSError, path: Path) -> StorageError:
-    what = f"the picture could not be written ({error.strerror or error})"
-    return StorageError(what, where=str(path), remedy="Free some space")
-
-
-def _read(path: str | Path) -> bytes | None:
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except FileNotFoundError:
-        return None
-    with os.fdopen(descriptor, "rb", buffering=0) as file:
-        return file.readall()
-
-
-def _write(path: str, data: bytes) -> None:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
-    try:
-        descriptor = os.open(path, flags, 0o644)
-    except FileNotFoundError:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, flags, 0o644)
-    try:
-        written = os.write(descriptor, data)
-        while written < len(data):  # a full disk may take a part, and then say so
-            written += os.write(descriptor, data[written:])
-    finally:
-        os.close(descriptor)
+    def discard(self) -> None:
+        os.close(self._descriptor)
+        self._temporary.unlink(missing_ok=True)
 
 
-def _sync_file_system(directory: Path) -> bool:
-    """syncfs(2); False where there is none, or none that reports what could not be written (Linux before 5.8)."""
-    syncfs = _syncfs()
-    if syncfs is None:
-        return False
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        if syncfs(descriptor) != 0:
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number))
-    finally:
-        os.close(descriptor)
-    return True
+def _erase(entries: Collection[_Entry]) -> None:
+    """Overwrite pictures, and only when that is durable their records; packs that hold no more go. Raises OSError."""
+    by_pack: dict[Path, list[_Entry]] = {}
+    for entry in entries:
+        by_pack.setdefault(entry.pack, []).append(entry)
+    for path, gone in by_pack.items():
+        try:
+            descriptor = os.open(path, os.O_RDWR)
+        except FileNotFoundError:
+            continue
+        try:
+            for entry in gone:
+                _zero(descriptor, entry.offset, entry.length)
+            os.fsync(descriptor)
+            for entry in gone:
+                os.pwrite(descriptor, bytes(_RECORD.size), entry.record)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        if not len(_records(path)[0]):
+            path.unlink(missing_ok=True)
+            sync_directory(path.parent)
+
+
+def _zero(descriptor: int, offset: int, length: int) -> None:
+    """Overwrite a range; where the file system can, its blocks are given back (fallocate(2), FALLOC_FL_PUNCH_HOLE)."""
+    if length == 0:
+        return
+    punch = _fallocate()
+    keep_size_and_punch_hole = 0x01 | 0x02
+    if punch is not None and punch(descriptor, keep_size_and_punch_hole, offset, length) == 0:
+        return
+    if punch is not None and (number := ctypes.get_errno()) not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
+        raise OSError(number, os.strerror(number))
+    for start in range(0, length, 1 << 20):
+        os.pwrite(descriptor, bytes(min(1 << 20, length - start)), offset + start)
 
 
 @cache
-def _syncfs() -> Callable[[int], int] | None:
-    release = re.match(r"(\d+)\.(\d+)", os.uname().release)
-    if sys.platform != "linux" or release is None or (int(release[1]), int(release[2])) < (5, 8):
+def _fallocate() -> Callable[[int, int, int, int], int] | None:
+    if sys.platform != "linux":
         return None
     try:
-        return cast("Callable[[int], int]", ctypes.CDLL(None, use_errno=True).syncfs)
+        found = ctypes.CDLL(None, use_errno=True).fallocate
     except (OSError, AttributeError):
         return None
+    found.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+    return cast("Callable[[int, int, int, int], int]", found)
+
+
+# ── what is in them ──────────────────────────────────────────────────────────────────────────────────────────────
+
+# What a pack's record says, where it stands, and in which pack of the list of names.
+_KNOWN = np.dtype([*_AS_ARRAY.descr, ("record", "<i8"), ("pack", "<i4")])
+_SEGMENTS = 8  # that a search looks through; merging the small ones costs less than sorting all with every pack
+
+
+class _Index:
+    """Which pack holds which picture: the records of all packs that had a name when they were last looked for.
+
+    68 bytes a picture in memory. Packs that came are sorted by themselves, and merged when there are many.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._changed_ns: int | None = None
+        self._packs: list[str] = []
+        self._segments: list[tuple[npt.NDArray[np.uint64], npt.NDArray[np.void]]] = []
+
+    def find(self, key: bytes) -> list[_Entry]:
+        """Every copy of a picture, the latest last."""
+        if self._changed_ns is None:
+            self.refresh()
+        wanted = np.uint64(int.from_bytes(key[:8], "big"))
+        found = []
+        for prefixes, records in self._segments:
+            place = int(prefixes.searchsorted(wanted))
+            while place < len(prefixes) and prefixes[place] == wanted:
+                record = records[place]
+                if record["sha"].tobytes() == key:
+                    pack = self._directory / self._packs[record["pack"]]
+                    found.append(_Entry(pack, *(int(record[name]) for name in ("offset", "length", "crc", "record"))))
+                place += 1
+        return sorted(found, key=lambda entry: entry.pack.name)
+
+    def keys(self) -> Iterator[str]:
+        digits = b"".join(records["sha"].tobytes() for _, records in self._segments).hex()
+        return iter(sorted({digits[at : at + 64] for at in range(0, len(digits), 64)}))
+
+    def forget(self) -> None:
+        """Something was deleted: what was read is read again before it is used."""
+        self._changed_ns, self._packs, self._segments = None, [], []
+
+    def refresh(self) -> None:
+        """Read the packs that came since. Raises IntegrityError where one is damaged."""
+        try:
+            changed_ns = self._directory.stat().st_mtime_ns
+        except FileNotFoundError:
+            self.forget()
+            self._changed_ns = 0
+            return
+        if changed_ns == self._changed_ns:
+            return
+        names = sorted(name for name in os.listdir(self._directory) if name.endswith(".pack") and name[0] != ".")
+        if not set(self._packs) <= set(names):
+            self.forget()  # a pack went
+        for name in sorted(set(names) - set(self._packs)):
+            try:
+                self._add(name)
+            except FileNotFoundError:
+                continue  # its last picture has just been deleted
+        # Two changes within a tick of the file system's clock look like one.
+        self._changed_ns = changed_ns if time.time_ns() - changed_ns > _TICK_NS else 0
+
+    def _add(self, name: str) -> None:
+        records, places = _records(self._directory / name)
+        known = np.zeros(len(records), _KNOWN)
+        for field in records.dtype.names or ():
+            known[field] = records[field]
+        known["record"], known["pack"] = places, len(self._packs)
+        self._packs.append(name)
+        self._segments.append(_sorted(known))
+        if len(self._segments) > _SEGMENTS:
+            self._segments.sort(key=lambda segment: len(segment[0]))
+            small, self._segments = self._segments[: _SEGMENTS - 2], self._segments[_SEGMENTS - 2 :]
+            self._segments.append(_sorted(np.concatenate([records for _, records in small])))
+
+
+def _sorted(records: npt.NDArray[np.void]) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.void]]:
+    """Records in the order of the first eight bytes of their digests, and those as numbers."""
+    prefixes = np.ascontiguousarray(records["sha"][:, :8]).view(">u8")[:, 0].astype(np.uint64)
+    order = np.argsort(prefixes, kind="stable")
+    return prefixes[order], records[order]
+
+
+def _records(pack: Path) -> tuple[npt.NDArray[np.void], npt.NDArray[np.int64]]:
+    """A pack's records of what was not deleted, and the offset of each. Raises IntegrityError."""
+    with open(pack, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        trailer = os.pread(file.fileno(), _TRAILER.size, max(0, size - _TRAILER.size))
+        if len(trailer) == _TRAILER.size:
+            begin, number, magic = _TRAILER.unpack(trailer)
+            if magic == _MAGIC and begin + number * _RECORD.size + _TRAILER.size == size:
+                records = np.frombuffer(os.pread(file.fileno(), number * _RECORD.size, begin), _AS_ARRAY)
+                there = np.flatnonzero(records["length"])
+                return records[there], begin + there * _RECORD.size
+    raise IntegrityError(
+        "a pack of kept pixels is damaged", where=str(pack), remedy="Delete it and crawl again what it held"
+    )
+
+
+# ── on the disk ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _key(content_sha256: str) -> bytes:
+    """The digest as bytes; raises InputError for what is none."""
+    if not _SHA256.fullmatch(content_sha256):
+        raise InputError("not a sha256 in hex", where=repr(content_sha256[:80]))
+    return bytes.fromhex(content_sha256)
+
+
+def _refused(error: OSError, path: Path) -> StorageError:
+    what = f"the pictures could not be written ({error.strerror or error})"
+    return StorageError(what, where=str(path), remedy="Free some space")

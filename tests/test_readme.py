@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from curation.pixel_store import PixelStore
 from flows.home import Home
 from flows.museum import Museum
 from flows.stages import grants, removal
@@ -75,7 +75,7 @@ def _examples(home: Home, museum: Museum, journey: Journey, folder: Path) -> dic
         DATASET,
     )
     picture, page, cases = folder / "picture.jpg", folder / "saved.html", folder / "cases.jsonl"
-    shutil.copyfile(home.pixels_path / sha256[:2] / f"{sha256}.jpg", picture)
+    picture.write_bytes(PixelStore(home.pixels_path).get(sha256))
     page.write_text('<img src="/apple.png" alt="red apple">')
     cases.write_text(json.dumps(CASE) + "\n")
     opt_out, agreement = folder / "opt-out.csv", folder / "agreement.pdf"

@@ -341,9 +341,7 @@ def _drop_orphans(home: Home) -> None:
         return
     with home.ledger(readonly=True) as ledger:
         known = {sha for (sha,) in ledger.query(_KNOWN_CONTENT, [kept])}
-    for sha in kept:
-        if sha not in known:
-            store.delete(sha)
+    store.delete_all(sha for sha in kept if sha not in known)
 
 
 _KNOWN_CONTENT = "SELECT DISTINCT content_sha256 FROM content WHERE content_sha256 IN (SELECT unnest(?::VARCHAR[]))"

@@ -106,7 +106,7 @@ def decide(home: Home, progress: Progress = silent) -> DecideSummary:
         if kept:
             gone = {s for (s,) in ledger.query("SELECT content_sha256 FROM standing_content WHERE denied")}
             gone |= {s for (s,) in ledger.query(_DEFERRED_LONG, {"before": _naive(now) - ruleset.defer_for})}
-    deleted = sum(store.delete(sha) for sha in kept & gone)
+    deleted = store.delete_all(kept & gone)
     return DecideSummary(decide_id, judged, changed, ruleset.digest, standing, changes, deleted)
 
 

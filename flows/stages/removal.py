@@ -178,8 +178,7 @@ def apply(home: Home, removal: str, progress: Progress = silent) -> Removal:
         progress(done, len(datasets) + 2, "removal: resealing")
         _reseal(home, dataset, [o for o, by in emptied[dataset].items() if by == removal], removal)
     store = PixelStore(home.pixels_path)
-    for (sha,) in contents:
-        store.delete(sha)
+    store.delete_all(sha for (sha,) in contents)
     # A process that was killed may have left a copy in the middle of a write.
     sweep_unfinished(home.path)
     # Embeddings and the like are made anew from what is left.

@@ -6,22 +6,40 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-import curation.pixel_store
 from curation.pixel_store import PixelStore
 from policy.durable import sweep_unfinished
-from policy.errors import InputError, StorageError
+from policy.errors import InputError, IntegrityError, StorageError
 
 ONE, TWO, THREE = "ab" * 32, "cd" * 32, "ac" * 32
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def files(directory: Path) -> list[str]:
-    return sorted(p.name for p in directory.rglob("*") if p.is_file())
+def packs(directory: Path) -> list[Path]:
+    return sorted(p for p in directory.rglob("*") if p.is_file())
+
+
+def held(directory: Path) -> bytes:
+    """Every byte of every file."""
+    return b"".join(p.read_bytes() for p in packs(directory))
+
+
+def kept(directory: Path, **pictures: bytes) -> PixelStore:
+    store = PixelStore(directory)
+    for name, jpeg in pictures.items():
+        store.put(KEYS[name], jpeg)
+    store.settle()
+    return store
+
+
+KEYS = {"one": ONE, "two": TWO, "three": THREE}
 
 
 def test_pixels_are_kept_by_digest_and_go_when_told(tmp_path: Path) -> None:
@@ -39,9 +57,79 @@ def test_pixels_are_kept_by_digest_and_go_when_told(tmp_path: Path) -> None:
     assert store.delete(TWO)
     assert not store.delete(TWO)
     assert TWO not in store
-    assert files(tmp_path) == [f"{ONE}.jpg"]
+    assert [p.suffix for p in packs(tmp_path)] == [".pack"]
     with pytest.raises(InputError, match="not kept"):
         store.get(TWO)
+
+
+def test_what_is_deleted_leaves_neither_pixels_nor_digest(tmp_path: Path) -> None:
+    """A picture that goes is overwritten where it lay, its digest with it; the last one takes its pack along."""
+    store = kept(tmp_path, one=b"the first picture" * 1_000, two=b"the second picture", three=b"third")
+    assert store.delete_all([ONE, THREE, "ee" * 32]) == 2
+    assert b"first" not in held(tmp_path)
+    assert b"third" not in held(tmp_path)
+    assert bytes.fromhex(ONE) not in held(tmp_path)
+    assert (store.get(TWO), PixelStore(tmp_path).get(TWO)) == (b"the second picture",) * 2
+    assert list(store.keys()) == [TWO]
+    assert store.delete(TWO)
+    assert packs(tmp_path) == []
+
+
+def test_places_are_given_back_to_the_file_system(tmp_path: Path) -> None:
+    """What a deleted picture took is free again, where the file system can do that."""
+    store = kept(tmp_path, one=os.urandom(4 << 20), two=b"two")
+    [pack] = packs(tmp_path)
+    before = pack.stat()
+    store.delete(ONE)
+    after = pack.stat()
+    assert after.st_size == before.st_size
+    if after.st_blocks == before.st_blocks:
+        pytest.skip("no holes can be punched into files here")
+    assert after.st_blocks * 512 < 1 << 20
+
+
+def test_a_deletion_that_was_killed_is_done_by_the_next(tmp_path: Path) -> None:
+    """Killed between the picture and its record: it is not here any more, and deleting again takes the record too."""
+    store = kept(tmp_path, one=b"the first picture", two=b"two")
+    [entry] = store._index.find(bytes.fromhex(ONE))
+    with entry.pack.open("r+b") as file:
+        file.seek(entry.offset)
+        file.write(bytes(entry.length))
+    again = PixelStore(tmp_path)
+    with pytest.raises(InputError, match="not kept"):
+        again.get(ONE)
+    assert again.delete(ONE)
+    assert bytes.fromhex(ONE) not in held(tmp_path)
+    assert again.get(TWO) == b"two"
+
+
+def test_a_picture_that_is_no_longer_what_it_was_is_not_given_out(tmp_path: Path) -> None:
+    """A flipped bit on the disk makes a picture absent, not another one; one that is met again is written anew."""
+    store = kept(tmp_path, one=b"the first picture", two=b"two")
+    [pack] = packs(tmp_path)
+    data = bytearray(pack.read_bytes())
+    data[3] ^= 1
+    pack.write_bytes(data)
+    with pytest.raises(InputError, match="not kept"):
+        store.get(ONE)
+    assert store.get(TWO) == b"two"
+    kept(tmp_path, one=b"the first picture")
+    assert store.get(ONE) == b"the first picture"
+
+
+@pytest.mark.parametrize("damage", [b"", b"short", b"x" * 500])
+def test_a_damaged_pack_is_named(tmp_path: Path, damage: bytes) -> None:
+    """A pack that ends otherwise than a pack does is an error with its name, not an empty one."""
+    store = kept(tmp_path, one=b"one")
+    [pack] = packs(tmp_path)
+    pack.write_bytes(damage)
+    for ask in (store.get, PixelStore(tmp_path).get):
+        if ask == store.get:
+            continue  # it has read the records before, and finds other bytes
+        with pytest.raises(IntegrityError, match="damaged"):
+            ask(ONE)
+    with pytest.raises(InputError, match="not kept"):
+        store.get(ONE)
 
 
 def test_an_unsettled_picture_is_here_for_its_store_alone(tmp_path: Path) -> None:
@@ -61,74 +149,138 @@ def test_an_unsettled_picture_is_deleted_and_discarded_like_any_other(tmp_path: 
     store.put(ONE, b"one")
     store.put(TWO, b"two")
     assert store.delete(ONE)
+    assert ONE not in store
+    assert b"one" not in held(tmp_path)
     store.discard()
     store.settle()
-    assert files(tmp_path) == []
+    store.put(ONE, b"one")
+    assert store.delete(ONE)
+    store.settle()
+    assert packs(tmp_path) == []
     assert TWO not in store
 
 
 def test_the_same_picture_is_not_written_again(tmp_path: Path) -> None:
-    """A picture that is kept, and the same, is left alone; another takes its place whole, at settling."""
+    """A picture that is kept, and the same, is left alone; another takes its place at settling, and the first goes."""
+    store = kept(tmp_path, one=b"one picture", two=b"two")
+    before = [(p.name, p.stat()) for p in packs(tmp_path)]
+    store.put(ONE, b"one picture")
+    store.settle()
+    assert [(p.name, p.stat()) for p in packs(tmp_path)] == before
+    store.put(ONE, b"another")
+    assert PixelStore(tmp_path).get(ONE) == b"one picture"
+    store.settle()
+    assert (store.get(ONE), PixelStore(tmp_path).get(ONE)) == (b"another", b"another")
+    assert b"one picture" not in held(tmp_path)
+    assert list(store.keys()) == [ONE, TWO]
+
+
+@pytest.mark.parametrize("failing", ["fsync", "replace"])
+def test_a_settling_that_failed_can_be_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    """While the disk refuses nothing has a name; when it takes the bytes, a second settling makes all of them whole."""
     store = PixelStore(tmp_path)
     store.put(ONE, b"one")
+
+    def refused(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, failing, refused)
+        with pytest.raises(StorageError, match="could not be written"):
+            store.settle()
+        assert list(PixelStore(tmp_path).keys()) == []
     store.settle()
-    before = store.path(ONE).stat()
-    store.put(ONE, b"one")
-    assert files(tmp_path) == [f"{ONE}.jpg"]
-    store.settle()
-    assert store.path(ONE).stat() == before
-    store.put(ONE, b"other")
     assert PixelStore(tmp_path).get(ONE) == b"one"
-    store.settle()
-    assert PixelStore(tmp_path).get(ONE) == b"other"
 
 
-@pytest.mark.parametrize("pictures", [3, 60])
-@pytest.mark.parametrize("by_file_system", [True, False])
-def test_bytes_are_on_the_disk_before_they_have_a_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pictures: int, by_file_system: bool
-) -> None:
-    """Settling flushes every temporary file, then renames all, then flushes the names; many with two calls."""
-    done: list[tuple[str, int]] = []
+def test_bytes_are_on_the_disk_before_they_have_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settling flushes the pack, then names it, then flushes the name: three steps, however many pictures there are."""
+    done: list[str] = []
 
     def recorded(name: str, real: Callable[..., object]) -> Callable[..., object]:
-        def call(path: Path) -> object:
-            done.append((name, len(list(tmp_path.rglob("??/*.jpg")))))
-            return real(path)
+        def call(*given: object) -> object:
+            done.append(f"{name} {len(list(tmp_path.glob('*.pack')))}")
+            return real(*given)
 
         return call
 
-    store = curation.pixel_store
-    for name in ("sync_file", "sync_directory"):
-        monkeypatch.setattr(store, name, recorded(name, getattr(store, name)))
-    whole = store._sync_file_system if by_file_system else lambda path: False
-    monkeypatch.setattr(store, "_sync_file_system", recorded("syncfs", whole))
-    kept = PixelStore(tmp_path)
-    keys = [f"{i:064x}" for i in range(pictures)]
+    for name in ("fsync", "replace"):
+        monkeypatch.setattr(os, name, recorded(name, getattr(os, name)))
+    store, keys = PixelStore(tmp_path), [f"{i:064x}" for i in range(60)]
     for key in keys:
-        kept.put(key, key.encode())
+        store.put(key, key.encode())
     assert done == []
-    kept.settle()
-    assert {named for _, named in done} == {0, pictures}  # never in between: all flushed, all named
-    one_by_one = [step for step in done if step[0] != "syncfs"]
-    if pictures > 16 and by_file_system:
-        assert done == [("syncfs", 0), ("syncfs", pictures)]
-    else:
-        assert one_by_one == [("sync_file", 0)] * pictures + [("sync_directory", pictures)] * 3
+    store.settle()
+    assert done == ["fsync 0", "replace 0", "fsync 1"]
     assert all(PixelStore(tmp_path).get(key) == key.encode() for key in keys)
     done.clear()
-    kept.settle()
+    store.settle()
     assert done == []
 
 
 def test_two_stores_may_put_the_same_picture(tmp_path: Path) -> None:
-    """Each has a temporary file of its own; whoever settles last names the same bytes."""
+    """Each has a pack of its own; the one settled last counts, and deleting takes both."""
     first, second = PixelStore(tmp_path), PixelStore(tmp_path)
-    first.put(ONE, b"one")
-    second.put(ONE, b"one")
+    first.put(ONE, b"one picture")
+    second.put(ONE, b"one picture")
     first.settle()
     second.settle()
-    assert files(tmp_path) == [f"{ONE}.jpg"]
+    third = PixelStore(tmp_path)
+    assert list(third.keys()) == [ONE]
+    assert third.get(ONE) == b"one picture"
+    assert third.delete(ONE)
+    assert packs(tmp_path) == []
+
+
+@given(
+    steps=st.lists(
+        st.one_of(
+            st.tuples(st.just("put"), st.integers(0, 5), st.binary(min_size=1, max_size=40)),
+            st.tuples(st.just("settle")),
+            st.tuples(st.just("discard")),
+            st.tuples(st.just("delete"), st.integers(0, 5)),
+            st.tuples(st.just("open")),
+        ),
+        max_size=60,
+    )
+)
+def test_a_store_is_what_a_dictionary_would_be(steps: list[tuple[object, ...]]) -> None:
+    """Whatever is put, settled, discarded, deleted and opened again in whatever order: the last of each digest counts.
+
+    So many packs come of it that their records are merged.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        settled: dict[str, bytes] = {}
+        waiting: dict[str, bytes] = {}
+        store = PixelStore(directory)
+        for number, step in enumerate([("settle",), *steps]):
+            match step:
+                case ("put", int(n), bytes(jpeg)):
+                    store.put(f"{n:064x}", jpeg)
+                    waiting[f"{n:064x}"] = jpeg
+                case ("delete", int(n)):
+                    key = f"{n:064x}"
+                    assert store.delete(key) is (key in waiting or key in settled)
+                    waiting.pop(key, None)
+                    settled.pop(key, None)
+                case ("discard",):
+                    store.discard()
+                    waiting.clear()
+                case _:
+                    store.settle()
+                    settled |= waiting
+                    waiting.clear()
+                    if step == ("open",):
+                        store = PixelStore(directory)
+            if number % 5 == 0:
+                assert list(store.keys()) == sorted(settled)
+        expected = settled | waiting
+        assert {key: store.get(key) for key in expected} == expected
+        assert sum(f"{n:064x}" in store for n in range(6)) == len(expected)
+        store.discard()
 
 
 KILLED = """
@@ -152,8 +304,8 @@ def test_a_kill_leaves_each_picture_whole_or_absent(tmp_path: Path) -> None:
     store = PixelStore(tmp_path)
     assert list(store.keys()) == [ONE]
     assert store.get(ONE) == b"settled"
-    assert len(sweep_unfinished(tmp_path)) == 51
-    assert files(tmp_path) == [f"{ONE}.jpg"]
+    assert len(sweep_unfinished(tmp_path)) == 1
+    assert len(packs(tmp_path)) == 1
 
 
 @pytest.mark.parametrize("key", ["", "../../etc/passwd", "AB" * 32, "ab" * 31])
@@ -164,16 +316,26 @@ def test_only_a_digest_is_a_place(tmp_path: Path, key: str) -> None:
             ask(PixelStore(tmp_path))
 
 
-def test_a_disk_that_refuses_is_a_storage_error(tmp_path: Path) -> None:
-    """What cannot be written is named, leaves nothing, and does not keep the others from being settled."""
-    (tmp_path / "cd").write_bytes(b"a file where the folder should be")
-    store = PixelStore(tmp_path)
+def test_a_disk_that_refuses_is_a_storage_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What cannot be written is an error, and does not keep the others from being settled."""
+    (tmp_path / "file").write_bytes(b"a file where the folder should be")
+    with pytest.raises(StorageError, match="could not be written"):
+        PixelStore(tmp_path / "file").put(ONE, b"one")
+    store = PixelStore(tmp_path / "pixels")
     store.put(ONE, b"one")
-    with pytest.raises(StorageError, match="could not be written"):
-        store.put(TWO, b"two")
-    store.settle()
-    assert list(store.keys()) == [ONE]
+    real, full = os.pwrite, OSError(28, "No space left on device")
+
+    def half(descriptor: int, data: bytes, offset: int) -> int:
+        if len(data) < 4:
+            raise full
+        return real(descriptor, data[: len(data) // 2], offset)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pwrite", half)
+        with pytest.raises(StorageError, match="No space left"):
+            store.put(TWO, b"two" * 100)
+    assert TWO not in store
     store.put(THREE, b"three")
-    os.unlink(next(tmp_path.glob("ac/.*")))
-    with pytest.raises(StorageError, match="could not be written"):
-        store.settle()
+    store.settle()
+    assert list(store.keys()) == [ONE, THREE]
+    assert (store.get(ONE), store.get(THREE)) == (b"one", b"three")

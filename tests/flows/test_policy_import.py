@@ -21,6 +21,7 @@ from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
 
+from curation.pixel_store import PixelStore
 from flows import settings
 from flows.cli import cli
 from flows.home import Home
@@ -394,7 +395,7 @@ def test_a_hash_list_denies_what_was_crawled_before_it_came(tmp_path: Path, site
     assert f"hashes of {TODAY}: {kind} " in stood["/a.png"][2]
     assert stood["/b.png"][0] == "allow"
     told(home, "crawl", site.url("/"))  # met again, it is known by its digests, and its pixels are not kept
-    assert not (home.pixels_path / sha256[:2] / f"{sha256}.jpg").exists()
+    assert sha256 not in PixelStore(home.pixels_path)
     told(home, "decide")
     assert standing(home)["/a.png"][:2] == ("deny", "registry-listed")
 

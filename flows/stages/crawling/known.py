@@ -10,16 +10,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from curation.face_detection import default_detector_id
 from curation.fetch import Fetched, validators
-from curation.images import DecodeError, read_header
+from curation.images import read_header
 from curation.pair import url_key
 from curation.pixel_store import PixelStore
 from flows.home import Home
 from flows.stages.crawling.rows import hops_of
+from policy.errors import InputError
 from policy.evidence import Headers, Hop
 from policy.ledger import Ledger
 from policy.signals import registry
@@ -113,7 +113,7 @@ def known_pictures(home: Home, ledger: Ledger, urls: Sequence[str]) -> dict[str,
             continue
         if detector is not None and face_detector != detector:
             continue
-        if not _is_kept(pixels.path(sha), home.settings.images.size, row["width"], row["height"]):
+        if not _is_kept(pixels, sha, home.settings.images.size, row["width"], row["height"]):
             continue
         row["content_md5"] = evidence.get("content_md5")
         row |= {f"{name}_json": json.dumps(evidence[name]) for name in ("embedded", "c2pa")}
@@ -131,11 +131,10 @@ def _detector(home: Home) -> str | None:
     return default_detector_id() if "faces" in home.ruleset.mechanisms else None
 
 
-def _is_kept(path: Path, size_px: int, width: int, height: int) -> bool:
+def _is_kept(pixels: PixelStore, sha: str, size_px: int, width: int, height: int) -> bool:
     """Whether the pixels are here, in the size that the settings ask for."""
     try:
-        with path.open("rb") as file:
-            header = read_header(file.read())
-    except (FileNotFoundError, DecodeError):
+        header = read_header(pixels.get(sha))
+    except InputError:  # not here, or no picture: DecodeError is one
         return False
     return min(header.width, header.height) == min(size_px, width, height)
