@@ -11,6 +11,7 @@ import sys
 import time
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from itertools import count
@@ -264,6 +265,7 @@ def _erase(entries: Collection[_Entry]) -> None:
         if not len(_records(path)[0]):
             path.unlink(missing_ok=True)
             sync_directory(path.parent)
+        os.utime(path.parent)  # others look at the packs again when their directory has changed
 
 
 def _zero(descriptor: int, offset: int, length: int) -> None:
@@ -309,6 +311,7 @@ class _Index:
         self._directory = directory
         self._changed_ns: int | None = None
         self._packs: list[str] = []
+        self._written_ns: dict[str, int] = {}
         self._segments: list[tuple[npt.NDArray[np.uint64], npt.NDArray[np.void]]] = []
 
     def find(self, key: bytes) -> list[_Entry]:
@@ -333,7 +336,7 @@ class _Index:
 
     def forget(self) -> None:
         """Something was deleted: what was read is read again before it is used."""
-        self._changed_ns, self._packs, self._segments = None, [], []
+        self._changed_ns, self._packs, self._written_ns, self._segments = None, [], {}, []
 
     def refresh(self) -> None:
         """Read the packs that came since. Raises IntegrityError where one is damaged."""
@@ -345,14 +348,18 @@ class _Index:
             return
         if changed_ns == self._changed_ns:
             return
-        names = sorted(name for name in os.listdir(self._directory) if name.endswith(".pack") and name[0] != ".")
-        if not set(self._packs) <= set(names):
-            self.forget()  # a pack went
-        for name in sorted(set(names) - set(self._packs)):
-            try:
+        with os.scandir(self._directory) as found:
+            named = [entry for entry in found if entry.name.endswith(".pack") and entry.name[0] != "."]
+        there = {}
+        for entry in named:
+            with suppress(FileNotFoundError):  # its last picture has just been deleted
+                there[entry.name] = entry.stat().st_mtime_ns
+        if any(there.get(name) != written_ns for name, written_ns in self._written_ns.items()):
+            self.forget()  # pictures of it were deleted, or all
+        for name in sorted(there.keys() - self._written_ns.keys()):
+            with suppress(FileNotFoundError):
                 self._add(name)
-            except FileNotFoundError:
-                continue  # its last picture has just been deleted
+                self._written_ns[name] = there[name]
         # Two changes within a tick of the file system's clock look like one.
         self._changed_ns = changed_ns if time.time_ns() - changed_ns > _TICK_NS else 0
 
