@@ -84,8 +84,9 @@ class FetchConfig:
     `allow_addresses`: exact "ip:port" that may be connected to although special-purpose (the demo's and the tests'
     loopback servers). `contact`: the URL or mail address in the user agent, required before anything else is asked.
 
-    `concurrency` counts transfers that bring something; those that wait for a silent server count against `max_open`
-    alone, so that no number of slow origins takes the places of the others. `per_address_concurrency` counts by
+    `concurrency` counts transfers that bring something; those that wait for a server that is silent for longer than
+    usual (0.1 to 0.5 s) count against `max_open` alone, so that no number of slow origins takes the places of the
+    others. `per_address_concurrency` counts by
     "ip:port", whatever names lead there. Bodies in flight take `max_buffered_bytes` together, and a megabyte each
     beside; one that finds no room waits, which costs nothing of its deadline.
 
@@ -426,6 +427,8 @@ class _Origin:
     active: int = 0
     next_start: float = 0.0
     queued: bool = False
+    turn: int = 0  # its entry in a heap, while it is queued in one
+    is_new: bool = True  # nothing has been asked of it yet
     failures: int = 0  # in a row
     slow_downs: int = 0  # in a row
     slowed_at: float = 0.0
@@ -448,7 +451,9 @@ class _Run:
     """One `fetch_all`: the queues of its origins, and what is in flight.
 
     Places are given to lively origins and to the others by turns; of the others' transfers only so many may be in
-    flight that at least half of all places are left to the lively, while there are any.
+    flight that at least half of all places are left to the lively, while there are any. Of the others the one that
+    waits longest and the newest have their turns alternately: behind a thousand that are slow, and take a while to be
+    known as that, nobody waits for all of them.
     """
 
     def __init__(
@@ -464,14 +469,17 @@ class _Run:
         self.requests = iter(requests)
         self.gate, self.concurrency = gate, concurrency
         self.max_open = min(max(self.config.max_open, concurrency), fetcher.max_connections)
+        self.most_of_others = self.max_open - min(concurrency, self.max_open // 8)
         self.delay_s = delay_s or (lambda origin: self.config.per_origin_delay_s)
         self.exhausted = False
-        self.has_more_to_start = False
+        self.has_more_to_do = False
         self.ask_source_at = 0.0
         self.origins: dict[str, _Origin] = {}
         self.addresses: dict[str, _Address] = {}
         self.lively: list[tuple[float, int, _Origin]] = []
         self.others: list[tuple[float, int, _Origin]] = []
+        self.new: deque[_Origin] = deque(maxlen=self.config.max_pending)
+        self.newest_is_next = False
         self.later: list[tuple[float, int, _Job]] = []
         self.turns = 0
         self.busy = self.busy_others = self.busy_lively = 0
@@ -507,7 +515,7 @@ class _Run:
         if self.later:
             self._take_up_later()
         started, until = 0, time.monotonic() + _START_S
-        self.has_more_to_start = False
+        self.has_more_to_do = False
         while self.busy < self.concurrency and len(self.jobs) < self.max_open and len(self.ended) < self.concurrency:
             # As one starts one is pulled: what has to wait for its turn is known early, and waits meanwhile.
             pulled = self._pull()
@@ -517,8 +525,12 @@ class _Run:
             elif not pulled:
                 return
             if started >= _STARTED_AT_ONCE or time.monotonic() >= until:
-                self.has_more_to_start = True
+                self.has_more_to_do = True
                 return
+        if self.busy_others and self.busy >= self.concurrency:
+            # Who keeps the places may be slow: who stands behind them in the source is to be known meanwhile.
+            while not self.has_more_to_do and self._pull():
+                self.has_more_to_do = time.monotonic() >= until
 
     def _pull(self) -> bool:
         """Take the source's next request; False where it has none for now, or there is no room."""
@@ -568,14 +580,18 @@ class _Run:
                 self._forget_idle_origins()
             origin = self.origins[job.origin] = _Origin(job.origin, self.config.per_origin_concurrency)
             origin.met = job.origin.startswith("http:")
+            self.new.append(origin)
         self.pending += 1
         (origin.waiting.appendleft if first else origin.waiting.append)(job)
         self._make_ready(origin)
 
     def _make_ready(self, origin: _Origin) -> None:
-        if origin.waiting and not origin.queued and origin.active < (origin.most if origin.met else 1):
+        # Before all that may be open are, each origin that is not known to be lively has one that is.
+        several = origin.met and (origin.lively or len(self.jobs) < self.max_open // 2)
+        if origin.waiting and not origin.queued and origin.active < (origin.most if several else 1):
             origin.queued = True
             self.turns += 1
+            origin.turn = self.turns
             ready_at = max(origin.next_start, self.clock.now())
             heapq.heappush(self.lively if origin.lively else self.others, (ready_at, self.turns, origin))
 
@@ -595,28 +611,45 @@ class _Run:
                 lively = self.lively[0][:2] <= self.others[0][:2]
             if not (lively or others):
                 return None
-            origin = heapq.heappop(self.lively if lively else self.others)[2]
+            newest = self._newest(now) if not lively and self.newest_is_next else None
+            self.newest_is_next ^= not lively
+            if newest is not None:
+                newest.queued = newest.is_new = False
+                return newest
+            _, turn, origin = heapq.heappop(self.lively if lively else self.others)
+            if not origin.queued or origin.turn != turn:  # it had its turn as the newest
+                continue
+            origin.is_new = False
             if origin.next_start > now:  # it was pushed back while it waited for its turn
                 origin.queued = False
                 self._make_ready(origin)
             elif origin.address is not None and self.is_full(origin.address):
+                origin.turn = 0
                 self.addresses[origin.address].waiting.append(origin)
             else:
                 origin.queued = False
                 return origin
 
+    def _newest(self, now: float) -> _Origin | None:
+        """The origin seen last of which nothing has been asked yet, if it may be."""
+        while self.new and not (self.new[-1].is_new and self.new[-1].queued):
+            self.new.pop()
+        return self.new.pop() if self.new and self.new[-1].next_start <= now else None
+
     def _next_wake(self) -> float | None:
         """Seconds until an origin's delay or a retry's pause is over; None when only a transfer's end brings more."""
+        if self.has_more_to_do:
+            return 0.0
         if self.busy >= self.concurrency or len(self.jobs) >= self.max_open:
             return None
-        if self.has_more_to_start:
-            return 0.0
         heaps = (self.lively, self.others if self._others_may_start() else [])
         due = [heap[0][0] for heap in heaps if heap] + [self.later[0][0] for _ in self.later[:1]]
         return max(0.0, min(due) - self.clock.now()) if due else None
 
     def _others_may_start(self) -> bool:
         """Whether an origin that is not known to be lively may have a place: half of them while there are lively."""
+        if len(self.jobs) >= self.most_of_others:
+            return False
         return not (self.lively or self.busy_lively) or self.busy_others < max(1, self.concurrency // 2)
 
     def _start(self, origin: _Origin, job: _Job) -> None:
@@ -752,7 +785,10 @@ class _Run:
         if outcome == "ok" and status in _SLOW_DOWN_STATUSES:
             self._slow_down(origin, transfer)
         elif outcome == "ok":
-            origin.lively = True
+            if not origin.lively:
+                origin.lively = True
+                origin.queued &= not origin.turn  # it need not go on waiting among those that are not known to be
+            self.loop.patience.learn(self.clock.now() - transfer.started)
             origin.slow_downs = 0
             origin.good += 1
             if origin.good >= origin.most < self.config.per_origin_concurrency:

@@ -29,11 +29,12 @@ Resolver = Callable[[str, int], Sequence[str]]
 
 COMPLETE = frozenset({200, 203})  # statuses whose body is what was asked for
 _DISCARDED_BODY_BYTES = 64 * 1024  # read of a redirect's or an error's body, to keep its connection usable
-_TICK_S = 0.2
+_TICK_S = 0.1
 # A body for which others wait has to come at this rate, looked at so often.
 _HOLD_S, _HOLD_BYTES_PER_S = 3.0, 50_000.0
-# A transfer that has brought next to nothing for so long is quiet: it costs a descriptor and a few kilobytes.
-_QUIET_S = 0.5
+# A transfer that has brought next to nothing for so long is quiet: it costs a descriptor and a few kilobytes. How long
+# exactly, `Patience` says.
+_QUIET_S = (0.1, 0.5)
 _QUIET_BYTES = 4096
 # A name is looked up again for a new connection after so long, and forgotten when so many others came after it.
 _NAME_S, _NAMES = 60.0, 1_000
@@ -87,6 +88,29 @@ class ActiveClock:
 
     def hold(self, seconds: float) -> None:
         self._held += seconds
+
+
+class Patience:
+    """How long a silence is usual: the mean time of those who answered and four deviations (RFC 6298, 2), in bounds.
+
+    So TCP tells what is late from what is lost. While nobody has answered it is the least: who is there says so soon.
+    """
+
+    __slots__ = ("_deviation", "_mean", "seconds")
+
+    def __init__(self) -> None:
+        self.seconds = _QUIET_S[0]
+        self._mean: float | None = None
+        self._deviation = 0.0
+
+    def learn(self, took_s: float) -> None:
+        """Somebody has answered, after so long."""
+        if self._mean is None:
+            self._mean, self._deviation = took_s, took_s / 2
+        else:
+            self._deviation += (abs(took_s - self._mean) - self._deviation) / 4
+            self._mean += (took_s - self._mean) / 8
+        self.seconds = min(max(self._mean + 4 * self._deviation, _QUIET_S[0]), _QUIET_S[1])
 
 
 def descriptors_for_connections(wanted: int) -> int:
@@ -145,6 +169,7 @@ class Loop:
         self.active: dict[pycurl.Curl, Transfer] = {}
         self.quieted: list[Transfer] = []  # those that fell quiet in the last `wait`
         self.reserved_bytes = 0
+        self.patience = Patience()
         self._paused: deque[Transfer] = deque()  # they wait for a reservation
         self._clock = ActiveClock()
         self._free: list[Transfer] = []
@@ -341,7 +366,7 @@ class Transfer:
         self.paused_at: float | None = None
         self._plain = False  # the body is kept as it comes
         self.decoder: _Decoder | None = None
-        self.look_at = now + min(_QUIET_S, self.config.deadline_s - errand.spent_s)
+        self.look_at = now + min(self.loop.patience.seconds, self.config.deadline_s - errand.spent_s)
         self.easy.setopt(pycurl.URL, errand.url)
         if errand.headers or self._asks_more:
             lines = [f"{name}: {value}".encode("latin-1") for name, value in errand.headers]

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from curation.fetch import FetchConfig, Fetched, Fetcher, Request, _Run, open_gate, retry_after_s
+from curation.transfer import Patience
 from tests.curation.loopback import (
     Answer,
     Server,
@@ -380,6 +381,61 @@ def test_the_silent_take_no_places_from_the_lively() -> None:
     finally:
         for server in slow:
             server.close()
+
+
+def test_nobody_waits_for_all_the_slow_ones_before_it() -> None:
+    """Who stands last in the list, behind more silent origins than there are places, is asked among the first."""
+    slow = [Server({"/": hang}) for _ in range(20)]
+    try:
+        with serving({f"/{i}": OK for i in range(40)}) as fast:
+            few = fetcher(fast, *slow, concurrency=2)
+            urls = [server.url() for server in slow] + [fast.url(f"/{i}") for i in range(40)]
+            stream = few.fetch_all([Request(url, "image") for url in urls], gate=open_gate)
+            first = [next(stream) for _ in range(40)]
+            stream.close()  # type: ignore[attr-defined]  # it is a generator
+            few.close()
+        assert {f.outcome for f in first} == {"ok"}
+        # Those that had the two places at first, and in turns with the fast one those that came after it.
+        assert sum(len(server.requests) for server in slow) < len(slow)
+    finally:
+        for server in slow:
+            server.close()
+
+
+def test_the_silent_leave_room_for_one_that_answers() -> None:
+    """Of all that may be open the silent take so many that the last ones are there for who is known to answer."""
+    slow = [Server({"/a": hang, "/b": hang}) for _ in range(12)]
+    try:
+        with serving({"/first": OK, "/again": OK}) as fast:
+            few = fetcher(fast, *slow, concurrency=1, max_open=8)
+
+            def source() -> Iterator[Request | None]:
+                yield Request(fast.url("/first"), "image")
+                yield from (Request(server.url(path), "image") for server in slow for path in ("/a", "/b"))
+                while sum(len(server.requests) for server in slow) < 7:
+                    yield None
+                yield Request(fast.url("/again"), "image")
+
+            stream = few.fetch_all(source(), gate=open_gate)
+            assert [next(stream).url for _ in range(2)] == [fast.url("/first"), fast.url("/again")]
+            stream.close()  # type: ignore[attr-defined]  # it is a generator
+            few.close()
+        assert sum(len(server.requests) for server in slow) == 7
+        # Before all is open that may be, no origin has a second one.
+        assert [server.requests for server in slow if len(server.requests) > 1] == []
+    finally:
+        for server in slow:
+            server.close()
+
+
+def test_patience_is_what_answers_take() -> None:
+    """A silence counts sooner where everybody answers at once, and never before 0.1 or after 0.5 s."""
+    patience = Patience()
+    assert patience.seconds == 0.1
+    for took_s, least, most in ((0.001, 0.1, 0.1), (0.08, 0.1, 0.5), (15.0, 0.5, 0.5), (0.001, 0.1, 0.1)):
+        for _ in range(100):
+            patience.learn(took_s)
+        assert least <= patience.seconds <= most
 
 
 def test_the_lively_do_not_keep_new_origins_out() -> None:

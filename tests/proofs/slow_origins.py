@@ -4,12 +4,14 @@
     ROUNDS=9 make prove PROOF=slow_origins   more of them
 
 Two server processes on loopback. One is the fast origin (127.4.0.1). The other is 10,000 origins (127.3.x.y), of which
-every second says nothing for a minute and the others drip a byte a second. Per setting and round the same URLs of the
-fast origin are asked twice, in turns: alone, and with one URL each of 2,000 slow origins, either all before the fast
-ones or between the first of them. The rate is that of the fast URLs once all slow ones are in flight (or as many as the
-setting lets be), which stay so until the end; what it takes until then is told apart: opening connections costs. The
-loss is the median of the rounds'. Settings: the fetcher's own defaults, and places for all at once. Last, one fetch of
-10,000 slow origins that do answer, after 15 s, with the fast origin's URLs behind them.
+every second says nothing for a minute and the others drip a byte a second, robots.txt included. Per setting and round
+the same URLs of the fast origin are asked twice, in turns: alone, and with one URL each of 2,000 slow origins, either
+all before the fast ones, or between the first of them, or the fast ones not before all the slow ones are in flight. The
+rate counts from the first request that may be made of the fast origin to its last answer, so what it costs to open
+2,000 connections meanwhile is in it. The loss is the median of the rounds'. Settings: the fetcher with its own
+defaults, and with places for all at once; and the `Crawler`, which asks each origin for its robots.txt first, under a
+claim, and judges each URL by it. Last, one fetch of 10,000 slow origins that do answer, after 15 s, with the fast
+origin's URLs behind them.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,25 +34,28 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
-from curation.fetch import FetchConfig, Fetcher, Request, open_gate
+from curation.crawler import Crawler
+from curation.fetch import FetchConfig, Fetched, Fetcher, Request, open_gate
+from curation.hosts import FileClaims, OriginDocuments
+from policy.signals import robots
 from tests.builders import ROOT
 
 RESULTS = ROOT / "docs" / "proofs.md"
 FAST = "127.4.0.1"
 SLOW_ORIGINS = 2_000
 MOST_ORIGINS = 10_000
-WARM_URLS, FAST_URLS = 10_000, 30_000
+FAST_URLS = 40_000
 ALLOWED_LOSS = 0.20
 BODY = b"x" * 2_000
 DELAY_S = {"hangs": 60.0, "answers": 15.0}
-Order = Literal["slow ones first", "slow ones between"]
-AT_ONCE = {"concurrency": 12_000, "max_open": 12_000}
-SETTINGS: tuple[tuple[str, Order, dict[str, int]], ...] = (
-    ("default places", "slow ones first", {}),
-    ("default places", "slow ones between", {}),
-    ("places for all", "slow ones first", AT_ONCE),
-    ("places for all", "slow ones between", AT_ONCE),
+Order = Literal["slow ones first", "slow ones between", "all slow ones in flight"]
+ORDERS: tuple[Order, ...] = ("slow ones first", "slow ones between", "all slow ones in flight")
+SETTINGS: tuple[tuple[str, dict[str, int]], ...] = (
+    ("default places", {}),
+    ("places for all", {"concurrency": 12_000, "max_open": 12_000}),
+    ("crawler, default places", {}),
 )
+RULES = robots.RobotsRules(("museumbot",), 7, "deny", 30, 500_000)
 
 
 def slow_addresses(count: int) -> Iterator[str]:
@@ -66,13 +72,15 @@ def main() -> int:
     rounds = int(os.environ.get("ROUNDS", "5"))
     told, worst = [], 0.0
     with Server("fast") as fast, Server("slow") as slow:
-        for name, order, places in SETTINGS:
+        for (name, places), order in itertools.product(SETTINGS, ORDERS):
             config = fetch_config(fast, slow, SLOW_ORIGINS, **places)
-            measure(config, fast, slow, 0, order)  # warm
+            through_crawler = name.startswith("crawler")
+            measure(config, fast, slow, 0, order, through_crawler=through_crawler)  # warm
             alone, beside = [], []
+            slow.most()  # from here
             for _ in range(rounds):
-                alone.append(measure(config, fast, slow, 0, order))
-                beside.append(measure(config, fast, slow, SLOW_ORIGINS, order))
+                alone.append(measure(config, fast, slow, 0, order, through_crawler=through_crawler))
+                beside.append(measure(config, fast, slow, SLOW_ORIGINS, order, through_crawler=through_crawler))
             # Each round's two runs stand side by side in time: what else the machine does then befalls both.
             loss = 1 - statistics.median(a.wall_s / b.wall_s for a, b in zip(alone, beside, strict=True))
             worst = max(worst, loss)
@@ -80,8 +88,7 @@ def main() -> int:
                 f"{name} (concurrency {config.concurrency:,}, max_open {config.max_open:,}), {order}: alone "
                 f"{_rate(alone)}, beside {SLOW_ORIGINS:,} slow origins {_rate(beside)}: {loss:.0%} less; "
                 f"CPU a URL {_cpu(alone)} and {_cpu(beside)} ms; in flight at slow origins at most {slow.most():,}; "
-                f"the first {WARM_URLS:,} fast URLs took {_median(alone, 'start_s'):.1f} and "
-                f"{_median(beside, 'start_s'):.1f} s"
+                f"the first fast URL took {_first_ms(alone)} and {_first_ms(beside)} ms"
             )
             sys.stderr.write(told[-1] + "\n")
         many, most = ten_thousand(fast, slow)
@@ -102,12 +109,11 @@ def main() -> int:
 # ── the client ───────────────────────────────────────────────────────────────────────────────────────────────────
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Of the fast origin's URLs: `start_s` until the first were there, `wall_s` and `cpu_s` for those after them."""
+    """Of the fast origin's URLs: until the first was there, until all were, and the CPU time of that."""
 
-    start_s: float
+    first_s: float
     wall_s: float
     cpu_s: float
-    urls: int
 
 
 def fetch_config(fast: Server, slow: Server, origins: int, **places: int) -> FetchConfig:
@@ -124,31 +130,67 @@ def fetch_config(fast: Server, slow: Server, origins: int, **places: int) -> Fet
     )
 
 
-def measure(config: FetchConfig, fast: Server, slow: Server, origins: int, order: Order) -> Measured:
+def measure(
+    config: FetchConfig, fast: Server, slow: Server, origins: int, order: Order, *, through_crawler: bool
+) -> Measured:
     """How long the fast origin's URLs take with so many slow origins."""
+    began = cpu = 0.0
+
+    def requests() -> Iterator[Request | None]:
+        nonlocal began, cpu
+        slow_ones = [Request(f"http://{address}:{slow.port}/mixed", "image") for address in slow_addresses(origins)]
+        fast_ones = [Request(f"http://{FAST}:{fast.port}/{i}", "image") for i in range(FAST_URLS)]
+        began, cpu = time.monotonic(), time.process_time()
+        if order == "slow ones between":
+            yield from itertools.chain.from_iterable(zip(slow_ones, fast_ones, strict=False))  # as many of each
+            yield from fast_ones[len(slow_ones) :]
+            return
+        yield from slow_ones
+        while order == "all slow ones in flight" and slow.open_now() < origins:
+            yield None
+            began, cpu = time.monotonic(), time.process_time()
+        yield from fast_ones
+
     fetcher = Fetcher(config)
-    slow_ones = (Request(f"http://{address}:{slow.port}/mixed", "image") for address in slow_addresses(origins))
-    count = WARM_URLS + FAST_URLS
-    fast_ones = (Request(f"http://{FAST}:{fast.port}/{i}", "image") for i in range(count))
-    between = itertools.chain.from_iterable(zip(slow_ones, fast_ones, strict=False))  # as many of each
-    requests = itertools.chain(slow_ones if order == "slow ones first" else between, fast_ones)
-    began = wall = time.monotonic()
-    cpu, done, start_s = time.process_time(), 0, 0.0
-    stream = fetcher.fetch_all(requests, gate=open_gate)
-    for fetched in stream:
-        if f"//{FAST}" not in fetched.url:
-            continue
-        if not fetched.ok:
-            raise AssertionError(f"the fast origin failed: {fetched.outcome} {fetched.detail}")
-        done += 1
-        if done == WARM_URLS:
-            start_s, wall, cpu = time.monotonic() - began, time.monotonic(), time.process_time()
-        if done == count:
-            break
-    measured = Measured(start_s, time.monotonic() - wall, time.process_time() - cpu, done - WARM_URLS)
-    stream.close()  # type: ignore[attr-defined]  # it is a generator
+    done, first_s = 0, 0.0
+    with tempfile.TemporaryDirectory() as claims:
+        stream = (
+            crawler(fetcher, Path(claims)).fetch_all(requests())
+            if through_crawler
+            else fetcher.fetch_all(requests(), gate=open_gate)
+        )
+        for fetched in stream:
+            done += _is_fast(fetched)
+            first_s = first_s or time.monotonic() - began
+            if done == FAST_URLS:
+                break
+        measured = Measured(first_s, time.monotonic() - began, time.process_time() - cpu)
+        stream.close()  # type: ignore[attr-defined]  # it is a generator
     fetcher.close()
+    while slow.open_now():
+        time.sleep(0.01)
     return measured
+
+
+def _is_fast(fetched: Fetched) -> bool:
+    if f"//{FAST}" not in fetched.url:
+        return False
+    if not fetched.ok:
+        raise AssertionError(f"the fast origin failed: {fetched.outcome} {fetched.detail}")
+    return True
+
+
+def crawler(fetcher: Fetcher, claims: Path) -> Crawler:
+    """The gate of the origins' robots.txt before the fetcher, as a crawl has it."""
+
+    def gate(url: str) -> str | None:
+        document = stream.known[url[: url.index("/", 8)]].get("robots")
+        judged = robots.may_fetch(document, url, "museumbot", datetime.now(UTC), RULES)
+        return judged.reason.code if judged.verdict is not None and judged.verdict.name != "ALLOW" else None
+
+    origins = OriginDocuments(fetcher, claims=FileClaims(claims))
+    stream = Crawler(fetcher, origins, gate=gate, kept_out=open_gate, now=lambda: datetime.now(UTC), max_pending=40_000)
+    return stream
 
 
 def ten_thousand(fast: Server, slow: Server) -> tuple[str, int]:
@@ -180,17 +222,17 @@ def ten_thousand(fast: Server, slow: Server) -> tuple[str, int]:
     )
 
 
-def _median(found: list[Measured], name: str) -> float:
-    return float(statistics.median(getattr(one, name) for one in found))
+def _first_ms(found: list[Measured]) -> str:
+    return f"{1000 * statistics.median(one.first_s for one in found):,.0f}"
 
 
 def _rate(found: list[Measured]) -> str:
-    rates = sorted(one.urls / one.wall_s for one in found)
+    rates = sorted(FAST_URLS / one.wall_s for one in found)
     return f"{statistics.median(rates):,.0f} URLs/s ({rates[0]:,.0f} to {rates[-1]:,.0f})"
 
 
 def _cpu(found: list[Measured]) -> str:
-    return f"{1000 * statistics.median(one.cpu_s / one.urls for one in found):.3f}"
+    return f"{1000 * statistics.median(one.cpu_s / FAST_URLS for one in found):.3f}"
 
 
 def _rss_mb() -> int:
@@ -199,7 +241,7 @@ def _rss_mb() -> int:
 
 # ── the servers ──────────────────────────────────────────────────────────────────────────────────────────────────
 class Server:
-    """A server process; `most` says how many connections it held at once since it was asked last."""
+    """A server process; `most` says how many connections it held at once since that was asked last."""
 
     def __init__(self, kind: Literal["fast", "slow"]) -> None:
         command = [sys.executable, "-m", "tests.proofs.slow_origins", "--serve", kind]
@@ -213,8 +255,14 @@ class Server:
         return self._process.stdout.readline()
 
     def most(self) -> int:
+        return self._told("most")
+
+    def open_now(self) -> int:
+        return self._told("now")
+
+    def _told(self, what: str) -> int:
         assert self._process.stdin is not None
-        self._process.stdin.write("most\n")
+        self._process.stdin.write(f"{what}\n")
         return int(self._line())
 
     def __enter__(self) -> Self:
@@ -259,11 +307,13 @@ class _Fast:
                 if descriptor == self.listener.fileno():
                     self.accept()
                 elif descriptor == sys.stdin.fileno():
-                    if not sys.stdin.readline():
+                    if not (asked := sys.stdin.readline()):
                         return
-                    sys.stdout.write(f"{self.most}\n")
+                    now = len(self.open)
+                    if asked == "most\n":
+                        now, self.most = self.most, now
+                    sys.stdout.write(f"{now}\n")
                     sys.stdout.flush()
-                    self.most = len(self.open)
                 else:
                     self.read(self.open[descriptor])
             while self.due and self.due[0][0] <= time.monotonic():
@@ -310,7 +360,7 @@ class _Slow(_Fast):
     """Answers late, or a byte a second."""
 
     def answer(self, connection: socket.socket, data: bytes) -> None:
-        drips = data.startswith(b"GET /mixed") and int(connection.getsockname()[0].rpartition(".")[2]) % 2 == 0
+        drips = not data.startswith(b"GET /answers") and int(connection.getsockname()[0].rpartition(".")[2]) % 2 == 0
         if drips:
             connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n")
         wait = 1.0 if drips else DELAY_S["answers" if data.startswith(b"GET /answers") else "hangs"]
