@@ -336,7 +336,7 @@ def _shrunk(image: Image.Image, size: tuple[int, int], scale: float) -> Image.Im
 
 
 def encode_jpeg(rgb: Rgb, quality: int = 95) -> bytes:
-    """uint8 [H, W, 3] to JPEG without chroma subsampling and without any metadata."""
+    """uint8 [H, W, 3] to JPEG, 4:4:4, without any metadata."""
     encoded: bytes = simplejpeg.encode_jpeg(np.ascontiguousarray(rgb), quality, "RGB", "444")
     return encoded
 
@@ -364,11 +364,15 @@ def blur_boxes(rgb: Rgb, boxes: Iterable[Face], *, scale: float = 1.0, margin: f
 
 @dataclass(frozen=True, slots=True)
 class ShapeConfig:
-    """How a picture is kept: shorter side at most `size_px`, JPEG quality; faces are looked for in at most
-    `analysis_px` (longer side). `c2pa_trust_anchors`: certificates in PEM of those whose C2PA signature is trusted."""
+    """How a picture is kept: shorter side at most `size_px`, JPEG quality, with `full_chroma` at 4:4:4 and else 4:2:0.
+
+    Faces are looked for in at most `analysis_px` (longer side). `c2pa_trust_anchors`: certificates in PEM of those
+    whose C2PA signature is trusted.
+    """
 
     size_px: int = 256
     quality: int = 95
+    full_chroma: bool = True
     analysis_px: int = 1024
     c2pa_trust_anchors: str | None = None
 
@@ -423,7 +427,7 @@ def shape(
     luma = np.frombuffer(kept.convert("L").tobytes(), np.uint8).reshape(kept.height, kept.width)
     digest, quality = pdq_of_luma(luma, (header.width, header.height))
     rgbx = np.frombuffer(kept.tobytes("raw", "RGBX"), np.uint8).reshape(kept.height, kept.width, 4)
-    jpeg: bytes = simplejpeg.encode_jpeg(rgbx, config.quality, "RGBX", "444")
+    jpeg: bytes = simplejpeg.encode_jpeg(rgbx, config.quality, "RGBX", "444" if config.full_chroma else "420")
     return Shaped(
         content_sha256=sha256(body),
         media_type=header.media_type,

@@ -61,6 +61,7 @@ class ImageSettings:
 
     size: int
     quality: int
+    full_chroma: bool
     max_pixels: int
     decode_workers: int
     c2pa_trust_anchors: str
@@ -171,7 +172,7 @@ paths = []                    # follow only links whose path begins like one of 
 skip_paths = []               # and none that begins like one of these
 sitemaps = true               # what a seed's robots.txt names as sitemap counts as its links
 pages_per_unit = 1000         # work units: a killed crawl asks those that were open again, up to eight of pictures
-images_per_unit = 1000
+images_per_unit = 2000
 concurrency = 64              # transfers at once that bring something; silent ones do not count
 concurrency_per_origin = 6
 concurrency_per_address = 24  # however many names lead to one address
@@ -188,7 +189,8 @@ ca_file = ""                  # certificates (PEM) of the authorities that are t
 
 [images]
 size = 256                    # largest shorter side kept, in pixels; never enlarged
-quality = 95                  # JPEG, 4:4:4, without metadata
+quality = 95                  # JPEG, without metadata
+full_chroma = true            # 4:4:4; false: 4:2:0, smaller by a fifth, and what other downloaders keep
 max_pixels = 50000000
 decode_workers = 2
 # A file of certificates (PEM) of those whose signed C2PA "allowed" is believed; "" believes nobody. A no needs none.

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, fields
 from datetime import datetime
 from types import MappingProxyType
 from typing import Any, Final, TypeVar, cast
+
+import orjson
 
 _Part = TypeVar("_Part")
 _NOTHING: Final[Mapping[str, bytes]] = MappingProxyType({})
@@ -253,16 +254,21 @@ class Evidence:
         """The text that is stored, its id and the parts it names. `memory`: of what other evidence shares with this."""
         memory = memory if memory is not None else PartMemory()
         said: dict[str, Any] = {}
-        for name in _FIELDS:
+        for name in _OWN_FIELDS:
             value = getattr(self, name)
-            if value is not None and name not in _SHARED:
-                said[name] = plain(value)
+            if value is not None:
+                said[name] = plain(value) if name not in _ALIKE else _plain_of_alike(value)
+        if self.hops is not None:
+            said["hops"] = _plain_hops(self.hops)
         parts: dict[str, tuple[str, str]] = {}
         said["origins"] = [memory.part("origin", o, parts) for o in self.origins]
         said["declared"] = [memory.part("declared", d, parts) for d in self.declared]
         if any(value is not None for value in (self.page_headers, self.page_meta, self.page_rsl)):
             said["page"] = memory.page(self, parts)
-        text = canonical_json(said)
+        try:
+            text = canonical_json(said)
+        except TypeError:  # a header that is no Unicode
+            text = canonical_json(said | {"hops": plain(self.hops)})
         return StoredEvidence(text, hashlib.blake2b(text.encode(), digest_size=16).hexdigest(), parts)
 
     @staticmethod
@@ -271,7 +277,7 @@ class Evidence:
 
         `anew`: fields that count whatever was stored of them.
         """
-        return _evidence_from_plain(json.loads(text), shared, anew)
+        return _evidence_from_plain(orjson.loads(text), shared, anew)
 
     @property
     def evidence_id(self) -> str:
@@ -287,7 +293,8 @@ class Evidence:
 _NOT_STORED = frozenset({"body", "registry", "grants"})
 _OF_THE_PAGE = ("page_headers", "page_meta", "page_rsl")
 _SHARED = frozenset({"origins", "declared", *_OF_THE_PAGE})
-_FIELDS = tuple(f.name for f in fields(Evidence) if f.name not in _NOT_STORED)
+_OWN_FIELDS = tuple(f.name for f in fields(Evidence) if f.name not in _NOT_STORED | _SHARED | {"hops"})
+_ALIKE = frozenset({"embedded", "c2pa", "licence_claims"})  # of most pictures they say what they say of many others
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,21 +343,24 @@ class PartMemory:
 
 def part_ids(text: str) -> tuple[str, ...]:
     """The ids of the parts that stored evidence names."""
-    data = json.loads(text)
+    data = orjson.loads(text)
     named = [*data["origins"], *data.get("declared", ()), *((data["page"],) if "page" in data else ())]
     return tuple(name for name in named if isinstance(name, str))  # evidence of before there were parts names none
 
 
 def document_digests(text: str) -> tuple[str, ...]:
     """The digests of the documents that a part tells of."""
-    data = json.loads(text)
+    data = orjson.loads(text)
     documents = [d for _, d in data["documents"]] if "documents" in data else [data]
     return tuple(d["body_sha256"] for d in documents if "body_sha256" in d)
 
 
 def canonical_json(value: Any) -> str:
-    """One text a value: keys sorted, no white space, no escapes that are not needed."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    """One text a value: keys sorted, no white space, no escapes that are not needed.
+
+    Raises TypeError for text that is no Unicode, which `plain` leaves none of.
+    """
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
 
 
 class Shared:
@@ -382,7 +392,7 @@ class Shared:
 
     def _part(self, name: str, read: Callable[[dict[str, Any]], _Part]) -> _Part:
         if name not in self._read:
-            self._read[name] = read(json.loads(self._texts[name]))
+            self._read[name] = read(orjson.loads(self._texts[name]))
         part: _Part = self._read[name]
         return part
 
@@ -401,6 +411,21 @@ def plain(value: Any) -> Any:
         return value.isoformat()
     items = ((name, getattr(value, name)) for name in _stored_names(cast(Hashable, kind)))
     return {k: plain(v) for k, v in items if v is not None}
+
+
+def _plain_hops(hops: tuple[Hop, ...]) -> list[dict[str, Any]]:
+    """What `plain` makes of hops, most of what evidence holds, without a look at every header."""
+    return [
+        {"url": h.url, "headers": h.headers}
+        if h.status is None
+        else {"url": h.url, "status": h.status, "headers": h.headers}
+        for h in hops
+    ]
+
+
+@functools.lru_cache(maxsize=4_096)
+def _plain_of_alike(value: Hashable) -> Any:
+    return plain(value)
 
 
 _AS_THEY_ARE = frozenset({int, float, bool, type(None)})

@@ -53,7 +53,7 @@ _IDEOGRAPHS = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff\
 def is_description(text: str | None, rules: TextRules) -> bool:
     """Whether an alt text describes a picture: no file name, address, bare number, nor words like "image" alone."""
     plain = " ".join(unicodedata.normalize("NFKC", text or "").split()).casefold()
-    letters = sum(c.isalpha() for c in plain) + (rules.min_letters - 1) * bool(_IDEOGRAPHS.search(plain))
+    letters = sum(map(str.isalpha, plain)) + (rules.min_letters - 1) * bool(_IDEOGRAPHS.search(plain))
     if letters < rules.min_letters:
         return False
     if _FILE_NAME.match(plain) or _ADDRESS.match(plain) or _MACHINE_NAME.match(plain):

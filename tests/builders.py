@@ -59,7 +59,7 @@ def settings_for(museum: Museum) -> str:
             "seeds = []": f"seeds = {json.dumps(list(museum.seeds))}",
             "allow_addresses = []": f"allow_addresses = {json.dumps(list(museum.addresses))}",
             "pages_per_unit = 1000": "pages_per_unit = 15",
-            "images_per_unit = 1000": "images_per_unit = 90",
+            "images_per_unit = 2000": "images_per_unit = 90",
             # The museum hangs and drips for as long as it is waited for; its 60 MB come at once.
             "deadline_s = 30.0": "deadline_s = 4.0",
             "max_image_bytes = 20000000": "max_image_bytes = 2000000",

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from policy.durable import sync_directory, sync_file, write_durably
 from policy.errors import IntegrityError
 
-ROWS_AT_ONCE = 500  # of a part, in memory; fewer where they are large
+ROWS_AT_ONCE = 2_000  # of a part, in memory; fewer where they are large
 BYTES_AT_ONCE = 8_000_000
 _ROW_BYTES = 4_000  # about what a row takes beside a body
 

@@ -201,7 +201,8 @@ def _custody(site: CrawlSite, listed: Path, folder: Path) -> Run:
 
 def new_home(path: Path, site: CrawlSite, changes: Mapping[str, int] | None = None) -> Home:
     """A home that may crawl the site and nothing else, whose rules ask for no faces. `changes`: of custody.toml."""
-    values: dict[str, object] = {"allow_addresses": list(site.addresses), **(changes or {})}
+    # The same quality as the peer's: it subsamples colour.
+    values: dict[str, object] = {"allow_addresses": list(site.addresses), "full_chroma": False, **(changes or {})}
     if site.spec.tls:
         values["ca_file"] = str(site.ca_file)
     text = settings.DEFAULT_TEXT
@@ -351,8 +352,8 @@ def _how(rounds: int) -> str:
         "embedded metadata, C2PA and licences are asked and recorded, and sealed is what they allow: every picture. "
         f"Median of {rounds}, taking turns on one machine with the server; CPU of all processes, the server's not "
         "among them. The pictures are crops of photographs, each with bytes of its own; 512 px: 25-75 KB, 1600 px: "
-        "190-370 KB. Both trust the same bundle of authorities (the system's and the site's). img2dataset keeps JPEGs "
-        "at 4:2:0, Custody at 4:4:4."
+        "190-370 KB. Both trust the same bundle of authorities (the system's and the site's). Both keep "
+        "JPEGs at 4:2:0 (`full_chroma = false`; Custody's default is 4:4:4)."
     )
 
 

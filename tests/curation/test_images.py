@@ -285,6 +285,16 @@ def test_the_shorter_side_is_shrunk_and_never_grown(size: tuple[int, int], kept:
     assert (resized.shape[1], resized.shape[0]) == kept
 
 
+@pytest.mark.parametrize(("full", "kept"), [(True, "444"), (False, "420")])
+def test_colour_is_kept_as_finely_as_configured(full: bool, kept: str) -> None:
+    """With `full_chroma` colour has every pixel's resolution, without it a quarter; all else is the same."""
+    body = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 80, 3), dtype=np.uint8)), "PNG")
+    shaped = shape(body, ShapeConfig(size_px=64, full_chroma=full))
+    height, width, _, subsampling = simplejpeg.decode_jpeg_header(shaped.jpeg)
+    assert (width, height, subsampling) == (64, 72, kept)
+    assert shaped.pdq == shape(body, ShapeConfig(size_px=64)).pdq
+
+
 @pytest.mark.parametrize("size", [(512, 512), (640, 480), (1000, 667), (667, 1000), (1365, 2048), (2048, 1365)])
 def test_a_scaled_decode_keeps_the_pictures_proportions(size: tuple[int, int]) -> None:
     """What libjpeg shrinks while decoding has the size and the place of what is shrunk from full size."""

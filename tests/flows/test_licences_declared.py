@@ -53,7 +53,7 @@ def home(tmp_path: Path, site: Site) -> Home:
             {
                 "allow_addresses = []": f'allow_addresses = ["{site.address}"]',
                 "decode_workers = 2": "decode_workers = 1",
-                "images_per_unit = 1000": "images_per_unit = 1",
+                "images_per_unit = 2000": "images_per_unit = 1",
             },
         ),
         policy_text=replaced(default, {mechanisms: '["robots", "rsl"]'}),

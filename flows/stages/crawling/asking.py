@@ -39,7 +39,7 @@ from policy.evidence import Evidence
 
 OBSERVER = "custody-crawl/1"
 PAIRS_NOTE = "pairs"  # of a page part: how many pairs its pages hold
-OPEN_UNITS = 8  # picture units that are asked at the same time; what a kill costs, and how far a slow origin may lag
+OPEN_UNITS = 4  # picture units that are asked at the same time; what a kill costs, and how far a slow origin may lag
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,7 +339,12 @@ def decode_pool(home: Home) -> DecodePool:
     settings = home.settings.images
     return DecodePool(
         settings.decode_workers,
-        config=ShapeConfig(settings.size, settings.quality, c2pa_trust_anchors=trust_anchors(home)),
+        config=ShapeConfig(
+            settings.size,
+            settings.quality,
+            full_chroma=settings.full_chroma,
+            c2pa_trust_anchors=trust_anchors(home),
+        ),
         limits=DecodeLimits(max_pixels=settings.max_pixels),
         analyser="curation.face_detection:default_detector" if "faces" in home.ruleset.mechanisms else None,
     )

@@ -16,7 +16,7 @@ from typing import Any
 
 from curation.fetch import TRANSIENT_OUTCOMES
 from curation.observe import observe, observe_again, without_picture
-from curation.pair import canonical_url, sample_key, url_key
+from curation.pair import ImageTextPair, canonical_url, sample_key, url_key
 from flows.home import Home
 from flows.stages.crawling import plan
 from flows.stages.crawling.asking import OBSERVER
@@ -161,7 +161,7 @@ class Recorder:
                 if (text := row["page_json"]) is not None:
                     page = pages.get(text) or pages.setdefault(text, PageSeen.of(text))
                 pair_key = pair.key
-                evidence = self._evidence(row, page, picture, standing.get(pair_key))
+                evidence = self._evidence(pair, row["expected_sha256"], page, picture, standing.get(pair_key))
                 seen_at = page.seen_at if page is not None else picture["started_at"]
                 occurrences.append(_occurrence_row(pair_key, row, unit, seen_at))
             evidence = self._with_declared(evidence)
@@ -191,12 +191,17 @@ class Recorder:
         return newest_evidence(self.ledger, keys, bodies=True) if keys else {}
 
     def _evidence(
-        self, row: Mapping[str, Any], page: PageSeen | None, picture: Mapping[str, Any], standing: Evidence | None
+        self,
+        pair: ImageTextPair,
+        expected_sha256: str | None,
+        page: PageSeen | None,
+        picture: Mapping[str, Any],
+        standing: Evidence | None,
     ) -> Evidence:
         """The evidence of a pair that was found. What did not answer this time leaves what is known of the picture."""
         moments = [picture["started_at"], *([page.seen_at] if page is not None else [])]
         evidence = observe(
-            pair_of(row),
+            pair,
             page=page.fetched if page is not None else None,
             page_meta=page.meta if page is not None else None,
             page_rsl=page.rsl if page is not None else None,
@@ -208,8 +213,7 @@ class Recorder:
         )
         if picture["outcome"] in TRANSIENT_OUTCOMES and standing is not None and standing.content_sha256 is not None:
             return observe_again(standing, page=evidence)
-        expected = row["expected_sha256"]
-        if expected is not None and evidence.content_sha256 not in (None, expected):
+        if expected_sha256 is not None and evidence.content_sha256 not in (None, expected_sha256):
             # The list speaks of other bytes than those that hang there now.
             return without_picture(evidence, MISMATCH)
         return evidence

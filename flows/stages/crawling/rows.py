@@ -7,12 +7,14 @@ from its parts alone.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+import orjson
 import pyarrow as pa
 
 from curation.fetch import Fetched, Request
@@ -20,7 +22,17 @@ from curation.images import DecodeError, Shaped
 from curation.pages import pair_of_plain
 from curation.pair import ImageTextPair
 from flows.home import utc_now
-from policy.evidence import Face, Hop, LicenceClaim, c2pa_from_plain, canonical_json, embedded_from_plain, plain
+from policy.evidence import (
+    C2pa,
+    Embedded,
+    Face,
+    Hop,
+    LicenceClaim,
+    c2pa_from_plain,
+    canonical_json,
+    embedded_from_plain,
+    plain,
+)
 
 _ASKED = {
     "url": pa.string(),
@@ -115,11 +127,15 @@ def fetched_of(row: Mapping[str, Any], kind: Literal["page", "image"]) -> Fetche
 
 
 def hops_json(hops: tuple[Hop, ...]) -> str:
-    return json.dumps([{"url": h.url, "status": h.status, "headers": h.headers} for h in hops], ensure_ascii=False)
+    told = [{"url": h.url, "status": h.status, "headers": h.headers} for h in hops]
+    try:
+        return orjson.dumps(told).decode()
+    except TypeError:  # a header that is no Unicode
+        return json.dumps([{"url": plain(h.url), "status": h.status, "headers": plain(h.headers)} for h in hops])
 
 
 def hops_of(text: str) -> tuple[Hop, ...]:
-    return tuple(Hop(h["url"], h["status"], tuple((n, v) for n, v in h["headers"])) for h in json.loads(text))
+    return tuple(Hop(h["url"], h["status"], tuple(map(tuple, h["headers"]))) for h in orjson.loads(text))
 
 
 def content_type(fetched: Fetched) -> str | None:
@@ -240,7 +256,7 @@ def prior_row(pair_key: str, image_url: str) -> dict[str, object]:
 
 
 def pair_of(row: Mapping[str, Any]) -> ImageTextPair:
-    claims = tuple(LicenceClaim(**c) for c in json.loads(row["claims_json"]))
+    claims = _claims_of(row["claims_json"])
     return ImageTextPair(row["page_url"], row["image_url"], row["alt"], row["text_origin"], licence_claims=claims)
 
 
@@ -285,11 +301,27 @@ def facts_of(row: Mapping[str, Any]) -> Shaped | DecodeError | None:
         jpeg=b"",
         faces=faces_of(row["faces_json"]),
         face_detector=row["face_detector"],
-        embedded=embedded_from_plain(json.loads(row["embedded_json"])) if row["embedded_json"] else None,
-        c2pa=c2pa_from_plain(json.loads(row["c2pa_json"])) if row["c2pa_json"] else None,
+        embedded=_embedded_of(row["embedded_json"]) if row["embedded_json"] else None,
+        c2pa=_c2pa_of(row["c2pa_json"]) if row["c2pa_json"] else None,
         content_md5=row["content_md5"],
     )
 
 
+# Of most pictures they say what they say of many others.
+@functools.lru_cache(maxsize=4_096)
+def _embedded_of(text: str) -> Embedded:
+    return embedded_from_plain(orjson.loads(text))
+
+
+@functools.lru_cache(maxsize=4_096)
+def _c2pa_of(text: str) -> C2pa:
+    return c2pa_from_plain(orjson.loads(text))
+
+
+@functools.lru_cache(maxsize=4_096)
+def _claims_of(text: str) -> tuple[LicenceClaim, ...]:
+    return tuple(LicenceClaim(**claim) for claim in orjson.loads(text))
+
+
 def faces_of(text: str | None) -> tuple[Face, ...] | None:
-    return None if text is None else tuple(Face(**f) for f in json.loads(text))
+    return None if text is None else tuple(Face(**f) for f in orjson.loads(text))
