@@ -12,6 +12,7 @@ import math
 import re
 import struct
 import warnings
+import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -22,6 +23,7 @@ import simplejpeg  # type: ignore[import-untyped]  # it ships no types
 from PIL import AvifImagePlugin, Image, ImageFile, ImageFilter
 
 from curation.fingerprints import pdq_of_luma, sha256
+from curation.png_rows import rows_are_missing
 from policy.errors import InputError
 from policy.evidence import C2pa, Embedded, Face
 from policy.signals.c2pa import read_c2pa
@@ -103,7 +105,10 @@ def _decoded(body: bytes, header: Header, image: ImageFile.ImageFile | None, min
         rgbx = _decode_jpeg(body, header, min_side_px, "RGBX")
         return Image.frombuffer("RGBX", (rgbx.shape[1], rgbx.shape[0]), rgbx, "raw", "RGBX", 0, 1)
     try:
-        return _flatten(image, min_side_px)
+        flat = _flatten(image, min_side_px)
+        if header.media_type == "image/png" and rows_are_missing(body, image):
+            raise DecodeError("truncated", "rows are missing")
+        return flat
     except MemoryError as error:
         raise DecodeError("out-of-memory") from error
     except _PILLOW_ERRORS as error:
@@ -122,6 +127,7 @@ AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 _PILLOW_ERRORS = (
     *(OSError, ValueError, SyntaxError, EOFError, struct.error, IndexError, KeyError, TypeError),
     RuntimeError,  # libavif
+    zlib.error,
 )
 _SIMPLEJPEG_ERRORS = (ValueError, KeyError)  # KeyError: a colour space or subsampling it has no name for
 

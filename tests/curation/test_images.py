@@ -29,6 +29,7 @@ from curation.images import (
 )
 from policy.errors import InputError
 from policy.evidence import Face
+from tests import hostile
 
 Rgb = npt.NDArray[np.uint8]
 
@@ -283,6 +284,15 @@ def test_the_shorter_side_is_shrunk_and_never_grown(size: tuple[int, int], kept:
     """resize() brings the shorter side to the size, keeps the shape, and leaves smaller pictures alone."""
     resized = resize(np.asarray(picture(*size)), 200)
     assert (resized.shape[1], resized.shape[0]) == kept
+
+
+def test_a_png_with_fewer_rows_than_it_declares_is_truncated() -> None:
+    """Compressed data that end in good order but too early are no picture with black rows."""
+    whole = shape(hostile.png(70, 50, rows=50), ShapeConfig(size_px=32))
+    assert (whole.width, whole.height) == (70, 50)
+    with pytest.raises(DecodeError) as caught:
+        shape(hostile.png(70, 50, rows=5), ShapeConfig(size_px=32))
+    assert caught.value.code == "truncated"
 
 
 @pytest.mark.parametrize(("full", "kept"), [(True, "444"), (False, "420")])
