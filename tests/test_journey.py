@@ -236,8 +236,8 @@ def test_all_of_it_verifies(journey: Journey, custody: Custody) -> None:
 # ── kill -9 ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 KILLS = (
-    # A picture is written and not yet named.
-    ("crawl", Moment(r"/pixels/.*\.jpg$", 20, before=True)),
+    # A unit's pictures are written and have no name yet.
+    ("crawl", Moment(r"/pixels/.*\.pack$", before=True)),
     # One unit's pictures are whole; the other's are not asked for yet.
     ("crawl", Moment(r"/parts/pictures/[0-9a-f]+\.parquet$")),
     # CLIP's first checkpoint is there.
