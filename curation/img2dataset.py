@@ -15,14 +15,16 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, Final, cast
+from typing import TYPE_CHECKING, BinaryIO, Final, cast
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curation.pair import canonical_url, secret_in_url
 from policy.errors import InputError
+
+if TYPE_CHECKING:
+    import fsspec
 
 MAX_IMAGE_BYTES: Final = 32 * 1024 * 1024
 # What may be wrong with a folder, or with a sample in it.
@@ -136,6 +138,8 @@ class _Folder:
 
     @classmethod
     def open(cls, location: Path | str) -> _Folder:
+        import fsspec  # 0.1 s that few crawls need
+
         where = str(location)
         try:
             files, path = fsspec.core.url_to_fs(where)

@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import pyarrow as pa
@@ -22,14 +23,10 @@ import pyarrow.parquet as pq
 
 from curation.fetch import TRANSIENT_OUTCOMES, Request
 from curation.images import DecodeError, Shaped
-from curation.img2dataset import Imported, read_img2dataset
 from curation.pair import ImageTextPair, canonical_url, origin_of, secret_in_url, url_key
 from curation.pixel_store import PixelStore
-from curation.sitemaps import read_sitemap, sitemap_urls
 from curation.storage import open_input
 from curation.url_lists import Listed, read_url_list
-from curation.warc import ArchivedPage, Place, read_warc
-from curation.wat import read_wat
 from flows.home import Home, utc_now
 from flows.settings import CrawlSettings
 from flows.stages.crawling import plan
@@ -59,6 +56,11 @@ from policy.errors import InputError
 from policy.evidence import LicenceClaim
 from policy.ledger import Ledger
 from policy.origins import host_of, site_of
+
+# Readers of what few crawls have are imported where they are used.
+if TYPE_CHECKING:
+    from curation.img2dataset import Imported
+    from curation.warc import Place
 
 SITEMAPS_MAX = 1_000  # of one crawl
 ARCHIVE_KINDS = ("warc", "wat")
@@ -94,6 +96,8 @@ def look_into(source: Source) -> None:
         case "url-list":
             next(iter(read_url_list(source.location, columns=dict(source.columns) or None)), None)
         case "img2dataset":
+            from curation.img2dataset import read_img2dataset
+
             next(read_img2dataset(source.location), None)
         case "warc" | "wat":
             with open_input(source.location):
@@ -211,6 +215,8 @@ def ask_sitemaps(home: Home, crawl: str, meter: Meter | None = None) -> None:
     job, part = plan.job_of(home, crawl), _sitemaps_part(home, crawl)
     if not (job.seeds and home.settings.crawl.sitemaps) or part.exists():
         return
+    from curation.sitemaps import read_sitemap, sitemap_urls
+
     observer, near = observer_at(home), _Near.of(home.settings.crawl, job.seeds)
     meter = meter or Meter()
     origins = sorted({origin_of(seed) for seed in job.seeds if observer.kept_out(seed) is None})
@@ -264,6 +270,8 @@ def read_archives(home: Home, crawl: str, meter: Meter | None = None) -> None:
 
 
 def _read_archive(home: Home, crawl: str, number: int, source: Source, meter: Meter) -> Counter[str]:
+    from curation.warc import Place
+
     place: Place | None = Place(0)
     step, told = 0, Counter[str]()
     while place is not None:
@@ -282,6 +290,9 @@ def _cut_part(home: Home, source: Source, part: Path, place: Place, meter: Meter
 
     In the order of the archive, and without their links, which nobody follows.
     """
+    from curation.warc import ArchivedPage, read_warc
+    from curation.wat import read_wat
+
     settings, counts = home.settings.crawl, Counter[str]()
     if source.kind == "warc":
         items = read_warc(source.location, max_page_bytes=settings.max_page_bytes, start_offset=place, counts=counts)
@@ -337,6 +348,8 @@ def _import_folder(home: Home, crawl: str, number: int, source: Source, meter: M
 
 
 def _imported(source: Source, told: Counter[str]) -> Iterator[Imported]:
+    from curation.img2dataset import Imported, read_img2dataset
+
     for item in read_img2dataset(source.location, keep=_KEPT_COLUMNS):
         if isinstance(item, Imported):
             yield item
