@@ -18,6 +18,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple
 
+from policy.patterns import lazily
+
 _MAX_CHARS: Final = 2_000
 _MAX_MENTIONS: Final = 16
 _MAX_ALTERNATIVES: Final = 32
@@ -121,14 +123,14 @@ _COUNTRIES: Mapping[str, str] = {
 }
 _PORTS = frozenset(_COUNTRIES.values()) - {""}
 
-_IS_URL = re.compile(r"(?:[a-z][a-z0-9+.-]{1,20}:)?//\S+\Z", re.IGNORECASE)
-_CC_URL = re.compile(
+_IS_URL = lazily(r"(?:[a-z][a-z0-9+.-]{1,20}:)?//\S+\Z", re.IGNORECASE)
+_CC_URL = lazily(
     r"(?:(?:https?:)?//)?(?:www\.|mirrors\.|i\.)?creativecommons\.org/(?P<area>licen[sc]es|publicdomain|l|p)/"
     r"(?P<name>[a-z+-]+)(?:/(?P<version>\d\.\d)(?:/(?P<port>[a-z]{2,3}|scotland))?)?"
     r"(?:/(?:deed|legalcode|legalcode-plain|rdf|88x31|80x15)?(?:\.[a-z@_-]{2,14})?)?/?(?:[?#].*)?\Z",
     re.IGNORECASE,
 )
-_SPDX_URL = re.compile(r"(?:https?:)?//(?:www\.)?spdx\.org/licenses/(?P<id>[A-Za-z0-9.+-]+?)(?:\.html|\.json)?/?\Z")
+_SPDX_URL = lazily(r"(?:https?:)?//(?:www\.)?spdx\.org/licenses/(?P<id>[A-Za-z0-9.+-]+?)(?:\.html|\.json)?/?\Z")
 _NUMBERS = r"(?P<versions>\d\.\d(?:(?: ?[,/&-] ?| )\d\.\d){0,5}|all)"
 _ABBREVIATED = (
     r"(?:\(?cc\)?|creative[ -]commons)[ -]*(?:(?:licen[sc]e)[ -]+)?"
@@ -151,15 +153,15 @@ _WRITTEN = (
     r"(?:[ -]+(?:public )?licen[sc]e)?"
 )
 _TAIL = rf"[ ,-]*(?:v(?:ersion)?[ .]?)?{_NUMBERS}(?P<tail>[ -]+[a-zö][a-zñö .&:-]{{0,40}})?"
-_ABBREVIATED_EXACT = re.compile(_ABBREVIATED + _TAIL + r"\Z", re.IGNORECASE)
-_WRITTEN_EXACT = re.compile(_WRITTEN + _TAIL + r"\Z", re.IGNORECASE)
-_LICENCE_WORD = re.compile(r"[ -]*\b(?:public )?(?:licen[sc]e|deed|lizenz|licencia|licenza|license)\Z", re.IGNORECASE)
-_ZERO = re.compile(
+_ABBREVIATED_EXACT = lazily(_ABBREVIATED + _TAIL + r"\Z", re.IGNORECASE)
+_WRITTEN_EXACT = lazily(_WRITTEN + _TAIL + r"\Z", re.IGNORECASE)
+_LICENCE_WORD = lazily(r"[ -]*\b(?:public )?(?:licen[sc]e|deed|lizenz|licencia|licenza|license)\Z", re.IGNORECASE)
+_ZERO = lazily(
     r"(?:(?:cc|creative commons)[ -]?(?:cc[ -]?)?(?:0|zero)|cc0)(?:[ -]*(?:v(?:ersion)?[ .]?)?1\.0)?(?: universal)?"
     r"(?:[ -]*\(?(?:cc0 1\.0\)? ?)?public domain dedication\)?)?(?: licen[sc]e)?\Z",
     re.IGNORECASE,
 )
-_MARK = re.compile(
+_MARK = lazily(
     r"(?:cc[ -]?pdm|pdm|(?:cc[ -])?(?:pd|public domain)[ -]mark)(?:[ -]1\.0)?\Z|creative commons public domain mark"
     r"(?: 1\.0)?\Z",
     re.IGNORECASE,
@@ -224,7 +226,7 @@ _FLICKR: Mapping[str, str] = {
     **{"11": "CC-BY-4.0", "12": "CC-BY-SA-4.0", "13": "CC-BY-ND-4.0", "14": "CC-BY-NC-4.0", "15": "CC-BY-NC-SA-4.0"},
     **{"16": "CC-BY-NC-ND-4.0"},
 }
-_FLICKR_NUMBER = re.compile(r"flickr(?:[ -]?licen[sc]e)?(?:[ -]?id)?[ :=#-]*(?P<number>\d{1,2})\Z", re.IGNORECASE)
+_FLICKR_NUMBER = lazily(r"flickr(?:[ -]?licen[sc]e)?(?:[ -]?id)?[ :=#-]*(?P<number>\d{1,2})\Z", re.IGNORECASE)
 
 # Words and addresses, in small letters -> ids. Whole values only.
 _NAMED: tuple[tuple[str, str], ...] = (
@@ -309,7 +311,7 @@ _NAMED: tuple[tuple[str, str], ...] = (
         "LicenseRef-rightsstatements-NoC-restricted",
     ),
 )
-_NAMES = tuple((re.compile(rf"(?:{pattern})\Z", re.IGNORECASE), spdx) for pattern, spdx in _NAMED)
+_NAMES = tuple((lazily(rf"(?:{pattern})\Z", re.IGNORECASE), spdx) for pattern, spdx in _NAMED)
 
 
 def _exact(text: str) -> tuple[tuple[str, ...], ...] | None:
@@ -340,8 +342,8 @@ def _one(spdx: str | None) -> tuple[tuple[str, ...], ...] | None:
 
 # ── SPDX's own ids and expressions ─────────────────────────────────────────────────────────────────────────────────
 
-_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]{1,63}\Z")
-_EXPRESSION = re.compile(r"[A-Za-z0-9.+() -]{3,300}\Z")
+_ID = lazily(r"[A-Za-z0-9][A-Za-z0-9.+-]{1,63}\Z")
+_EXPRESSION = lazily(r"[A-Za-z0-9.+() -]{3,300}\Z")
 
 
 def _of_spdx(text: str) -> tuple[tuple[str, ...], ...] | None:
@@ -384,7 +386,7 @@ def _spdx_ids() -> Mapping[str, str]:
 
 
 # "commercial", "proprietary", "free": what is a word first is no licence's id.
-_AN_ENGLISH_WORD = re.compile(r"[a-z]{3,}\Z")
+_AN_ENGLISH_WORD = lazily(r"[a-z]{3,}\Z")
 
 
 def _parsed(text: str) -> tuple[tuple[str, ...], ...] | None:
@@ -426,16 +428,16 @@ class _Mention(NamedTuple):
     any_of: tuple[tuple[str, ...], ...]
 
 
-_ADDRESS = re.compile(r"(?:https?:)?//[^\s<>\"'()\[\],;]{4,300}", re.IGNORECASE)
+_ADDRESS = lazily(r"(?:https?:)?//[^\s<>\"'()\[\],;]{4,300}", re.IGNORECASE)
 _NUMBER_IN_TEXT = _TAIL.replace("?P<versions>", "?:").partition("(?P<tail>")[0]
-_NAME_IN_TEXT = re.compile(
+_NAME_IN_TEXT = lazily(
     rf"(?<![\w-])(?:{_ABBREVIATED.replace('?P<elements>', '?:')}{_NUMBER_IN_TEXT}"
     rf"|{_WRITTEN.replace('?P<words>', '?:')}{_NUMBER_IN_TEXT}"
     r"|cc[ -]?0(?: 1\.0)?(?: universal)?|creative commons zero(?: 1\.0)?|public domain(?: mark(?: 1\.0)?)?"
     r"|gfdl(?:[ -]1\.[123])?\+?|gnu free documentation license|no known copyright restrictions)(?![\w+])",
     re.IGNORECASE,
 )
-_CHOICE = re.compile(r"\b(?:or|oder|ou|OR|either|choice|multi-?licen[sc]e[d]?|dual-?licen[sc]ed)\b", re.IGNORECASE)
+_CHOICE = lazily(r"\b(?:or|oder|ou|OR|either|choice|multi-?licen[sc]e[d]?|dual-?licen[sc]ed)\b", re.IGNORECASE)
 # Words that say nothing of which part of what is licensed, or how.
 _HARMLESS = frozenset(
     """
@@ -458,7 +460,7 @@ _LIMITING = frozenset(
     behalve formerly previously was if where when editorial commercial personal
     """.split()  # noqa: SIM905 - a list of words is read as one
 )
-_FRAGMENTS = re.compile(r"[\x00,;:/|()<>\[\]·•\n\"]+|\. |\.\Z| - ")
+_FRAGMENTS = lazily(r"[\x00,;:/|()<>\[\]·•\n\"]+|\. |\.\Z| - ")
 
 
 def _sentence(text: str) -> tuple[tuple[str, ...], ...]:
@@ -526,13 +528,13 @@ def _is_harmless(fragment: str, named: set[str], *, credited: bool) -> bool:
     return all(w in _HARMLESS or not w.isalpha() or t[:1] == t[:1].upper() for w, t in _pairs(fragment))
 
 
-_CREDIT = re.compile(
+_CREDIT = lazily(
     r"©|\(c\)|(?<![^\W\d_])(?:by|von|par|por|di|af|av|door|photo|photograph|photographer|photography|image|picture|foto|credits?"
     r"|courtesy|author|artist|creator|copyright|source|via|autor|auteur|user)(?![^\W\d_])",
     re.IGNORECASE,
 )
 # Words that a name is not made of, in any case and wherever they stand: an element, a no, a reservation, a doubt.
-_RESTRAINING = re.compile(
+_RESTRAINING = lazily(
     r"(?<![a-z])(?P<element>nc|nd|sa)(?![a-z])|(?<![a-z])(?:ai|ml|tdm|llms?|gen-?ai)(?![a-z])|(?:no|non)-?(?:ai|ml|tdm)\b"
     r"|(?<![a-z])(?:no|non|not|never|except|only|unless|without|but|opt|until|pending)(?![a-z])"
     r"|disallow|denied|banned|exclu|except|embargo|terminat|invalid|disput|disclaim|draft|proposed|proprietary"
@@ -549,9 +551,9 @@ def _pairs(fragment: str) -> list[tuple[str, str]]:
 
 # ── what restricts ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-_UNVERSIONED = re.compile(_ABBREVIATED + r"(?: licen[sc]e)?", re.IGNORECASE)
-_MENTIONED = re.compile(rf"(?<![\w-])(?:{_ABBREVIATED}|(?P<bare>by(?:-(?:nc|nd|sa))+))(?![\w])", re.IGNORECASE)
-_CONDITIONS = re.compile(
+_UNVERSIONED = lazily(_ABBREVIATED + r"(?: licen[sc]e)?", re.IGNORECASE)
+_MENTIONED = lazily(rf"(?<![\w-])(?:{_ABBREVIATED}|(?P<bare>by(?:-(?:nc|nd|sa))+))(?![\w])", re.IGNORECASE)
+_CONDITIONS = lazily(
     rf"(?P<NC>{_WORDS['NC']}|not for commercial|no commercial use|commercial use (?:is )?(?:prohibited|not))"
     rf"|(?P<ND>{_WORDS['ND']}|no modifications?\b)"
     rf"|(?P<SA>{_WORDS['SA']}|free art licen[sc]e|licence art libre|\bfal\b|\blal\b)",
@@ -566,7 +568,7 @@ def _conditions(text: str) -> tuple[str, ...]:
     return tuple(element for element in ("NC", "ND", "SA") if element in found)
 
 
-_RESERVED = re.compile(
+_RESERVED = lazily(
     r"all rights? reserved|tous droits r[ée]serv[ée]s|alle rechte (?:liegen|vorbehalten)|todos los derechos reservados"
     r"|tutti i diritti (?:sono )?riservati|riproduzione riservata"
     r"|todos os direitos reservados|alle rechten voorbehouden"
@@ -587,7 +589,7 @@ _RESERVED = re.compile(
     r"|(?:used|use) (?:with|by) permission|for licen[sc]ing|licen[sc]e (?:is )?required|\ball rights\b",
     re.IGNORECASE,
 )
-_NOTICE = re.compile(
+_NOTICE = lazily(
     r"(?!.*\b(?:no copyright|copyright[ -]free|copyright not evaluated|copyright undetermined|not copyrighted)\b)"
     r".*(?:©|\(c\) ?\S|&copy;|\u2117|\bcopyright(?:ed)?\b|\bcopr\.|\burheberrecht|\bdroits? d['\u2019]auteur\b"
     r"|著作権|版权|版權|저작권)",
@@ -595,14 +597,14 @@ _NOTICE = re.compile(
 )
 
 # Agencies that sell licences: what they serve is reserved, whatever its address is called.
-_AGENCIES = re.compile(
+_AGENCIES = lazily(
     r"(?:https?:)?//(?:[\w-]+\.)*(?:gettyimages\.[a-z.]{2,6}|shutterstock\.com|stock\.adobe\.com|istockphoto\.com"
     r"|alamy\.(?:com|de|es|fr|it)|dreamstime\.com|depositphotos\.com|123rf\.com|bigstockphoto\.com|stocksy\.com"
     r"|magnumphotos\.com|corbisimages\.com|fotolia\.com|pond5\.com|agefotostock\.com|masterfile\.com|superstock\.com"
     r"|apimages\.com|reutersconnect\.com|picture-alliance\.com|imago-images\.(?:com|de)|bridgemanimages\.com)(?:[/?#:]|\Z)",
     re.IGNORECASE,
 )
-_STATEMENTS = re.compile(
+_STATEMENTS = lazily(
     r"(?:https?:)?//(?:rightsstatements\.org/(?:vocab|page)/inc(?:-[a-z-]+)?/|(?:www\.)?europeana\.eu/rights/rr-[fpr])",
     re.IGNORECASE,
 )
@@ -628,7 +630,7 @@ class CreativeCommons(NamedTuple):
     port: str
 
 
-_CC_ID = re.compile(r"CC-(?P<name>(?:BY|NC|ND|SA)(?:-(?:NC|ND|SA))*)-(?P<version>\d\.\d)(?:-(?P<port>[A-Z]+))?\Z")
+_CC_ID = lazily(r"CC-(?P<name>(?:BY|NC|ND|SA)(?:-(?:NC|ND|SA))*)-(?P<version>\d\.\d)(?:-(?P<port>[A-Z]+))?\Z")
 
 
 def creative_commons(spdx: str) -> CreativeCommons | None:
@@ -691,7 +693,7 @@ _NAMED_COMPATIBLE: Mapping[str, frozenset[str]] = {
     "LAL-1.3": frozenset({"CC-BY-SA-4.0"}),
     "LAL-1.2": frozenset({"LAL-1.3"}),
 }
-_GFDL = re.compile(r"GFDL-1\.(?P<minor>[123])-(?:(?:no-)?invariants-)?(?P<later>only|or-later)\Z")
+_GFDL = lazily(r"GFDL-1\.(?P<minor>[123])-(?:(?:no-)?invariants-)?(?P<later>only|or-later)\Z")
 
 
 def share_alike_compatible(sample_spdx: str, export_spdx: str) -> bool:

@@ -28,6 +28,7 @@ from policy.name_lists import (
     THINGS,
     TITLES,
 )
+from policy.patterns import lazily
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ def _plain(text: str) -> str:
 
 
 # Soft hyphens, joiners, direction marks, variation selectors, tags.
-_UNSEEN = re.compile(
+_UNSEEN = lazily(
     "[\u00ad\u034f\u0600-\u0605\u061c\u06dd\u070f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f"
     "\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff\ufff9-\ufffb"
     "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
@@ -70,12 +71,12 @@ def contact_data(text: str) -> Found | None:
     return None
 
 
-_DIGIT = re.compile(r"\d")
+_DIGIT = lazily(r"\d")
 
 # ── e-mail ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-_LOCAL_END = re.compile(r"[\w.!#$%&'*+/=?^`{|}~-]{0,64}[\w+-]\Z")
-_DOMAIN = re.compile(r"(?:[^\W_](?:[\w-]{0,62})\.){1,6}([^\W\d_]{2,24}|xn--[a-z0-9-]{2,60})\b")
+_LOCAL_END = lazily(r"[\w.!#$%&'*+/=?^`{|}~-]{0,64}[\w+-]\Z")
+_DOMAIN = lazily(r"(?:[^\W_](?:[\w-]{0,62})\.){1,6}([^\W\d_]{2,24}|xn--[a-z0-9-]{2,60})\b")
 _FILES = frozenset(
     {"png", "jpg", "jpeg", "gif", "webp", "svg", "avif", "bmp", "tif", "tiff", "ico", "js", "css", "html"}
 )
@@ -85,7 +86,7 @@ _TOP = (
 )
 _AT = r"\s{0,2}[(\[{<]\s?(?:at|ät|@|arroba|chez|собака)\s?[)\]}>]\s{0,2}"
 _DOT = r"(?:\s{0,2}[(\[{<]\s?(?:dot|punkt|punto|point|ponto|\.)\s?[)\]}>]\s{0,2}|\s(?:dot|punkt|punto)\s|\.)"
-_HIDDEN = re.compile(
+_HIDDEN = lazily(
     rf"""\b[\w.+-]{{1,64}}(?:
         {_AT}[\w-]{{1,63}}(?:{_DOT}[\w-]{{1,63}}){{0,3}}{_DOT}(?:{_TOP})\b   # name (at) example (dot) org
         |\s(?:at|ät|@)\s[\w-]{{1,63}}(?:\s(?:dot|punkt|punto)\s[\w-]{{1,63}}){{0,3}}\s(?:dot|punkt|punto)\s(?:{_TOP})\b
@@ -93,7 +94,7 @@ _HIDDEN = re.compile(
     )""",
     re.IGNORECASE | re.VERBOSE,
 )
-_HIDES = re.compile(r"@|[(\[{<]\s?(?:at|ät|arroba|chez|собака)\s?[)\]}>]|\s(?:dot|punkt|punto)\s", re.IGNORECASE)
+_HIDES = lazily(r"@|[(\[{<]\s?(?:at|ät|arroba|chez|собака)\s?[)\]}>]|\s(?:dot|punkt|punto)\s", re.IGNORECASE)
 
 
 def _e_mail(text: str) -> str | None:
@@ -114,31 +115,31 @@ def _e_mail(text: str) -> str | None:
 
 # ── telephone ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-_DATES = re.compile(
+_DATES = lazily(
     r"(?<![\d.])(?:(?:0?[1-9]|[12]\d|3[01])[./-](?:0?[1-9]|[12]\d|3[01])[./-](?:\d{4}|\d\d)(?![./-]?\d)"
     r"|(?:1[5-9]|20)\d\d[./-](?:0?[1-9]|1[0-2])[./-]\d{1,2}(?!\d)"
     r"|(?:1\d|20)\d\d\s?[-\u2013/]\s?(?:1\d|20)\d\d(?!\d))"
 )
-_RUN = re.compile(r"(?<![\w.,+])(?:\+\s?)?\(?\d(?:[ ().\-/\u2010-\u2013\u00a0]{0,3}\d){5,18}(?![\w])")
-_LABEL = re.compile(
+_RUN = lazily(r"(?<![\w.,+])(?:\+\s?)?\(?\d(?:[ ().\-/\u2010-\u2013\u00a0]{0,3}\d){5,18}(?![\w])")
+_LABEL = lazily(
     r"(?:\b(?:tel|tél|telefon|telefono|teléfono|téléphone|telephone|phone|fon|fone|tfno|tlf|tfn|mob|mobil|mobile|móvil|cell"
     r"|handy|fax|whatsapp|signal|call|hotline|puhelin|telefoon|тел|телефон|moby)\b|[☎☏📞📱✆]|電話|电话|전화)"
     r"(?:\s?(?:number|nr|no|nummer|us|me|now|at|\(\w{1,10}\))){0,2}[\s.:;#°º]{0,4}\Z",
     re.IGNORECASE,
 )
-_NO_PHONE_BEFORE = re.compile(
+_NO_PHONE_BEFORE = lazily(
     r"(?:\b(?:isbn|issn|ean|upc|gtin|sku|doi|asin|oclc|pmid|hs|no|nr|nº|n°|num|number|nummer|inv|inventory|ref|part|item"
     r"|model|modell|article|artikel|art|serial|code|id|order|lot|cat|catalog|catalogue|accession|version|patent|vol|page"
     r"|seite|coordinates|lat|lon|gps|ip|serie|código|référence|réf|plate)\b[\s.:#\-№]{0,6}|[#№$€£¥]\s?)\Z",
     re.IGNORECASE,
 )
-_UNIT_AFTER = re.compile(
+_UNIT_AFTER = lazily(
     r"\s?(?:[x×*]\s?\d|(?:mm|cm|dm|m|km|px|kg|g|lb|lbs|oz|ml|l|inch|in|ft|usd|eur|gbp|chf|dollars?|euros?|hz|mhz|pieces|pcs"
     r"|years|people|views)\b|[%€$£¥°\"″'′])",
     re.IGNORECASE,
 )
-_INTERNATIONAL = re.compile(r"\+|00[1-9]")
-_NATIONAL = re.compile(
+_INTERNATIONAL = lazily(r"\+|00[1-9]")
+_NATIONAL = lazily(
     r"""
     (?:1[ .\-]?)?(?:\([1-9]\d\d\)\ ?|[2-9]\d\d[ .\-]|1\d\d-)\d{3}[ .\-]\d{4}      # (202) 555-0143
     |555-\d{4}
@@ -148,8 +149,8 @@ _NATIONAL = re.compile(
     """,
     re.VERBOSE,
 )
-_AREA = re.compile(r"\((?!(?:1[5-9]|20)\d\d\))\d{2,5}\)[ \-]?\d[\d \-/]{4,}")
-_UPC = re.compile(r"\d \d{5} \d{5} \d\Z")
+_AREA = lazily(r"\((?!(?:1[5-9]|20)\d\d\))\d{2,5}\)[ \-]?\d[\d \-/]{4,}")
+_UPC = lazily(r"\d \d{5} \d{5} \d\Z")
 
 
 def _telephone(text: str) -> str | None:
@@ -201,11 +202,11 @@ _POSTCODE = (
     r"|[A-Z]{1,2}\d[A-Z\d]?\s?\d[A-Z]{2}"
 )
 # After the street: a postcode with a city, or a city, or a state with its code.
-_AFTER = re.compile(
+_AFTER = lazily(
     rf"[\s,;|·–-]{{1,4}}(?:(?:{_POSTCODE})\s{{1,2}}{_CITY}|(?:{_CITY}[\s,.]{{1,3}}){{1,4}}(?:[A-Z]{{2}}\s)?(?:{_POSTCODE})\b"
     rf"|(?:{_POSTCODE})\s*\Z)"
 )
-_CITY_AFTER = re.compile(rf"\s?[,;|·\n]\s?(?:{_CITY})")
+_CITY_AFTER = lazily(rf"\s?[,;|·\n]\s?(?:{_CITY})")
 _GERMANIC = (
     "straße|strasse|str\\.|weg|platz|gasse|allee|ring|ufer|damm|chaussee|steig|straat|laan|plein|gracht|kade|singel|dijk"
     "|gatan|gata|gaten|gate|gade|vägen|vej|veien|vei|katu|tie"
@@ -215,7 +216,7 @@ _ENGLISH = (
     "|Crescent|Highway|Hwy|Parkway|Pkwy|Row|Mews|Gardens|Grove|Walk"
 )
 _SUFFIX = r"(?:\s(?:NW|NE|SW|SE|[NSEW])\b)?(?:,?\s(?:Apt|Suite|Ste|Unit|Flat)\.?\s?\w{1,6}\b|,?\s?\#\s?\w{1,6}\b)?"
-_STREETS = re.compile(
+_STREETS = lazily(
     rf"""
     (?P<a>\b[{_UP}][\w.-]{{0,40}}(?:{_GERMANIC})\s{_NUMBER})                     # Musterstraße 12
     |(?P<b>\b[{_UP}][\w-]{{1,30}}\s(?:Straße|Strasse|Str\.|Weg|Platz|Allee|Ring|Ufer|Damm|Gasse)\s{_NUMBER})
@@ -228,7 +229,7 @@ _STREETS = re.compile(
     """,
     re.VERBOSE,
 )
-_COMPLETE = re.compile(
+_COMPLETE = lazily(
     r"""
     〒\s?\d{3}-?\d{4}
     |[都道府県市区町村][^\s、。]{0,12}\d{1,3}(?:丁目|番地|番|[-−]\d{1,3}[-−]\d{1,3})
@@ -238,7 +239,7 @@ _COMPLETE = re.compile(
     """,
     re.VERBOSE,
 )
-_YEAR = re.compile(r"(?:1[5-9]|20)\d\d\s")
+_YEAR = lazily(r"(?:1[5-9]|20)\d\d\s")
 
 
 def _address(text: str) -> str | None:
@@ -258,15 +259,15 @@ def _address(text: str) -> str | None:
 
 # ── names ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-_WORDS = re.compile(r"[^\W\d_]+(?:['’\-][^\W\d_]+)*\.?|[^\w\s]|\d+")
+_WORDS = lazily(r"[^\W\d_]+(?:['’\-][^\W\d_]+)*\.?|[^\w\s]|\d+")
 _GIVEN = GIVEN_NAMES | AMBIGUOUS_NAMES
-_CUE = re.compile(
+_CUE = lazily(
     r"\b(?:portrait|headshot|self-portrait|mugshot|selfie|bust|obituary|biography|interview|photographer|porträt|porträtt|bildnis|retrato|ritratto"
     r"|portret|портрет|(?:photo|photograph|painting|drawing|illustration|image|picture|foto|credit)(?=\s?:|\sby\b|\svon\b))"
     r"(?:\s(?:photo|photograph|painting|picture|drawing))?(?:\s(?:of|by|with|von|de|di|du|do|da|av|van|des|der)\s|\s?[:,]\s)",
     re.IGNORECASE,
 )
-_HAN_TITLE = re.compile(r"[\u4e00-\u9fff]{1,3}(?:先生|女士|小姐|さん|氏)(?![\u4e00-\u9fff])")
+_HAN_TITLE = lazily(r"[\u4e00-\u9fff]{1,3}(?:先生|女士|小姐|さん|氏)(?![\u4e00-\u9fff])")
 _HAN_NOBODY = ("皆", "客", "父", "母", "兄", "姉", "爷", "妻", "娘", "奥", "神", "王子", "医者", "本屋", "花屋")
 
 
