@@ -19,7 +19,7 @@ A table without personal columns has commitments too, over the salt alone: every
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from policy.personal import PERSONAL_COLUMNS
@@ -58,11 +58,19 @@ class TableShape:
 
     def commitment_sql(self) -> str:
         """An expression over the table's columns and `salt`; NULL where the salt is NULL."""
-        return f"sha256('custody.commitment.1;{self.name};' || lower(hex(salt)) || ';' || {fields_sql(self.personal)})"
+        return f"sha256({self.commitment_text_sql()})"
+
+    def commitment_text_sql(self, full: Collection[str] = ()) -> str:
+        """What a commitment is the digest of. `full`: columns in which no NULL stands (see `fields_sql`)."""
+        return f"'custody.commitment.1;{self.name};' || lower(hex(salt)) || ';' || {fields_sql(self.personal, full)}"
 
     def row_digest_sql(self) -> str:
         """An expression over the table's columns and `commitment`; never NULL."""
-        return f"sha256('custody.row.1;{self.name};' || {fields_sql((*self.other, Column('commitment', 'VARCHAR')))})"
+        return f"sha256({self.row_text_sql()})"
+
+    def row_text_sql(self, full: Collection[str] = ()) -> str:
+        """What a row's digest is one of. `full`: columns in which no NULL stands (see `fields_sql`)."""
+        return f"'custody.row.1;{self.name};' || {fields_sql((*self.other, Column('commitment', 'VARCHAR')), full)}"
 
 
 CHAIN_COLUMNS = (
@@ -84,17 +92,22 @@ def chain_sql() -> str:
     return f"sha256('custody.chain.1;' || {fields_sql(CHAIN_COLUMNS)})"
 
 
-def fields_sql(columns: Sequence[Column]) -> str:
-    """An expression for the fields of some columns; '' where all are NULL."""
+def fields_sql(columns: Sequence[Column], full: Collection[str] = ()) -> str:
+    """An expression for the fields of some columns; '' where all are NULL.
+
+    `full`: columns in which no NULL stands. Their fields are put together in one go, in a third of the time.
+    """
     if not columns:
         return "''"
     ordered = sorted(columns, key=lambda column: column.name)
-    return f"concat({', '.join(_field_sql(column) for column in ordered)})"  # concat() takes NULL for ''
+    fields = (_parts_sql(column) if column.name in full else " || ".join(_parts_sql(column)) for column in ordered)
+    pieces = (field if isinstance(field, str) else ", ".join(field) for field in fields)
+    return f"concat({', '.join(pieces)})"  # concat() takes NULL for ''
 
 
-def _field_sql(column: Column) -> str:
+def _parts_sql(column: Column) -> tuple[str, ...]:
     text = _text_sql(column)
-    return f"'{column.name}=' || strlen({text}) || ':' || {text} || ';'"
+    return f"'{column.name}='", f"strlen({text})", "':'", text, "';'"
 
 
 def _text_sql(column: Column) -> str:

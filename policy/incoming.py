@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+import numpy as np
 import pyarrow as pa
 
 from policy.commitments import SALT_BYTES, Column, TableShape
@@ -32,14 +33,15 @@ def conform(shape: TableShape, rows: pa.Table | Sequence[Mapping[str, object]]) 
     columns: dict[str, pa.Array | pa.ChunkedArray] = {
         column.name: _values(shape.name, column, rows) for column in shape.columns
     }
-    columns["row_no"] = pa.array(range(count), pa.int32())
+    columns["row_no"] = pa.array(np.arange(count, dtype=np.int32))
     if "salt" in offered:
         columns["salt"] = _values(shape.name, Column("salt", "BLOB"), rows)
         if columns["salt"].null_count:
             raise InputError("a row came without its salt", where=shape.name)
     else:
-        salts = pa.py_buffer(os.urandom(SALT_BYTES * count))
-        columns["salt"] = pa.FixedSizeBinaryArray.from_buffers(pa.binary(SALT_BYTES), count, [None, salts])
+        ends = np.arange(0, SALT_BYTES * count + 1, SALT_BYTES, dtype=np.int32)
+        buffers = [None, pa.py_buffer(ends), pa.py_buffer(os.urandom(SALT_BYTES * count))]
+        columns["salt"] = pa.Array.from_buffers(pa.binary(), count, buffers)
     if "commitment" in offered:
         columns["given_commitment"] = _values(shape.name, Column("commitment", "VARCHAR"), rows)
     return pa.table(columns)
@@ -49,8 +51,10 @@ def _values(table: str, column: Column, rows: pa.Table | Sequence[Mapping[str, o
     kind = _ARROW_TYPES[column.type]
     try:
         if isinstance(rows, pa.Table):
-            present = column.name in rows.column_names
-            return rows.column(column.name).cast(kind) if present else pa.nulls(len(rows), kind)
+            if column.name not in rows.column_names:
+                return pa.nulls(len(rows), kind)
+            given = rows.column(column.name)
+            return given if given.type == kind else given.cast(kind)  # a cast takes what is slow to import
         return pa.array([row.get(column.name) for row in rows], kind)
     except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
         raise InputError(f"not a {column.type} ({error})", where=f"{table}.{column.name}") from error
