@@ -175,9 +175,14 @@ def sentence(code: str) -> str:
 
 def reason(code: str, detail: str = "") -> Reason:
     """A Reason with a code that SENTENCES knows (else KeyError), its detail cut to 1,000 characters."""
+    if not detail:
+        return _BARE[code]
     if code not in SENTENCES:
         raise KeyError(code)
     return Reason(code, detail if len(detail) <= _MAX_DETAIL_CHARS else detail[:_MAX_DETAIL_CHARS] + "…")
+
+
+_BARE: Mapping[str, Reason] = {code: Reason(code) for code in SENTENCES}  # most reasons of a crawl are one of these
 
 
 def judgement(

@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from socket import socketpair
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Self
 
 import pyarrow as pa
@@ -124,27 +124,27 @@ class Judging:
         """
         decisions: list[tuple[object, ...]] = []
         signals: list[tuple[object, ...]] = []
-        columns = pairs.to_pydict()
+        columns, versions, mechanisms = pairs.to_pydict(), self._versions, self._ruleset.mechanisms
         for pair, evidence_id, body, fresh, rules, words in zip(*(columns[name] for name in _CHUNK), strict=True):
-            stood = dict(zip(rules, words, strict=True))
-            for judged in self._judge(body, stood, self._ruleset.mechanisms if fresh else self._anew):
-                version = self._versions[judged.mechanism]
-                verdict = judged.verdict.value if judged.verdict is not None else "unset"
-                last = (version, verdict, judged.reason.code, judged.reason.detail, judged.where)
-                if (said_last := stood.get(judged.mechanism)) is not None and said_last == _digest(last):
+            stood = dict(zip(rules, words, strict=True)) if rules else _NOTHING_STOOD
+            # `_value_`: what `value` looks up in Python, which is felt with seventeen decisions a pair.
+            for judged in self._judge(body, stood, mechanisms if fresh else self._anew):
+                mechanism, verdict, reason = judged.mechanism, judged.verdict, judged.reason
+                said = verdict._value_ if verdict is not None else "unset"
+                last = (versions[mechanism], said, reason.code, reason.detail, judged.where)
+                if rules and (said_last := stood.get(mechanism)) is not None and said_last == _digest(last):
                     continue
-                decisions.append((pair, evidence_id, judged.mechanism, *last))
-                signals += (
-                    (pair, evidence_id, s.mechanism, s.stance.value, s.where, s.value, s.document_sha256)
-                    for s in judged.signals
-                )
+                decisions.append((pair, evidence_id, mechanism, *last))
+                for s in judged.signals:
+                    stance = s.stance._value_
+                    signals.append((pair, evidence_id, s.mechanism, stance, s.where, s.value, s.document_sha256))
         return _table(decisions, DECISIONS), _table(signals, SIGNALS)
 
-    def _judge(self, body: str, stood: Mapping[str, int], mechanisms: Iterable[str]) -> Iterator[Judgement]:
+    def _judge(self, body: str, stood: Mapping[str, int], mechanisms: Iterable[str]) -> list[Judgement]:
         evidence = self._asked_anew(Evidence.from_json(body, self._shared, tombstoned="", registry=self._silent))
-        yield from (judge(self._ruleset, name, evidence, self._now) for name in mechanisms)
+        judged = [judge(self._ruleset, name, evidence, self._now) for name in mechanisms]
         # An end to what stands of mechanisms that the ruleset names no more; a removal's hold is none of those.
-        yield from (self._dropped[rule] for rule in stood if rule in self._dropped)
+        return [*judged, *(self._dropped[rule] for rule in stood if rule in self._dropped)] if stood else judged
 
     def _asked_anew(self, evidence: Evidence) -> Evidence:
         """What tombstones, lists and grants say of it now; where there is none of them, that is nothing."""
@@ -163,6 +163,7 @@ class Judging:
         return found or (self._tombstones.covers_content(sha256) if sha256 else None)
 
 
+_NOTHING_STOOD: Mapping[str, int] = MappingProxyType({})
 _CHUNK = ("pair_key", "evidence_id", "body_json", "fresh", "rules", "said")
 
 

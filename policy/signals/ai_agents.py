@@ -124,11 +124,15 @@ def judge_ai_agents(
     evidence: Evidence, rules: AiAgentsRules, documents: RobotsRules, max_age_days: int, now: datetime
 ) -> Judgement:
     """What each asked URL's robots.txt says to the crawlers of the training class that it names."""
-    judged = worst(judge_robots_files(MECHANISM, evidence, documents, now, max_age_days, _judge_file))
+    judged = worst(judge_robots_files(MECHANISM, evidence, documents, now, max_age_days, _judge_file, _names_none))
     if rules.honour == "none" and judged.verdict is not None:
         what = f"{judged.reason.code}: {judged.reason.detail}"
         return replace(judgement(MECHANISM, None, "ai-agents-not-honoured", what, judged.where), signals=judged.signals)
     return judged
+
+
+def _names_none(file: RobotsFile) -> bool:
+    return not file.named(TRAINING)
 
 
 def _judge_file(file: RobotsFile, document: Document, url: str) -> Judgement:

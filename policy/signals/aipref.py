@@ -18,10 +18,10 @@ from urllib.parse import unquote_to_bytes
 import http_sf
 
 from policy.evidence import Document, Evidence
-from policy.judgements import judgement, unless_stale, worst
+from policy.judgements import is_stale, judgement, unless_stale, worst
 from policy.origins import path_of
 from policy.signals import robots
-from policy.signals.places import Response, judge_robots_lines, responses
+from policy.signals.places import Response, are_silent, judge_robots_lines, responses
 from policy.signals.robots import ExtensionLine, PathPattern, RobotsFile, RobotsRules
 from policy.verdict import Judgement, Signal, Stance, Verdict
 
@@ -79,7 +79,9 @@ def judge_content_usage(evidence: Evidence, documents: RobotsRules, max_age_days
         return _judge_lines(lines, document, url, evidence, documents)
 
     names = ("content-usage",)
-    lines = judge_robots_lines(MECHANISM, evidence, documents, now, max_age_days, names, read)
+    lines = [*judge_robots_lines(MECHANISM, evidence, documents, now, max_age_days, names, read)]
+    if lines and are_silent(evidence, *names) and not is_stale(evidence.observed_at, now, max_age_days):
+        return worst(lines)  # beside these it decides nothing that no response says anything
     return worst([*lines, *_judge_headers(evidence, max_age_days, now)])
 
 

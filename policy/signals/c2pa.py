@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 from policy.evidence import C2pa, C2paEntry, Evidence
 from policy.judgements import judgement, not_observed, worst
+from policy.signals.asked import asked
 from policy.verdict import Judgement, Signal, Stance, Verdict
 
 MECHANISM = "c2pa"
@@ -708,6 +709,8 @@ def judge_c2pa(evidence: Evidence, rules: C2paRules) -> Judgement:
         if evidence.fetch_error is not None:
             return judgement(MECHANISM, Verdict.DEFER, "fetch-failed", evidence.fetch_error, where)
         return not_observed(MECHANISM, "the image's manifest store", where)
+    if held.state == "absent" and not held.entries and not _may_be_elsewhere(evidence):
+        return judgement(MECHANISM, None, "c2pa-absent", where=where)
     judged = [_judge_entry(entry, where) for entry in held.entries]
     judged += _judge_state(held, rules, where)
     if held.state == "absent" and evidence.embedded is not None and evidence.embedded.errors:
@@ -720,6 +723,11 @@ def judge_c2pa(evidence: Evidence, rules: C2paRules) -> Judgement:
         shown = f"{_OUR_PURPOSE}: allowed, signed by somebody whom the operator trusts"
         judged.append(judgement(MECHANISM, Verdict.ALLOW, "c2pa-allowed", shown, where))
     return worst(judged)
+
+
+def _may_be_elsewhere(evidence: Evidence) -> bool:
+    """Whether something may tell of a store that was not found: a header, or damage."""
+    return "link" in asked(evidence).header_names or (evidence.embedded is not None and bool(evidence.embedded.errors))
 
 
 def _judge_entry(entry: C2paEntry, image: str) -> Judgement:

@@ -17,7 +17,7 @@ from policy.evidence import Document, Evidence
 from policy.judgements import judgement, unless_stale, worst
 from policy.origins import path_of
 from policy.signals import robots
-from policy.signals.places import judge_robots_files, responses
+from policy.signals.places import are_silent, judge_robots_files, responses
 from policy.signals.robots import PathPattern, RobotsFile, RobotsRules
 from policy.verdict import Judgement, Signal, Stance, Verdict
 
@@ -41,6 +41,8 @@ def judge_content_signal(evidence: Evidence, documents: RobotsRules, max_age_day
 
 def _judge_headers(evidence: Evidence) -> Iterator[Judgement]:
     yield judgement(MECHANISM, None, "content-signal-absent")
+    if are_silent(evidence, "content-signal"):
+        return
     for response in responses(MECHANISM, evidence):
         if isinstance(response, Judgement):
             yield response
@@ -53,7 +55,12 @@ def _judge_robots(evidence: Evidence, documents: RobotsRules, max_age_days: int,
     def read(file: RobotsFile, document: Document, url: str) -> Judgement | None:
         return _judge_file(file, document, documents.product_tokens, url)
 
-    yield from judge_robots_files(MECHANISM, evidence, documents, now, max_age_days, read)
+    yield from judge_robots_files(MECHANISM, evidence, documents, now, max_age_days, read, _is_about_all)
+
+
+def _is_about_all(file: RobotsFile) -> bool:
+    """Whether no line is about some paths only."""
+    return not any(line.name == "content-signal" and line.value.startswith("/") for line in file.extensions)
 
 
 def _judge_file(file: RobotsFile, document: Document, tokens: tuple[str, ...], url: str) -> Judgement | None:
@@ -67,8 +74,7 @@ def _judge_file(file: RobotsFile, document: Document, tokens: tuple[str, ...], u
     judged = [*_judge_lines(file, document, tokens, path_of(url))]
     if not judged:
         return None
-    about_all = not any(line.value.startswith("/") for line in lines)
-    return file.remember(key, worst(judged)) if about_all else worst(judged)
+    return file.remember(key, worst(judged)) if _is_about_all(file) else worst(judged)
 
 
 def _judge_lines(file: RobotsFile, document: Document, tokens: Iterable[str], path: str) -> Iterator[Judgement]:

@@ -250,6 +250,8 @@ def judge_xmp(evidence: Evidence, rules: XmpRules) -> Judgement:
             return judgement(MECHANISM, Verdict.DEFER, "fetch-failed", evidence.fetch_error)
         return not_observed(MECHANISM, "the image's own metadata", evidence.image_url)
     absent = judgement(MECHANISM, None, "xmp-absent", where=evidence.image_url)
+    if not (embedded.fields or embedded.needles or embedded.errors):
+        return absent
     return worst((*_statements(embedded, evidence.image_url), *_damages(embedded, evidence.image_url, rules), absent))
 
 

@@ -7,15 +7,16 @@ old an answer may be. A mechanism's own file reads what is left: a body, some li
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime
 from typing import NamedTuple
 
-from policy.evidence import Document, Evidence, Headers
+from policy.evidence import Document, Evidence, Headers, OriginEvidence
 from policy.judgements import judgement, not_observed, unless_stale
 from policy.origins import origin_of
 from policy.signals import robots
+from policy.signals.asked import asked
 from policy.signals.origin_document import absent_as_html, read_status, sniffs_as_html
 from policy.signals.robots import ExtensionLine, RobotsFile, RobotsRules
 from policy.verdict import Judgement
@@ -43,23 +44,52 @@ def _lower_case_names(headers: Headers) -> frozenset[str]:
 
 def asked_urls(evidence: Evidence) -> tuple[str, ...]:
     """Every URL whose origin has a say: the image's, the page's, each redirect's, and a refused one if it was asked."""
-    global _asked_last
-    known, urls = _asked_last
-    if known is not evidence:  # every mechanism asks it of the same evidence, one after the other
-        urls = _asked_urls(evidence)
-        _asked_last = evidence, urls
-    return urls
+    return tuple(asked(evidence).origins)
 
 
-_asked_last: tuple[Evidence | None, tuple[str, ...]] = None, ()
+def are_silent(evidence: Evidence, *names: str) -> bool:
+    """Whether every response was seen, the page's and each hop's, and none has a header of these names (lower case)."""
+    seen = asked(evidence)
+    return seen.all_seen and seen.header_names.isdisjoint(names)
 
 
-def _asked_urls(evidence: Evidence) -> tuple[str, ...]:
-    urls = [evidence.image_url, *([evidence.page_url] if evidence.page_url else [])]
-    urls += [hop.url for hop in evidence.hops or ()]
-    if evidence.refused_url is not None and evidence.origin(origin_of(evidence.refused_url)) is not None:
-        urls.append(evidence.refused_url)
-    return tuple(dict.fromkeys(urls))
+class SaidOfAll:
+    """What a document was found to say of every path: the pairs of its origin share it, and the very document.
+
+    Asked by the document itself, since comparing two is slower than judging one; long ones are not kept alive for it.
+    Two URLs then get the very same judgement, whose signals `worst` counts once: only what is so anyway is kept here.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, int], tuple[Document, RobotsRules, datetime, int, tuple[Judgement, ...]]] = {}
+
+    def get(
+        self, mechanism: str, document: Document, rules: RobotsRules, now: datetime, max_age_days: int
+    ) -> tuple[Judgement, ...] | None:
+        known = self._known.get((mechanism, id(document)))
+        if known is None or known[0] is not document or known[1] is not rules or known[2] is not now:
+            return None
+        return known[4] if known[3] == max_age_days else None
+
+    def keep(
+        self,
+        mechanism: str,
+        document: Document,
+        rules: RobotsRules,
+        now: datetime,
+        max_age_days: int,
+        judged: tuple[Judgement, ...],
+    ) -> None:
+        if document.body is not None and len(document.body) > _MAX_KEPT_BYTES:
+            return
+        if len(self._known) >= _MAX_KEPT:
+            self._known.clear()
+        self._known[mechanism, id(document)] = document, rules, now, max_age_days, judged
+
+
+_MAX_KEPT = 8_192
+_MAX_KEPT_BYTES = 4_096
+said_of_all = SaidOfAll()
 
 
 def judge_documents(
@@ -76,20 +106,29 @@ def judge_documents(
 
     An HTML page under that name is an absence; so is 404. Staleness goes by the document's own age.
     """
-    for url in urls if urls is not None else asked_urls(evidence):
-        origin = evidence.origin(origin_of(url))
+    for url, origin in _origins(evidence, urls).items():
         document = origin.get(mechanism) if origin is not None else None
         if document is None:
             yield not_observed(mechanism, f"{mechanism} of this origin was not asked for", origin_of(url))
             continue
+        if (known := said_of_all.get(mechanism, document, rules, now, max_age_days)) is not None:
+            yield from known
+            continue
         body = read_status(mechanism, document, rules, now)
-        if isinstance(body, Judgement):
-            judged = body
-        elif sniffs_as_html(body):
-            judged = absent_as_html(mechanism, document)
-        else:
-            judged = read(body, document, url)
-        yield unless_stale(judged, document.fetched_at, now, max_age_days)
+        if not isinstance(body, Judgement) and sniffs_as_html(body):
+            body = absent_as_html(mechanism, document)
+        said = body if isinstance(body, Judgement) else read(body, document, url)
+        judged = unless_stale(said, document.fetched_at, now, max_age_days)
+        if judged is body:
+            said_of_all.keep(mechanism, document, rules, now, max_age_days, (judged,))
+        yield judged
+
+
+def _origins(evidence: Evidence, urls: tuple[str, ...] | None) -> Mapping[str, OriginEvidence | None]:
+    known = asked(evidence).origins
+    if urls is None:
+        return known
+    return {url: known[url] if url in known else evidence.origin(origin_of(url)) for url in urls}
 
 
 def judge_robots_files(
@@ -99,16 +138,20 @@ def judge_robots_files(
     now: datetime,
     max_age_days: int,
     read: Callable[[RobotsFile, Document, str], Judgement | None],
+    is_about_all: Callable[[RobotsFile], bool],
 ) -> Iterator[Judgement]:
     """What each asked URL's robots.txt says: `read(file, document, url)`; None where nothing.
 
     A file that is absent says nothing; one that is refused or silent judges as it does for robots.
+    `is_about_all`: whether what `read` says of a file is the same for every URL.
     """
-    for url in asked_urls(evidence):
-        origin = evidence.origin(origin_of(url))
+    for url, origin in asked(evidence).origins.items():
         document = origin.get(robots.MECHANISM) if origin is not None else None
         if document is None:
             yield not_observed(mechanism, "robots.txt of this origin was not asked for", origin_of(url))
+            continue
+        if (known := said_of_all.get(mechanism, document, rules, now, max_age_days)) is not None:
+            yield from known
             continue
         file = robots.read(document, rules, now)
         judged: Judgement | None
@@ -117,7 +160,10 @@ def judge_robots_files(
         else:
             judged = None if file.verdict is None else replace(file, mechanism=mechanism)
         absent = judgement(mechanism, None, f"{mechanism.replace('_', '-')}-absent", where=document.url)
-        yield unless_stale(judged or absent, document.fetched_at, now, max_age_days)
+        said = unless_stale(judged or absent, document.fetched_at, now, max_age_days)
+        if not said.signals and (not isinstance(file, RobotsFile) or is_about_all(file)):
+            said_of_all.keep(mechanism, document, rules, now, max_age_days, (said,))
+        yield said
 
 
 def judge_robots_lines(
@@ -134,14 +180,17 @@ def judge_robots_lines(
     Where a group of ours has none, those count that stand in no group: who wrote them spoke to everybody.
     A robots.txt that is absent says nothing; one that is refused, silent or damaged judges as it does for robots.
     """
-    for url in asked_urls(evidence):
-        origin = evidence.origin(origin_of(url))
+    for url, origin in asked(evidence).origins.items():
         document = origin.get(robots.MECHANISM) if origin is not None else None
         if document is None:
             yield not_observed(mechanism, "robots.txt of this origin was not asked for", origin_of(url))
             continue
+        if (known := said_of_all.get(mechanism, document, rules, now, max_age_days)) is not None:
+            yield from known
+            continue
         file = robots.read(document, rules, now)
         judged: list[Judgement | None] = []
+        is_about_all = True
         if isinstance(file, Judgement):
             judged.append(None if file.verdict is None else replace(file, mechanism=mechanism))
         else:
@@ -149,11 +198,14 @@ def judge_robots_lines(
                 lines = tuple(line for line in file.extensions_for(token) if line.name in names)
                 lines = lines or tuple(line for line in file.site_wide if line.name in names)
                 judged.append(read(lines, document, url) if lines else None)
+                is_about_all = is_about_all and not lines
             if file.bad_lines:
                 judged.append(replace(robots.damaged(file, document), mechanism=mechanism))
         absent = judgement(mechanism, None, f"{mechanism.replace('_', '-')}-absent", where=document.url)
-        for said in judged:
-            yield unless_stale(said or absent, document.fetched_at, now, max_age_days)
+        all_said = tuple(unless_stale(said or absent, document.fetched_at, now, max_age_days) for said in judged)
+        if is_about_all and not any(said.signals for said in all_said):
+            said_of_all.keep(mechanism, document, rules, now, max_age_days, all_said)
+        yield from all_said
 
 
 def responses(mechanism: str, evidence: Evidence) -> Iterator[Response | Judgement]:

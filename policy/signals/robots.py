@@ -22,6 +22,7 @@ from policy.evidence import Document, Evidence
 from policy.judgements import judgement, not_observed, unless_stale, worst
 from policy.limits import days
 from policy.origins import origin_of, path_of
+from policy.signals.asked import asked
 from policy.signals.origin_document import absent_as_html, flooded, read_status, sniffs_as_html
 from policy.verdict import Judgement, Signal, Stance, Verdict
 
@@ -770,6 +771,24 @@ def parsed(body: bytes) -> RobotsFile:
 
 def read(document: Document, rules: RobotsRules, now: datetime) -> RobotsFile | Judgement:
     """The file an origin answered with, or the judgement where its status already decides."""
+    # Asked by the document itself, for each of five mechanisms of every pair: comparing two takes longer than this.
+    known = _READ.get(id(document))
+    if known is not None and known[0] is document and known[1] is rules and known[2] is now:
+        return known[3]
+    found = _read(document, rules, now)
+    if document.body is None or len(document.body) <= _MAX_KEPT_BYTES:
+        if len(_READ) >= _MAX_KEPT:
+            _READ.clear()
+        _READ[id(document)] = document, rules, now, found
+    return found
+
+
+_READ: dict[int, tuple[Document, RobotsRules, datetime, RobotsFile | Judgement]] = {}
+_MAX_KEPT = 1_024
+_MAX_KEPT_BYTES = 4_096
+
+
+def _read(document: Document, rules: RobotsRules, now: datetime) -> RobotsFile | Judgement:
     body = read_status(MECHANISM, document, rules, now)
     if isinstance(body, Judgement):
         return body
@@ -848,13 +867,8 @@ def damaged(file: RobotsFile, document: Document) -> Judgement:
 
 def judge_robots(evidence: Evidence, rules: RobotsRules, now: datetime) -> Judgement:
     """robots.txt of the image's origin, the page's, and every redirect's: each must let each of our tokens pass."""
-    urls = [evidence.image_url, *([evidence.page_url] if evidence.page_url else [])]
-    urls += [hop.url for hop in evidence.hops or ()]
-    if evidence.refused_url is not None and evidence.origin(origin_of(evidence.refused_url)) is not None:
-        urls.append(evidence.refused_url)
     judged: list[Judgement] = []
-    for url in dict.fromkeys(urls):
-        origin = evidence.origin(origin_of(url))
+    for url, origin in asked(evidence).origins.items():
         document = origin.get(MECHANISM) if origin is not None else None
         judged += [may_fetch(document, url, token, now, rules) for token in rules.product_tokens]
     return worst(judged)

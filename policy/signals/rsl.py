@@ -21,8 +21,9 @@ from policy.evidence import Document, Evidence
 from policy.judgements import judgement, not_observed, unless_stale, worst
 from policy.origins import origin_of, path_of
 from policy.signals import robots
+from policy.signals.asked import asked
 from policy.signals.origin_document import read_status, sniffs_as_html
-from policy.signals.places import Response, asked_urls, responses
+from policy.signals.places import Response, are_silent, asked_urls, responses, said_of_all
 from policy.signals.robots import ExtensionLine, RobotsFile, RobotsRules
 from policy.signals.rsl_document import Content, RslDocument, Term, Unreadable, parsed, parsed_text
 from policy.verdict import Judgement, Signal, Stance, Verdict
@@ -279,6 +280,8 @@ def judge_rsl(evidence: Evidence, documents: RobotsRules, max_age_days: int, now
     """
     judged: list[Judgement] = []
     absent = [judgement(MECHANISM, None, "rsl-absent", where=evidence.image_url)]
+    if _is_silent(evidence, documents, max_age_days, now):
+        return unless_stale(absent[0], evidence.observed_at, now, max_age_days)
     for found in _declarations(evidence, documents, now):
         match found:
             case Declared():
@@ -292,6 +295,36 @@ def judge_rsl(evidence: Evidence, documents: RobotsRules, max_age_days: int, now
     said = worst((*judged, *absent))  # of equals the first: what was declared tells more than what was not
     said = replace(said, signals=tuple(dict.fromkeys(said.signals)))
     return unless_stale(said, evidence.observed_at, now, max_age_days)
+
+
+def _is_silent(evidence: Evidence, rules: RobotsRules, max_age_days: int, now: datetime) -> bool:
+    """Whether all places were seen where a declaration can stand, and none does, as of most evidence."""
+    if not are_silent(evidence, "link") or evidence.page_rsl:
+        return False
+    if evidence.page_rsl is None and evidence.page_url is not None:
+        return False
+    return all(
+        origin is not None
+        and origin.get(MECHANISM) is None
+        and (document := origin.get(robots.MECHANISM)) is not None
+        and _has_no_licence(document, rules, max_age_days, now)
+        for origin in asked(evidence).origins.values()
+    )
+
+
+def _has_no_licence(document: Document, rules: RobotsRules, max_age_days: int, now: datetime) -> bool:
+    """Whether a robots.txt that is young enough has no `License:` line, and nothing else to be judged here."""
+    known = said_of_all.get(MECHANISM, document, rules, now, max_age_days)
+    if known is None:
+        file = robots.read(document, rules, now)
+        if isinstance(file, RobotsFile):
+            is_silent = not file.bad_lines and not _licences(file.extensions)
+        else:
+            is_silent = file.verdict is None
+        absent = judgement(MECHANISM, None, "rsl-absent", where=document.url)
+        known = (unless_stale(absent, document.fetched_at, now, max_age_days),) if is_silent else ()
+        said_of_all.keep(MECHANISM, document, rules, now, max_age_days, known)
+    return bool(known) and known[0].verdict is None
 
 
 def _judge_declared(

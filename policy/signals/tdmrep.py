@@ -15,10 +15,10 @@ from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
 
 from policy.evidence import Document, Evidence, Headers
-from policy.judgements import judgement, not_observed, unless_stale, worst
+from policy.judgements import is_stale, judgement, not_observed, unless_stale, worst
 from policy.limits import days
 from policy.origins import path_of
-from policy.signals.places import asked_urls, judge_documents, metas
+from policy.signals.places import are_silent, asked_urls, judge_documents, metas
 from policy.signals.robots import PathPattern, Remembered, RobotsRules
 from policy.signals.xmp_packet import NESTED
 from policy.verdict import Judgement, Signal, Stance, Verdict
@@ -47,6 +47,11 @@ def judge_tdmrep(
 ) -> Judgement:
     """What is said of the image, at every hop on the way to it, and of its page: the most restrictive counts."""
     asked = _Asked(evidence, rules, documents, max_age_days, now)
+    if _only_files_speak(asked):
+        urls = [hop.url for hop in evidence.hops or ()] or [evidence.image_url]
+        urls += [evidence.page_url] if evidence.page_url is not None else []
+        urls += [url for url in asked_urls(evidence) if url not in urls]
+        return worst(_overridden([_judge_file(asked, url)]) for url in urls)
     return worst(_judge_resources(asked))
 
 
@@ -62,6 +67,20 @@ class _Asked(NamedTuple):
     def observed(self, judged: Judgement) -> Judgement:
         """A judgement on headers or meta elements, which are as old as the observation."""
         return unless_stale(judged, self.evidence.observed_at, self.now, self.max_age_days)
+
+
+def _only_files_speak(asked: _Asked) -> bool:
+    """Whether everything else was seen, is young enough and says nothing, as of most evidence: it overrides no file."""
+    evidence, embedded = asked.evidence, asked.evidence.embedded
+    if embedded is None or embedded.fields or embedded.needles or embedded.errors:
+        return False
+    if not are_silent(evidence, _RESERVATION, _POLICY) or (
+        evidence.page_meta is None and evidence.page_url is not None
+    ):
+        return False
+    if any(name.strip().lower() in (_RESERVATION, _POLICY) for name, _ in evidence.page_meta or ()):
+        return False
+    return not is_stale(evidence.observed_at, asked.now, asked.max_age_days)
 
 
 # ── resources and their precedence ─────────────────────────────────────────────────────────────────────────────────

@@ -14,7 +14,7 @@ from typing import Literal
 
 from policy.evidence import Evidence
 from policy.judgements import judgement, unless_stale, worst
-from policy.signals.places import Response, metas, responses
+from policy.signals.places import Response, are_silent, metas, responses
 from policy.verdict import Judgement, Signal, Stance, Verdict
 
 MECHANISM = "x_robots"
@@ -79,6 +79,8 @@ def judge_x_robots(evidence: Evidence, rules: XRobotsRules, now: datetime) -> Ju
 
 
 def _judge_headers(evidence: Evidence, rules: XRobotsRules) -> Iterator[Judgement]:
+    if are_silent(evidence, "x-robots-tag"):
+        return
     for response in responses(MECHANISM, evidence):
         if isinstance(response, Response):
             for value in response.values("x-robots-tag"):
