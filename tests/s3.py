@@ -6,6 +6,7 @@ Its telemetry is switched off and every port, gRPC ones included, is a free one 
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -23,6 +24,7 @@ import pytest
 KEEPER, READER = ("keeper", "keeper-secret"), ("reader", "reader-secret")  # may do all; may only read
 START_S = 60.0
 _PORTS = ("master.port", "volume.port", "filer.port", "s3.port")
+_signed_in: dict[str, str] = {}  # what boto found in the environment when the clients that fsspec keeps were made
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,24 @@ class S3Server:
             "AWS_CONFIG_FILE": "/dev/null",
             "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
         }
+
+    @classmethod
+    def sign_in(cls, environment: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+        """Credentials for all that follows: clients that were made with others are let go."""
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        found = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+        if found != _signed_in:
+            cls.let_clients_go()
+            _signed_in.clear()
+            _signed_in.update(found)
+
+    @staticmethod
+    def let_clients_go() -> None:
+        """What follows makes new clients: fsspec keeps those that there were."""
+        import s3fs
+
+        s3fs.S3FileSystem.clear_instance_cache()
 
     def call(self, method: str, **request: Any) -> Mapping[str, Any]:
         """An S3 request of the keeper's, past all code under test."""

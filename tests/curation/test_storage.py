@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,17 +49,8 @@ NAME = "museum"
 @pytest.fixture
 def account(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
     """The server, and the keeper's credentials where boto looks for them."""
-    sign_in(s3.environment(), monkeypatch)
+    s3.sign_in(s3.environment(), monkeypatch)
     return s3
-
-
-def sign_in(environment: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Credentials for all that follows: the clients that fsspec keeps have those they began with."""
-    import s3fs
-
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    s3fs.S3FileSystem.clear_instance_cache()
 
 
 def datasets_at(url: str, home: Path, endpoint: str, *, cache_bytes: int = 1 << 30) -> RemoteDatasets:
@@ -219,12 +210,12 @@ def test_what_cannot_be_had_from_a_server_is_said(plain: Bucket, monkeypatch: py
             nobody.bind(("127.0.0.1", 0))  # bound and not listening: refused
             with pytest.raises(InputError, match="cannot be reached"):
                 look(f"{url}/there.txt", endpoint=f"http://127.0.0.1:{nobody.getsockname()[1]}")
-    sign_in({"AWS_SECRET_ACCESS_KEY": "not the keeper's"}, monkeypatch)
+    plain.server.sign_in({"AWS_SECRET_ACCESS_KEY": "not the keeper's"}, monkeypatch)
     with pytest.raises(InputError, match="the server refuses"):
         open_input(f"{url}/there.txt")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
-    sign_in({}, monkeypatch)
+    plain.server.sign_in({}, monkeypatch)
     with pytest.raises(InputError, match="no credentials"):
         open_input(f"{url}/there.txt")
 
@@ -465,7 +456,7 @@ def test_killed_at_any_moment_a_rerun_finishes(account: S3Server, tmp_path: Path
     """kill -9 before and after requests all along sealing, resealing and pruning: what is there reads whole or not at
     all, and running it again ends in the same bytes, without an older version of anything.
 
-    Every 29th moment; KILL_STRIDE=1 takes them all (minutes).
+    Every 41st moment; KILL_STRIDE=1 takes them all (minutes).
     """
     bucket = new_bucket(account, tmp_path, versioned=True)
     seal(tmp_path / "local")
@@ -473,7 +464,7 @@ def test_killed_at_any_moment_a_rerun_finishes(account: S3Server, tmp_path: Path
     reseal(tmp_path / "local", [0, 5], "removal-1")
     prune(tmp_path / "local")
     expected.append(local(tmp_path / "local"))
-    arguments = [bucket.url, bucket.server.endpoint, str(bucket.scratch), os.environ.get("KILL_STRIDE", "29")]
+    arguments = [bucket.url, bucket.server.endpoint, str(bucket.scratch), os.environ.get("KILL_STRIDE", "41")]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-c", KILLER, *arguments], capture_output=True, text=True, env=environment, cwd=REPOSITORY
@@ -611,6 +602,7 @@ def test_a_reader_serves_threads_and_forks(plain: Bucket) -> None:
         if pid == 0:
             os._exit(0 if [reader.sample(i) for i in range(SLOTS)] == expected else 1)
         assert os.waitpid(pid, 0)[1] == 0
+    plain.server.let_clients_go()  # the child was given their connections, and has closed them
 
 
 STOCK_READER = """
@@ -772,7 +764,7 @@ def test_who_may_only_read_reads_and_changes_nothing(plain: Bucket, monkeypatch:
     """With credentials that may read, the dataset is read and verified; writing and removing are refused in words."""
     seal(plain.files())
     before = plain.objects()
-    sign_in(plain.server.environment(may_write=False), monkeypatch)
+    plain.server.sign_in(plain.server.environment(may_write=False), monkeypatch)
     reader = plain.files(scratch="reader")
     assert list(samples_in(reader)) == list(samples())
     assert verify_dataset(reader) == []

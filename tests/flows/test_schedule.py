@@ -13,8 +13,10 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
+from sqlite3 import connect
 
 import pytest
 
@@ -68,9 +70,11 @@ from datetime import timedelta
 from pathlib import Path
 
 sys.path.insert(0, sys.argv[2])
+from flows import deployments
 from flows.deployments import Plan, deployment, serve_deployments
 from scheduled_for_a_test import tiny
 
+deployments.PROCESS_LIMIT = 1  # one run is what is waited for: the next ones would only take its time
 serve_deployments([deployment(Plan(tiny, interval=timedelta(seconds=3)), Path(sys.argv[1]))], poll_s=1.0)
 """
 
@@ -263,15 +267,20 @@ def test_deployments_of_two_homes_do_not_collide(folder: Path) -> None:
     assert deployment(Plan(module.tiny, interval=timedelta(hours=1)), folder).schedules
 
 
-def test_the_server_ends_with_its_parent(folder: Path) -> None:
+def test_the_server_ends_with_its_parent(server: Endpoint, folder: Path) -> None:
     """A parent that is killed with -9 takes its server along."""
+    killed = folder / "killed"
+    killed.mkdir()
+    # A database that is there already: to make one takes Prefect longer than all the rest of its start.
+    with closing(connect(folder / "prefect" / "prefect.db")) as old, closing(connect(killed / "prefect.db")) as new:
+        old.backup(new)
     code = (
         "import sys, time\nfrom pathlib import Path\nfrom flows.prefect_server import prefect_server\n"
         "with prefect_server(Path(sys.argv[1])) as e:\n    print(e.api_url, flush=True)\n    time.sleep(600)\n"
     )
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
     with subprocess.Popen(
-        [sys.executable, "-c", code, str(folder / "killed")], env=environment, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", code, str(killed)], env=environment, stdout=subprocess.PIPE, text=True
     ) as parent:
         assert parent.stdout is not None
         url = parent.stdout.readline().strip()

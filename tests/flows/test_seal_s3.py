@@ -54,12 +54,8 @@ def configured(store: str, endpoint: str = "") -> str:
 @pytest.fixture(params=["plain", "versioned"])
 def bucket(request: pytest.FixtureRequest, s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The name of a new bucket, without and with versioning, and credentials for it."""
-    import s3fs
-
-    for name, value in s3.environment().items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.delenv("AWS_ENDPOINT_URL")  # custody.toml names it
-    s3fs.S3FileSystem.clear_instance_cache()
+    # custody.toml names the address.
+    s3.sign_in({k: v for k, v in s3.environment().items() if k != "AWS_ENDPOINT_URL"}, monkeypatch)
     name = f"f-{abs(hash(str(tmp_path))):x}"
     s3.make_bucket(name, versioned=request.param == "versioned")
     return name
