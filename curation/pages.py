@@ -16,7 +16,7 @@ from itertools import islice
 from operator import attrgetter
 from typing import Any, Literal, NamedTuple
 
-from selectolax.lexbor import LexborDocumentOptions, LexborHTMLParser, LexborNode
+from selectolax.lexbor import LexborHTMLParser, LexborNode
 
 from curation.page_addresses import PageBase
 from curation.pair import SIGNATURE_PARAMETERS, ImageTextPair, secret_in_url
@@ -177,8 +177,7 @@ _MAY_BE_SECRET = re.compile(
 
 def links_of(base: PageBase, hrefs: Collection[str]) -> tuple[str, ...]:
     """What hrefs refer to, in canonical spelling and once; none that is a secret."""
-    known = base.learn(hrefs)
-    urls = dict.fromkeys([known[href] for href in hrefs])
+    urls = dict.fromkeys(base.join_all(hrefs))
     return tuple([url for url in urls if url is not None and not (("?" in url or "@" in url) and is_secret(url))])
 
 
@@ -189,13 +188,10 @@ def text_of(value: str | None) -> str | None:
     return " ".join(value[:_MAX_TEXT_CHARS].split()) or None
 
 
-class _Said(NamedTuple):
-    """What a page says of a picture where it shows it; where it says the same, it says it once."""
-
-    addresses: tuple[str, ...]  # as they are written
-    alt: str | Literal[False] | None  # False where the attribute is missing, None where it has no value
-    title: str | None
-    figures: tuple[int, ...] = ()  # mem_ids of the figures around it, innermost first
+# What a page says of a picture where it shows it; if it says the same again, that is read once. Its addresses as they
+# are written, alt (False where there is none, None where it has no value), title, and the mem_ids of the figures around
+# it, innermost first.
+_Said = tuple[tuple[str, ...], str | Literal[False] | None, str | None, tuple[int, ...]]
 
 
 @dataclass(slots=True)
@@ -248,7 +244,7 @@ class _PageReader:
     def __init__(self, html: bytes, base_url: str, content_type: str | None) -> None:
         self.url = base_url
         self.base = PageBase(base_url)
-        self.tree = LexborHTMLParser(_as_utf8(html, content_type), options=LexborDocumentOptions.WO_EVENTS)
+        self.tree = LexborHTMLParser(_as_utf8(html, content_type))
         self.has_figures = False  # so far: a figure comes before what stands in it
         self.sources: dict[int, list[str]] = {}  # of a <picture>, by its mem_id
         self.captions: dict[int, LexborNode] | None = None  # of each figure that has one, once one is wanted
@@ -308,7 +304,8 @@ class _PageReader:
             visited, attributes = at, node.attributes
             src = attributes.get("src") if tag == "img" and not self.has_figures else None
             if src and _SAYS_MORE.isdisjoint(attributes):  # as most images are
-                self.places.append((node, _Said((src.strip(),), attributes.get("alt", False), attributes.get("title"))))
+                said: _Said = ((src.strip(),), attributes.get("alt", False), attributes.get("title"), ())
+                self.places.append((node, said))
             else:
                 self._visit(node, tag, attributes)
         return dict.fromkeys(hrefs)
@@ -464,7 +461,7 @@ class _PageReader:
         figures: Iterable[LexborNode],
     ) -> None:
         around = tuple([figure.mem_id for figure in figures])
-        said = _Said(tuple(addresses), attributes.get("alt", False), attributes.get("title"), around)
+        said: _Said = (tuple(addresses), attributes.get("alt", False), attributes.get("title"), around)
         self.places.append((node, said))
 
     def _sources(self, picture: LexborNode) -> list[str]:
@@ -492,11 +489,11 @@ class _PageReader:
         """Which of what is shown has URLs."""
         said = dict.fromkeys([said for _, said in self.places])
         # What is no address: the picture itself, or a lazy loader's placeholder.
-        written = dict.fromkeys([a for one in said for a in one.addresses if a[:5].lower() != "data:"])
-        urls = self.base.learn(written)
+        written = dict.fromkeys([a for one in said for a in one[0] if a[:5].lower() != "data:"])
+        urls = dict(zip(written, self.base.join_all(written), strict=True))
         refused = dict[_Said, int]()
         for one in said:
-            found = [urls[address] for address in one.addresses if address in written]
+            found = [urls[address] for address in one[0] if address in urls]
             usable = [url for url in found if url is not None and not (("?" in url or "@" in url) and is_secret(url))]
             if len(usable) < len(found):
                 refused[one] = len(found) - len(usable)
@@ -519,15 +516,16 @@ class _PageReader:
         for node, said in places:
             if (urls := self.shown.get(said)) is None:
                 continue
-            raw_alt = None if said.alt is False else said.alt or ""
+            _, alt, title, figures = said
+            raw_alt = None if alt is False else alt or ""
             text, origin = text_of(raw_alt), "alt"
-            if text is None and said.figures:
-                text, origin = self._caption(said.figures[0]), "figcaption"
+            if text is None and figures:
+                text, origin = self._caption(figures[0]), "figcaption"
             if text is None:
-                text, origin = text_of(said.title), "title"
+                text, origin = text_of(title), "title"
             covering = page_claims
             if node is not None:
-                near = self._near(node.mem_id, urls, said.figures, claims, by_address, by_image)
+                near = self._near(node.mem_id, urls, figures, claims, by_address, by_image)
                 covering = tuple(dict.fromkeys((*near, *page_claims)))
             pair = _pair(self.url, urls[0], text, None if text is None else origin, raw_alt, covering, urls[1:])
             first = merged.setdefault((urls[0], text), pair)

@@ -48,7 +48,8 @@ def run() -> Table:
     }
     above = [
         "Joined: bodies of pages one after another, of a crawled page its own again and again; denser than pages of "
-        "that size are. `parse`: the parser alone, which builds the tree. Best of several, CPU time."
+        "that size are. `parse`: the parser alone, which builds the tree. `without links`: as pages of archives are "
+        "read, whose links nobody asks for. Best of several, CPU time."
     ]
     if missing:
         above.append("Left out: " + "; ".join(missing) + ".")
@@ -62,6 +63,7 @@ def run() -> Table:
         "parse/s",
         "read_page/s",
         "MB/s",
+        "without links/s",
         "BeautifulSoup/s",
         "x",
     )
@@ -75,11 +77,15 @@ def _row(name: str, pages: Sequence[bytes]) -> tuple[str, ...]:
     def read() -> None:
         found[:] = [read_page(page, URL) for page in pages]
 
+    def read_without_links() -> None:
+        for page in pages:
+            read_page(page, URL, with_links=False)
+
     def parse() -> None:
         for page in pages:
             LexborHTMLParser(page)
 
-    parsed, ours = count / _best(parse), count / _best(read)
+    parsed, ours, without = (count / _best(work) for work in (parse, read, read_without_links))
     theirs = _beautiful_soup(pages)
     return (
         name,
@@ -91,6 +97,7 @@ def _row(name: str, pages: Sequence[bytes]) -> tuple[str, ...]:
         f"{parsed:,.0f}",
         f"{ours:,.0f}",
         f"{ours * sum(map(len, pages)) / count / 1e6:.0f}",
+        f"{without:,.0f}",
         "-" if theirs is None else f"{theirs:,.1f}",
         "-" if theirs is None else f"{ours / theirs:.0f}",
     )

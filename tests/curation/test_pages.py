@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -15,6 +16,7 @@ from curation.pair import SIGNATURE_PARAMETERS, canonical_url, secret_in_url
 from policy.errors import InputError
 
 BASE = "https://e.org/gallery/page"
+BY = "https://creativecommons.org/licenses/by/4.0/"
 
 
 def read(html: str, content_type: str | None = "text/html; charset=utf-8") -> Page:
@@ -107,6 +109,22 @@ def test_commas_inside_an_address_do_not_split_it() -> None:
     ]
 
 
+def test_what_is_refused_is_counted_wherever_it_stands() -> None:
+    """Each place counts, however often a page says the same."""
+    page = read(f"{'<img src=ftp://e.org/i>' * 3}<img src=x srcset='https://u:p@e.org/ 2x, y'><img src='data:,x'>")
+    assert (page.refused_images, len(page.pairs)) == (4, 1)
+
+
+def test_pictures_are_found_in_their_figures_though_they_are_the_same() -> None:
+    """The same picture in two figures, and beside them, has the text of each place, and the licences of all."""
+    page = read(
+        "<img src=i><figure><img src=i><figcaption>a</figcaption></figure>"
+        "<figure><img src=i><figcaption>b</figcaption></figure>"
+        f"<figure><img src=i><figcaption>a</figcaption><a rel=license href={BY}></a></figure>"
+    )
+    assert [(pair.alt, len(pair.licence_claims)) for pair in page.pairs] == [(None, 0), ("a", 1), ("b", 0)]
+
+
 def test_the_same_image_with_the_same_text_counts_once() -> None:
     """Repeated images are one pair; another text is another pair."""
     page = read("<img src=i alt=a><img src=i alt=a><img src=i alt=b><img src=j alt=a>")
@@ -139,6 +157,41 @@ def test_links_are_canonical_and_unique_under_the_base() -> None:
     """Links follow the first <base href>, lose their fragments and come once."""
     page = read("<base href=/other/><base href=/no/><a href='p#x'>1</a><a href=p>2</a><area href=//f.org>")
     assert page.links == ("https://e.org/other/p", "https://f.org/")
+
+
+def test_links_are_left_out_where_they_are_not_wanted() -> None:
+    """Without its links a page is the same page: base, licences and creators that stand on links are read."""
+    html = (
+        "<base target=_top><base href=/other/><title>t</title><a href=p>1</a><area href=q><img src=i>"
+        f"<a href={BY} rel=license>l</a><a href=/ada rel=author>Ada</a><a href=x itemprop=license>m</a>"
+        "<a name=n rel=author>Bob</a>"
+    )
+    page = read(html)
+    assert page.links[:2] == ("https://e.org/other/p", "https://e.org/other/q")
+    assert len(page.links) == 5
+    assert [claim.creator for claim in page.licence_claims] == ["Ada", "Ada"]
+    assert read_page(html.encode(), BASE, with_links=False) == replace(page, links=())
+
+
+def test_a_link_that_says_more_is_a_link_once() -> None:
+    """A link that is also a licence, a creator or an object is all of that."""
+    page = read(f"<a href={BY} rel='license author' itemprop='creator license' about=x typeof=y>Ada</a><img src=i>")
+    assert page.links == (BY,)
+    assert [(claim.value, claim.creator) for claim in page.licence_claims] == [(BY, "Ada")]
+    assert read("<svg><a xlink:href=/no><text>x</text></a></svg>").links == ()
+
+
+@pytest.mark.parametrize(
+    ("content", "is_robots"),
+    [
+        *((word, True) for word in ("noai", "NoImageAI", "noml", "NOINDEX", "noimageindex", "nofollow")),
+        *((word, True) for word in ("noarchive", "noSnippet", "index,noai", "max-snippet:0;noai", "all noai.")),
+        *((word, False) for word in ("xnoai", "noai_x", "noaim", "no ai", "n", "", "volcano air", "canoml")),
+    ],
+)
+def test_what_only_a_robots_meta_says(content: str, is_robots: bool) -> None:
+    """A meta of any name that says such a word is reported; a word that only holds one is not."""
+    assert read(f"<meta name=any content='{content}'>").meta == ((("any", content),) if is_robots else ())
 
 
 def test_robots_like_metas_are_all_reported() -> None:
@@ -248,6 +301,7 @@ def test_the_title_is_the_documents() -> None:
     assert read("<svg><title>drawing</title></svg>").title is None
     assert read("<title> A\n page </title><svg><title>drawing</title></svg>").title == "A page"
     assert read("\ufeff<!DOCTYPE html><html><head><title>A page</title></head>").title == "A page"
+    assert read("<title> </title><meta charset=utf-8><title>second</title><p>x</p><title>no</title>").title == "second"
 
 
 def test_a_base_that_is_no_url_is_refused() -> None:
@@ -258,7 +312,6 @@ def test_a_base_that_is_no_url_is_refused() -> None:
 
 # ── licence claims ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-BY = "https://creativecommons.org/licenses/by/4.0/"
 IMAGE = 'itemscope itemtype="https://schema.org/ImageObject"'
 
 
