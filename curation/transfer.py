@@ -5,6 +5,7 @@ Deadlines and rates are kept here and not by libcurl, on a clock that stands sti
 
 from __future__ import annotations
 
+import ctypes
 import re
 import resource
 import select
@@ -13,6 +14,7 @@ import time
 import zlib
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Protocol
 
 import pycurl  # type: ignore[import-untyped]  # it ships no types
@@ -44,7 +46,11 @@ _QUIET_BODY_BYTES = 32 * 1024
 _PIECES, _PIECE_BYTES = 20_000, 32
 _MEMBERS = 1_000
 # What a body may take without a reservation; a transfer that fell quiet has little to come back to.
-_BODY_BYTES = 1024 * 1024
+_BODY_BYTES = 256 * 1024
+# Blocks of this size are the system's again as soon as they are free. glibc would learn to keep them from the first
+# large body that it sees freed, and bodies that grow leave holes of all sizes: a hundred megabytes were lost to them.
+_LARGE_BLOCK_BYTES = 1024 * 1024
+_M_MMAP_THRESHOLD = -3
 _BUFFER_BYTES = 128 * 1024  # of the loop, not of each transfer: a picture in one or two reads
 _HEADERS = ["Accept: */*", "Accept-Encoding: identity"]
 _READABLE, _WRITABLE = select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR, select.EPOLLOUT | select.EPOLLERR
@@ -127,6 +133,13 @@ def descriptors_for_connections(wanted: int) -> int:
     return wanted if soft == resource.RLIM_INFINITY else max(min(wanted, soft - _OTHER_DESCRIPTORS), soft // 2)
 
 
+@cache
+def give_large_blocks_back() -> None:
+    """Have the process's malloc do so, where it is glibc's."""
+    if (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:
+        mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK_BYTES)
+
+
 class Caches:
     """Names' addresses and TLS sessions, shared among the loops of one fetcher (of one thread)."""
 
@@ -165,12 +178,14 @@ class Loop:
     def __init__(
         self, config: FetchConfig, guard: Guard, resolver: Resolver | None, caches: Caches, max_connections: int
     ) -> None:
+        give_large_blocks_back()
         self.config, self.guard, self.resolver, self.caches = config, guard, resolver, caches
         self.active: dict[pycurl.Curl, Transfer] = {}
         self.quieted: list[Transfer] = []  # those that fell quiet in the last `wait`
         self.reserved_bytes = 0
         self.patience = Patience()
         self._paused: deque[Transfer] = deque()  # they wait for a reservation
+        self._holders: set[Transfer] = set()  # they have one, and do not wait for more
         self._clock = ActiveClock()
         self._free: list[Transfer] = []
         self._epoll = select.epoll()
@@ -199,6 +214,7 @@ class Loop:
         if transfer.paused_at is not None and transfer in self._paused:
             self._paused.remove(transfer)
         self.reserved_bytes -= transfer.reserved
+        self._holders.discard(transfer)
         if self._paused:
             self._resume()
         if len(self._free) < self.config.concurrency:
@@ -228,31 +244,37 @@ class Loop:
         return self._collect() + self._looked_at(clock.now())
 
     def reserve(self, transfer: Transfer, size: int) -> bool:
-        """Set memory aside for a large body; False where it has to wait until others are done, and is paused.
+        """Set memory aside for a body of so many bytes; False where it has to wait until others are done: it is paused.
 
-        All bodies of a loop together take `max_buffered_bytes` and `_BODY_BYTES` a transfer at most; one body may
-        always be read, however large.
+        All bodies of a loop together take `max_buffered_bytes` and `_BODY_BYTES` a transfer; beyond that one body may
+        always go on, however large, so that those that hold some do not wait for each other.
         """
-        if self._paused or (self.reserved_bytes and self.reserved_bytes + size > self.config.max_buffered_bytes):
-            self._paused.append(transfer)
-            transfer.paused_at = self._clock.now()
-            return False
-        self._give(transfer, size)
-        return True
+        if size <= transfer.reserved:
+            return True
+        if self._holders <= {transfer} or (not self._paused and self._fits(transfer, size)):
+            self._give(transfer, size)
+            return True
+        self._holders.discard(transfer)
+        self._paused.append(transfer)
+        transfer.paused_at, transfer.wanted = self._clock.now(), size
+        return False
+
+    def _fits(self, transfer: Transfer, size: int) -> bool:
+        return self.reserved_bytes + size - transfer.reserved <= self.config.max_buffered_bytes
 
     def _give(self, transfer: Transfer, size: int) -> None:
-        self.reserved_bytes += size
+        self.reserved_bytes += size - transfer.reserved
         transfer.reserved = size
         transfer.held_since, transfer.held_from = self._clock.now(), transfer.received
+        self._holders.add(transfer)
 
     def _resume(self) -> None:
         while self._paused:
             transfer = self._paused[0]
-            size = transfer.reservation
-            if self.reserved_bytes and self.reserved_bytes + size > self.config.max_buffered_bytes:
+            if self._holders and not self._fits(transfer, transfer.wanted):
                 return
             self._paused.popleft()
-            self._give(transfer, size)
+            self._give(transfer, transfer.wanted)
             transfer.resume(self._clock.now())
 
     def close(self) -> None:
@@ -361,7 +383,7 @@ class Transfer:
         self._room = errand.max_bytes  # of the body, until it has to be looked at again
         self._beyond = 0  # more room, once it is reserved
         self._declared: int | None = None
-        self.reserved = 0
+        self.reserved = self.wanted = 0
         self.held_since, self.held_from = 0.0, 0  # since when it holds what it reserved, and what it had brought then
         self.paused_at: float | None = None
         self._plain = False  # the body is kept as it comes
@@ -405,12 +427,20 @@ class Transfer:
     def _taken(self) -> int:
         return self.errand.max_bytes - self._room - self._beyond
 
-    @property
-    def reservation(self) -> int:
-        """The memory that the whole body may take."""
-        if self._declared is None or self.decoder is not None:
-            return self.errand.max_bytes
-        return min(self._declared, self.errand.max_bytes)
+    def _make_room(self, size: int) -> bool:
+        """Reserve memory for that many bytes more, and for as many as there are already; False: it is paused."""
+        most = self.errand.max_bytes
+        if self.decoder is not None:  # what becomes of them is not known
+            size = most
+        elif self._declared is not None:
+            most = min(most, self._declared)
+        wanted = min(most, max(2 * (self._taken + size), 2 * _BODY_BYTES))
+        if not self.loop.reserve(self, wanted):
+            return False
+        room = self._room + self._beyond
+        self._room = room if wanted == most else wanted - self._taken
+        self._beyond = room - self._room
+        return True
 
     def resume(self, now: float) -> None:
         """Go on after a pause, which cost nothing of the deadline."""
@@ -593,10 +623,9 @@ class Transfer:
             return None
         if not self.head_bytes:
             self._begin_body()
-        if self.stopped is None and self._beyond and (size > self._room or self.decoder is not None):
-            if not self.reserved and not self.loop.reserve(self, self.reservation):
-                return _PAUSE  # libcurl will hand over the same bytes again
-            self._room, self._beyond = self._room + self._beyond, 0
+        needs_room = self.stopped is None and self._beyond and (size > self._room or self.decoder is not None)
+        if needs_room and not self._make_room(size):
+            return _PAUSE  # libcurl will hand over the same bytes again
         if self.stopped is None:
             self._take(data)
         return None if self.stopped is None else -1

@@ -7,11 +7,14 @@ slots a worker has its next pieces at hand whatever its parent does meanwhile. A
 worker has begun, and when, so that the one it died of is known from those that only stood behind it.
 
 What is done with the bytes is said twice: in the parent by a subclass of `WorkerPool`, in the worker by what it hands
-to `serve`.
+to `serve`. Where several workers with all the memory of their limits would be too much for the machine, each has
+`usual_bytes`, and what needs more is done `alone`: by one of them at a time.
 """
 
 from __future__ import annotations
 
+import ctypes
+import fcntl
 import json
 import math
 import mmap
@@ -26,6 +29,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from socket import AF_UNIX, MSG_DONTWAIT, SOCK_SEQPACKET, socket, socketpair
@@ -46,6 +50,7 @@ _PAGE_BYTES = 4096  # of what is begun; behind it the greeting, or what kept a w
 
 _START_S = 300.0
 _ATTEMPTS = 3  # of a piece whose workers die before they have begun anything
+_TURN_POLL_S = 0.01
 _SLOT_KEEPS_BYTES = 1 << 20  # what a slot keeps of memory between two pieces
 _ANSWER_BYTES = 256 << 20  # more than any answer has
 
@@ -80,6 +85,7 @@ class WorkerPool(ABC, Generic[Result]):
     Workers are fresh interpreters (no fork, no import of the caller's main module), one thread each, started by the
     first piece or by `start`; each runs `entry` ("module:function"), which calls `serve` and is given `greeting`. At
     most `queue_depth` pieces are laid out for each; up to `max_bytes` may be waiting in all. Not for several threads.
+    `usual_bytes`: what a worker may take beyond its start while it is not `alone`, by default what its limits allow.
 
     A worker that cannot start raises out of whatever is called then, with its own words.
     """
@@ -93,12 +99,16 @@ class WorkerPool(ABC, Generic[Result]):
         limits: Limits,
         queue_depth: int,
         max_bytes: int,
+        usual_bytes: int | None = None,
     ) -> None:
-        self.entry, self.greeting, self.queue_depth, self.max_bytes = entry, greeting, queue_depth, max_bytes
+        self.entry, self.queue_depth, self.max_bytes = entry, queue_depth, max_bytes
+        usual = limits.memory_bytes if usual_bytes is None or workers == 1 else usual_bytes
+        self.greeting = {**greeting, "usual_bytes": min(usual, limits.memory_bytes)}
         for name, number in (("workers", workers), ("queue_depth", queue_depth), ("max_bytes", max_bytes)):
             if number < 1:
                 raise ConfigurationError(f"{name} must be at least 1, not {number}", where=self.where)
         self._limits = limits
+        self._turn = os.memfd_create("turn")  # locked by the worker that is alone
         self._poll = select.epoll()
         self._workers: list[_Worker | None] = [None] * workers
         self._by_socket: dict[int, tuple[int, _Worker]] = {}
@@ -142,7 +152,8 @@ class WorkerPool(ABC, Generic[Result]):
         """Start the workers now, so that they load while the first bodies are on their way; does not wait for them."""
         for place, worker in enumerate(self._workers):
             if worker is None:
-                worker = self._workers[place] = _Worker(self.entry, self.greeting, self._limits, self.queue_depth)
+                worker = _Worker(self.entry, self.greeting, self._limits, self.queue_depth, self._turn)
+                self._workers[place] = worker
                 self._by_socket[worker.socket.fileno()] = (place, worker)
                 self._poll.register(worker.socket, select.EPOLLIN)
 
@@ -184,6 +195,7 @@ class WorkerPool(ABC, Generic[Result]):
             if worker is not None:
                 self._end(place, worker, kill=bool(worker.pieces))
         self._poll.close()
+        os.close(self._turn)
 
     def __enter__(self) -> Self:
         return self
@@ -293,7 +305,7 @@ class _Piece:
 class _Worker:
     """The parent's end of one worker process."""
 
-    def __init__(self, entry: str, greeting: Mapping[str, object], limits: Limits, queue_depth: int) -> None:
+    def __init__(self, entry: str, greeting: Mapping[str, object], limits: Limits, queue_depth: int, turn: int) -> None:
         self.limits = limits
         self.pieces: deque[_Piece] = deque()  # laid out, the one in hand first
         self.is_ready, self.answers, self.begun = False, 0, 0
@@ -306,7 +318,7 @@ class _Worker:
         self.slots = [os.memfd_create("slot") for _ in range(queue_depth)]
         self.free = list(range(queue_depth))
         self.socket, theirs = socketpair(AF_UNIX, SOCK_SEQPACKET)
-        shared = (theirs.fileno(), self._page, *self.slots)
+        shared = (theirs.fileno(), self._page, turn, *self.slots)
         module, _, function = entry.partition(":")
         with theirs:
             self.process = subprocess.Popen(
@@ -414,11 +426,11 @@ def serve(prepare: Callable[[Mapping[str, Any]], Do]) -> None:
     `prepare` makes of the greeting (whose "limits" are the worker's) what is done to each piece, and loads all that
     would be loaded on first use: memory is limited from then on.
     """
+    global _self  # it is one worker as long as it lives
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    talk, page, *slots = map(int, sys.argv[1:])
+    talk, page, turn, *slots = map(int, sys.argv[1:])
     parent = socket(AF_UNIX, SOCK_SEQPACKET, fileno=talk)
     greeting = json.loads(os.pread(page, os.fstat(page).st_size, _PAGE_BYTES))
-    memory_bytes, cpu_s = greeting["limits"]["memory_bytes"], greeting["limits"]["cpu_s"]
     try:
         do = prepare(greeting)
     except Exception as error:  # anything that keeps it from starting is the parent's to report
@@ -428,17 +440,13 @@ def serve(prepare: Callable[[Mapping[str, Any]], Do]) -> None:
         _write(page, failed, _PAGE_BYTES)
         parent.send(_ANSWER.pack(_FAILED, 0, len(failed)))
         return
-    begun = mmap.mmap(page, _PAGE_BYTES)
-    statm = os.open("/proc/self/statm", os.O_RDONLY)
-    started_with = _memory_bytes(statm)
-    _limit_memory(started_with + memory_bytes)
+    _self = worker = _Self(page, turn, greeting)
+    cpu_s = greeting["limits"]["cpu_s"]
     parent.send(_ANSWER.pack(_READY, 0, 0))
 
     while message := parent.recv(_GIVEN.size):
         slot, head_bytes, body_bytes, number = _GIVEN.unpack(message)
-        now = time.monotonic()
-        _BEGUN.pack_into(begun, 0, now, 0)  # in two steps, since the parent may look at any time
-        _BEGUN.pack_into(begun, 0, now, number)
+        worker.begin(number)
         _limit_cpu(cpu_s)
         answer = _do(do, slots[slot], head_bytes, body_bytes)
         if isinstance(answer, NotDone):
@@ -453,9 +461,77 @@ def serve(prepare: Callable[[Mapping[str, Any]], Do]) -> None:
         if isinstance(answer, NotDone) and answer.code == OUT_OF_MEMORY:
             break  # its heap is in pieces: the next one gets a fresh worker
         del answer, made, told
-        if _memory_bytes(statm) > started_with + memory_bytes // 4:
+        if worker.keeps_much():
             break  # nor may what one left take from the next one's memory
     os._exit(0)
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """In a worker: with all the memory of its limits, while no other worker of its pool is; it waits for that.
+
+    Waiting costs nothing of the piece's time. Elsewhere it means nothing.
+    """
+    if _self is None:
+        yield
+        return
+    _self.take_turn()
+    try:
+        yield
+    finally:
+        _self.leave_turn()
+
+
+class _Self:
+    """A worker's own end: what it has begun, and the memory it may take."""
+
+    def __init__(self, page: int, turn: int, greeting: Mapping[str, Any]) -> None:
+        self._begun = mmap.mmap(page, _PAGE_BYTES)
+        self._turn = turn
+        self._statm = os.open("/proc/self/statm", os.O_RDONLY)
+        self._trim: Callable[[int], int] | None = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+        self._number = 0
+        self._usual: int = greeting["usual_bytes"]
+        self._most: int = greeting["limits"]["memory_bytes"]
+        self._started_with = _memory_bytes(self._statm)
+        self._may_take(self._usual)
+
+    def begin(self, number: int) -> None:
+        self._number = number
+        self._say_begun()
+
+    def _say_begun(self) -> None:
+        now = time.monotonic()
+        _BEGUN.pack_into(self._begun, 0, now, 0)  # in two steps, since the parent may look at any time
+        _BEGUN.pack_into(self._begun, 0, now, self._number)
+
+    def _may_take(self, size: int) -> None:
+        _limit_memory(self._started_with + size, self._started_with + self._most)
+
+    def take_turn(self) -> None:
+        while True:
+            try:
+                fcntl.lockf(self._turn, fcntl.LOCK_EX | fcntl.LOCK_NB)  # who dies lets go of it
+                break
+            except OSError:
+                time.sleep(_TURN_POLL_S)
+            finally:
+                self._say_begun()
+        self._may_take(self._most)
+
+    def leave_turn(self) -> None:
+        self._may_take(self._usual)
+        if self._trim is not None:
+            self._trim(0)  # before the next one takes as much
+        fcntl.lockf(self._turn, fcntl.LOCK_UN)
+
+    def keeps_much(self) -> bool:
+        """Whether more is left of what was done than leaves room for the next piece."""
+        kept_bytes = _memory_bytes(self._statm) - self._started_with
+        return kept_bytes > min(self._most // 4, self._usual // 2)
+
+
+_self: _Self | None = None
 
 
 def _do(do: Do, slot: int, head_bytes: int, body_bytes: int) -> tuple[bytes, bytes] | NotDone:
@@ -471,8 +547,9 @@ def _memory_bytes(statm: int) -> int:
     return int(os.pread(statm, 64, 0).split()[0]) * resource.getpagesize()
 
 
-def _limit_memory(limit: int) -> None:
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+def _limit_memory(limit: int, most: int | None = None) -> None:
+    """Of address space; up to `most` it may be raised again."""
+    resource.setrlimit(resource.RLIMIT_AS, (limit, most or limit))
     resource.setrlimit(resource.RLIMIT_FSIZE, (_ANSWER_BYTES, _ANSWER_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 

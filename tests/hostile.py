@@ -1,7 +1,7 @@
 """A server that means harm: every trick has an origin of its own on loopback, and one origin between them is honest.
 
     with Hostile(tricks(full=False)) as server: …          in this process
-    python -m tests.hostile --full                          in one of its own; prints its port, ends with its stdin
+    python -m tests.hostile --full                          in one of its own; says its port, ends with its stdin
 
 Tricks are functions of a `Wire`, the raw connection; nothing of HTTP is done for them.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import io
+import json
 import os
 import random
 import select
@@ -26,7 +27,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from PIL import Image
 
@@ -819,10 +820,12 @@ class Hostile:
 
 
 class Elsewhere:
-    """The same server in a process of its own, so that its memory and its time are not the crawler's."""
+    """The same server in a process of its own, so that its memory and its time are not the crawler's.
+
+    What it says of its tricks is all that is known here: to make them again would take what the crawler is measured by.
+    """
 
     def __init__(self, *, full: bool, costly: bool) -> None:
-        self.found = (*tricks(full=full), *(costly_pages(full) if costly else ()))
         flags = (["--full"] if full else []) + (["--costly"] if costly else [])
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.hostile", *flags],
@@ -832,6 +835,7 @@ class Elsewhere:
         )
         assert self._process.stdout is not None
         self.port = int(self._process.stdout.readline())
+        self.found = tuple(map(_retold, json.loads(self._process.stdout.readline())))
 
     @property
     def pid(self) -> int:
@@ -855,8 +859,17 @@ class Elsewhere:
         return honest(self.port)
 
 
+def _told(trick: Trick) -> list[object]:
+    return [trick.name, sorted(trick.outcomes), trick.kind, sorted(trick.decoded), trick.unasked, trick.path]
+
+
+def _retold(told: list[Any]) -> Trick:
+    name, outcomes, kind, decoded, unasked, path = told
+    return Trick(name, Wire.hang, frozenset(outcomes), kind, frozenset(decoded), unasked, path)
+
+
 def main() -> int:
-    """Serve until stdin ends."""
+    """Say port and tricks, and serve until stdin ends."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--full", action="store_true")
     parser.add_argument("--costly", action="store_true")
@@ -865,7 +878,7 @@ def main() -> int:
     for make in _RECIPES:  # before the first who asks waits for it
         make()
     with Hostile(found) as server:
-        sys.stdout.write(f"{server.port}\n")
+        sys.stdout.write(f"{server.port}\n{json.dumps([_told(trick) for trick in found])}\n")
         sys.stdout.flush()
         sys.stdin.buffer.read()
     return 0

@@ -365,6 +365,55 @@ def test_who_stalls_with_much_in_hand_holds_the_others_up_no_longer_than_its_dea
     assert outcomes == {stalling.url(): "timeout", sound.url(): "ok"}
 
 
+def test_who_declares_much_and_sends_little_takes_little() -> None:
+    """Room is taken as a body grows: those that hang with a promise of megabytes hold no large one up."""
+    size = 3_000_000
+    hanging = response(b"x" * 400_000, length=size)
+
+    def stalls(connection: object, stopping: threading.Event) -> None:
+        connection.sendall(hanging)  # type: ignore[attr-defined]  # a socket
+        stopping.wait()
+
+    with serving({f"/{i}": stalls for i in range(5)}) as stalling, serving({"/": response(b"y" * size)}) as sound:
+        large = fetcher(stalling, sound, max_image_bytes=size, max_buffered_bytes=6_000_000, per_origin_concurrency=5)
+
+        def source() -> Iterator[Request | None]:
+            yield from (Request(stalling.url(f"/{i}"), "image") for i in range(5))
+            while len(stalling.requests) < 5:
+                yield None
+            yield Request(sound.url(), "image")
+
+        stream = large.fetch_all(source(), gate=open_gate)
+        assert next(stream).body == b"y" * size
+        stream.close()  # type: ignore[attr-defined]  # it is a generator
+        large.close()
+
+
+def test_bodies_that_grow_together_stay_within_their_room() -> None:
+    """Bodies of unknown length wait for room as they grow, none for ever, and hold no more together than they may."""
+    size, room = 3_000_000, 4_000_000
+    with serving({f"/{i}": closing(b"HTTP/1.1 200 OK\r\n\r\n" + bytes([i]) * size) for i in range(8)}) as server:
+        large = fetcher(server, per_origin_concurrency=8, max_image_bytes=size, max_buffered_bytes=room)
+        held: list[int] = []
+
+        def source() -> Iterator[Request | None]:
+            yield from (Request(server.url(f"/{i}"), "image") for i in range(8))
+            while len(done) < 8:
+                held.append(sum(len(transfer.body) for transfer in runs[0].loop.active.values()))
+                yield None
+
+        done: list[Fetched] = []
+        runs: list[_Run] = []
+        loop = large._new_loop()
+        runs.append(_Run(large, loop, source(), open_gate, 64, None))
+        for fetched in runs[0].results():
+            done.append(fetched)
+        loop.close()
+    assert {fetched.body for fetched in done} == {bytes([i]) * size for i in range(8)}
+    assert loop.reserved_bytes == 0
+    assert max(held) <= room + size + 8 * 256 * 1024
+
+
 # ── the slow and the lively ──────────────────────────────────────────────────────────────────────────────────────
 def test_the_silent_take_no_places_from_the_lively() -> None:
     """With two places and six origins that never answer, one that does is fetched to its end."""
