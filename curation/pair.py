@@ -6,6 +6,7 @@ URLs are parsed as browsers do (WHATWG URL Standard, by Ada), so that every spel
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from dataclasses import dataclass
 from urllib.parse import unquote_plus
@@ -103,6 +104,7 @@ def secret_in_url(canonical: str) -> str | None:
     return None
 
 
+@functools.lru_cache(maxsize=16_384)  # the crawler asks of the same URL four times
 def origin_of(url: str) -> str:
     """`https://host[:port]` of a URL, the default port left out; raises InputError."""
     parsed = _parse(url)

@@ -17,7 +17,7 @@ from typing import Final, NamedTuple, TypeAlias
 from urllib.parse import urljoin
 
 from policy.errors import InputError
-from policy.evidence import Document, Evidence
+from policy.evidence import Document, Evidence, Headers, OriginEvidence
 from policy.judgements import judgement, not_observed, unless_stale, worst
 from policy.origins import origin_of, path_of
 from policy.signals import robots
@@ -78,13 +78,20 @@ def _speaks_of_licences(evidence: Evidence) -> bool:
     """Whether a declaration can stand anywhere in it: most evidence has none, and need not be read for one."""
     if evidence.page_rsl:
         return True
-    headers = ((hop.headers for hop in evidence.hops or ()), (evidence.page_headers or (),))
-    if any(name.lower() == "link" for group in headers for some in group for name, _ in some):
-        return True
-    if any(origin.get(MECHANISM) is not None for origin in evidence.origins):
-        return True
-    documents = (origin.get(robots.MECHANISM) for origin in evidence.origins)
-    return any(d is not None and d.body is not None and _names_a_licence(d.body) for d in documents)
+    headers = (*(hop.headers for hop in evidence.hops or ()), evidence.page_headers or ())
+    return any(map(link_in, headers)) or any(map(speaks_of_licences, evidence.origins))
+
+
+def link_in(headers: Headers) -> bool:
+    """Whether headers hold a Link, which may declare a licence document."""
+    return any(name in ("link", "Link") or name.lower() == "link" for name, _ in headers)
+
+
+def speaks_of_licences(origin: OriginEvidence) -> bool:
+    """Whether an origin's documents may declare a licence document for what it serves."""
+    document = origin.get(robots.MECHANISM)
+    declares = document is not None and document.body is not None and _names_a_licence(document.body)
+    return declares or origin.get(MECHANISM) is not None
 
 
 @functools.lru_cache(maxsize=4_096)

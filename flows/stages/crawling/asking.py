@@ -23,7 +23,7 @@ from flows.home import Home, utc_now
 from flows.stages.crawling import plan
 from flows.stages.crawling.known import KnownAnswer, known_pages, known_pictures
 from flows.stages.crawling.meter import Meter
-from flows.stages.crawling.observer import Observer, observer_at, trust_anchors
+from flows.stages.crawling.observer import Observer, observer_at, seen_alone, trust_anchors
 from flows.stages.crawling.rows import (
     NOT_MODIFIED,
     PAGES,
@@ -35,9 +35,7 @@ from flows.stages.crawling.rows import (
     shaped_row,
 )
 from flows.stages.parts import PartWriter, part_groups
-from policy.evidence import Evidence
 
-OBSERVER = "custody-crawl/1"
 PAIRS_NOTE = "pairs"  # of a page part: how many pairs its pages hold
 OPEN_UNITS = 4  # picture units that are asked at the same time; what a kill costs, and how far a slow origin may lag
 
@@ -190,19 +188,6 @@ def page_pool(*, with_links: bool = True) -> PagePool:
     return PagePool(1, with_links=with_links)
 
 
-def seen_alone(fetched: Fetched, rsl: tuple[tuple[str, str], ...] | None = None) -> Evidence:
-    """A page or a picture by itself, as far as it may declare licence documents."""
-    return Evidence(
-        page_url=None,
-        image_url=fetched.url,
-        observed_at=fetched.started_at or utc_now(),
-        observer=OBSERVER,
-        observer_version="",
-        page_rsl=rsl,
-        hops=fetched.hops,
-    )
-
-
 # ── pictures ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -284,7 +269,7 @@ class PictureUnits:
     def _take(self, fetched: Fetched, pool: DecodePool) -> None:
         self._asked -= 1
         row = fetch_row(fetched)
-        self.declared |= self.observer.declared_in(seen_alone(fetched))
+        self.declared |= self.observer.declared_by(fetched)
         if fetched.ok:
             self.meter.count(None, len(fetched.body))
             pool.submit(row | {"size_bytes": len(fetched.body)}, fetched.body)

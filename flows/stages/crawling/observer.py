@@ -51,6 +51,9 @@ def trust_anchors(home: Home) -> str | None:
     return text
 
 
+OBSERVER = "custody-crawl/1"
+
+
 class Observer:
     """The network as one unit sees it: the fetcher behind the gate of tombstones, lists and the origins' documents."""
 
@@ -155,6 +158,19 @@ class Observer:
             evidence = replace(evidence, origins=tuple(known[origin] for origin in about if origin in known))
         return set(rsl.declared_urls(evidence, self.ruleset.robots))
 
+    def declared_by(self, fetched: Fetched) -> set[str]:
+        """The addresses of the licence documents that an answer declares, or its origins' robots.txt: mostly none."""
+        if self._declared is None or rsl.MECHANISM not in self.ruleset.mechanisms:
+            return set()
+        origins = {origin_of(url) for url in (fetched.url, *(hop.url for hop in fetched.hops))}
+        if not (
+            fetched.refused_url is not None
+            or any(rsl.link_in(hop.headers) for hop in fetched.hops)
+            or any(rsl.speaks_of_licences(self._known[origin]) for origin in origins if origin in self._known)
+        ):
+            return set()
+        return self.declared_in(seen_alone(fetched))
+
     def ask_declared(self, urls: Iterable[str]) -> dict[str, Document]:
         """What stands at these addresses, as far as they may be contacted."""
         if self._declared is None:
@@ -168,6 +184,19 @@ class Observer:
             return secret_in_url(canonical) is None and self.kept_out(canonical) is None
         except InputError:
             return False
+
+
+def seen_alone(fetched: Fetched, rsl: tuple[tuple[str, str], ...] | None = None) -> Evidence:
+    """A page or a picture by itself, as far as it may declare licence documents."""
+    return Evidence(
+        page_url=None,
+        image_url=fetched.url,
+        observed_at=fetched.started_at or utc_now(),
+        observer=OBSERVER,
+        observer_version="",
+        page_rsl=rsl,
+        hops=fetched.hops,
+    )
 
 
 def fetch_config(home: Home) -> FetchConfig:

@@ -19,7 +19,7 @@ from curation.observe import observe, observe_again, without_picture
 from curation.pair import ImageTextPair, canonical_url, sample_key, url_key
 from flows.home import Home
 from flows.stages.crawling import plan
-from flows.stages.crawling.asking import OBSERVER
+from flows.stages.crawling.observer import OBSERVER
 from flows.stages.crawling.rows import PageSeen, facts_of, fetched_of, naive, outcome_of, pair_of
 from flows.stages.evidence import evidence_batches, newest_evidence
 from flows.stages.origins import DocumentFiles, OriginFiles

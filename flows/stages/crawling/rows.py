@@ -280,8 +280,8 @@ def shaped_row(shaped: Shaped) -> dict[str, object]:
         # Not looked for, or the detector failed, is not "no face".
         "faces_json": None if shaped.faces is None else json.dumps([plain(f) for f in shaped.faces]),
         "face_detector": shaped.face_detector,
-        "embedded_json": None if shaped.embedded is None else canonical_json(plain(shaped.embedded)),
-        "c2pa_json": None if shaped.c2pa is None else canonical_json(plain(shaped.c2pa)),
+        "embedded_json": None if shaped.embedded is None else _json_of_alike(shaped.embedded),
+        "c2pa_json": None if shaped.c2pa is None else _json_of_alike(shaped.c2pa),
     }
 
 
@@ -308,6 +308,11 @@ def facts_of(row: Mapping[str, Any]) -> Shaped | DecodeError | None:
 
 
 # Of most pictures they say what they say of many others.
+@functools.lru_cache(maxsize=4_096)
+def _json_of_alike(measured: Embedded | C2pa) -> str:
+    return canonical_json(plain(measured))
+
+
 @functools.lru_cache(maxsize=4_096)
 def _embedded_of(text: str) -> Embedded:
     return embedded_from_plain(orjson.loads(text))
