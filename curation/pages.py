@@ -527,7 +527,7 @@ class _PageReader:
             if node is not None:
                 near = self._near(node.mem_id, urls, figures, claims, by_address, by_image)
                 covering = tuple(dict.fromkeys((*near, *page_claims)))
-            pair = _pair(self.url, urls[0], text, None if text is None else origin, raw_alt, covering, urls[1:])
+            pair = new_pair(self.url, urls[0], text, None if text is None else origin, raw_alt, covering, urls[1:])
             first = merged.setdefault((urls[0], text), pair)
             if first is not pair:
                 merged[urls[0], text] = _merged(first, pair)
@@ -970,7 +970,7 @@ def _first(item: Mapping[str, object], *names: str) -> str | None:
     return None
 
 
-def _pair(
+def new_pair(
     page_url: str,
     image_url: str,
     alt: str | None,

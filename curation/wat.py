@@ -16,8 +16,19 @@ from typing import BinaryIO, Final
 import orjson
 
 from curation.fetch import Fetched, Request
-from curation.pages import META_CLAIMS, Page, is_licence_rel, is_robots_like, is_secret, read_meta, text_of
-from curation.pair import ImageTextPair, UrlBase
+from curation.page_addresses import PageBase
+from curation.pages import (
+    META_CLAIMS,
+    Page,
+    is_licence_rel,
+    is_robots_like,
+    is_secret,
+    links_of,
+    new_pair,
+    read_meta,
+    text_of,
+)
+from curation.pair import ImageTextPair
 from curation.transfer import COMPLETE
 from curation.warc import (
     START,
@@ -36,7 +47,6 @@ from policy.evidence import Headers, Hop, LicenceClaim
 
 MAX_RECORD_BYTES = 16 * 1024 * 1024  # one page's metadata
 _MAX_CLAIMS = 256
-_NO_PAGES = ("javascript:", "mailto:", "tel:")  # the commonest: refusing them by parsing takes longer
 
 UNREAD: Final = LicenceClaim(
     "seen through an archive's metadata only", source="wat", scope="page", where="WAT record", kind="unread"
@@ -136,7 +146,7 @@ def _text(value: Mapping[str, object], name: str) -> str:
 def _objects(value: Mapping[str, object], name: str) -> list[dict[str, str]]:
     """A list of objects, of texts as a rule; raises TypeError where something else stands there."""
     found = value.get(name, [])
-    if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+    if not isinstance(found, list) or not {dict}.issuperset(map(type, found)):
         raise TypeError(f"{name} is no list of objects")
     return found
 
@@ -159,10 +169,10 @@ class _Described:
         self.url = url
         self.head = _mapping(html, "Head", {})
         self.links = _objects(html, "Links")
-        self.base = UrlBase(url)
+        self.base = PageBase(url)
         if base := _text(self.head, "Base"):
             with suppress(InputError):  # an unusable one leaves the page's own URL
-                self.base = UrlBase(self.base.join(base.strip()))
+                self.base = PageBase(self.base.join(base.strip()) or url)
         self.meta: list[tuple[str, str]] = []
         self.rsl: list[tuple[str, str]] = []
         self.claims: dict[LicenceClaim, None] = {}
@@ -182,14 +192,15 @@ class _Described:
             if path == "A@/href" or path == "AREA@/href":
                 if "rel" in link:
                     self._rel(link, "a")
-                hrefs[link.get("url", "")] = None
+                if href := link.get("url"):
+                    hrefs[href] = None
             elif path == "IMG@/src":
                 images.append(link)
         claims = (*self._page_claims(), UNREAD)
         return Page(
             url=self.url,
             pairs=self._pairs(images, claims),
-            links=self._links(hrefs) if with_links else (),
+            links=links_of(self.base, hrefs) if with_links else (),
             meta=tuple(self.meta),
             licence_claims=claims,
             title=text_of(_text(self.head, "Title")),
@@ -218,15 +229,15 @@ class _Described:
             return
         # RSL declares its documents by the same rel; they are no licence of the picture.
         if attributes.get("type", "").partition(";")[0].strip().lower() == "application/rsl+xml":
-            self.rsl.append(("link", self._join(href) or href.strip()))
+            self.rsl.append(("link", self.base.join(href) or href.strip()))
         else:
-            self._claim(self._join(href) or href, "rel-license", f"rel=license on <{element}>", "licence")
+            self._claim(self.base.join(href) or href, "rel-license", f"rel=license on <{element}>", "licence")
 
     def _claim(self, value: str, source: str, where: str, kind: str) -> None:
         value = value.strip()[:2_000]
         if value and len(self.claims) < _MAX_CLAIMS:
             if value.startswith(("/", "http:", "https:", "./", "../")):
-                value = self._join(value) or value
+                value = self.base.join(value) or value
             self.claims[LicenceClaim(value, source, "page", where=where, kind=kind)] = None
 
     def _page_claims(self) -> Iterator[LicenceClaim]:
@@ -236,12 +247,14 @@ class _Described:
             )
 
     def _pairs(self, images: list[dict[str, str]], claims: tuple[LicenceClaim, ...]) -> tuple[ImageTextPair, ...]:
+        written = [image.get("url", "").strip() for image in images]
+        wanted = dict.fromkeys([address for address in written if address and address[:5].lower() != "data:"])
+        urls = dict(zip(wanted, self.base.join_all(wanted), strict=True))
         pairs: dict[tuple[str, str | None], ImageTextPair] = {}
-        for image in images:
-            address = image.get("url", "").strip()
-            if not address or address[:5].lower() == "data:":
+        for image, address in zip(images, written, strict=True):
+            if address not in urls:
                 continue
-            if (url := self._image_url(address)) is None:
+            if (url := urls[address]) is None or (("?" in url or "@" in url) and is_secret(url)):
                 self.refused += 1
                 continue
             raw_alt = image.get("alt")
@@ -249,40 +262,6 @@ class _Described:
             if text is None:
                 text, origin = text_of(image.get("title")), "title"
             if (url, text) not in pairs:
-                pairs[url, text] = ImageTextPair(
-                    page_url=self.url,
-                    image_url=url,
-                    alt=text,
-                    text_origin=None if text is None else origin,
-                    raw_alt=raw_alt,
-                    licence_claims=claims,
-                )
+                said = None if text is None else origin
+                pairs[url, text] = new_pair(self.url, url, text, said, raw_alt, claims, ())
         return tuple(pairs.values())
-
-    def _links(self, hrefs: Mapping[str, None]) -> tuple[str, ...]:
-        # One loop without a call of its own for each: most of a WAT is links.
-        join, found = self.base.join, dict[str, None]()
-        for href in hrefs:
-            if not href or href.startswith(_NO_PAGES):
-                continue
-            try:
-                url = join(href)
-            except InputError:
-                continue
-            if not (("?" in url or "@" in url) and is_secret(url)):
-                found[url] = None
-        return tuple(found)
-
-    def _image_url(self, address: str) -> str | None:
-        """An address as a canonical URL; None where it is none, or a secret."""
-        try:
-            url = self.base.join(address)
-        except InputError:
-            return None
-        return None if ("?" in url or "@" in url) and is_secret(url) else url
-
-    def _join(self, address: str) -> str | None:
-        try:
-            return self.base.join(address)
-        except InputError:
-            return None

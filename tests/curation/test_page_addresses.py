@@ -58,6 +58,10 @@ def one_by_one(base: str, addresses: list[str]) -> list[str | None]:
     st.lists(st.one_of(st.lists(st.sampled_from(PIECES), max_size=7).map("".join), st.text(max_size=12)), max_size=12),
 )
 @example(BASES[0], ["a", "/a", "a#b", "a?b#c", "#top", "", "?x", "./a", "/../a", "a//b", "/a/.b", "http://e.org/x y"])
+@example(BASES[0], ["https://f.org/a", "https://f.org/b#c", "//f.org/a", "//f.org/b?c", "https://f.org", "//f.org"])
+@example(BASES[0], ["https://f.org?x/y", "https://f.org?x/z", "https://f.org#x/", "https://f.org#x/y", "http:///x/y"])
+@example(BASES[0], ["HTTPS://F.org/a", "HTTPS://F.org/b", "https://1/a", "https://1/b", "//u@f.org/a", "//u@f.org/b"])
+@example(BASES[0], [":", "a:", "//", "https://", "https:///", "http://a", "javascript:x", "https://f.org:443/a"])
 @example(BASES[0], ["a", "a\nb"])
 @example(BASES[0], ["a #x", "a ", "\ud800"])
 def test_many_at_once_are_what_each_is_alone(base: str, addresses: list[str]) -> None:
