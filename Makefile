@@ -35,7 +35,7 @@ imports: $(STAMP)
 
 # Two workers; tests/conftest.py says which tests stay together and what is begun first.
 tests: $(STAMP)
-	$(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	$(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # Long proofs: make prove PROOF=kills. Resumable; results are appended to docs/proofs.md.
 prove: $(STAMP)

@@ -1,8 +1,8 @@
 """One museum, one warm process and one finished journey for all tests that look at the whole job.
 
-`make test` shares the tests out to two workers (pytest-xdist, `--dist loadgroup`), each with fixtures of its own. What
-is set up once a module or a session must not be set up in both: a module goes to one worker as a whole, and modules
-that share a dear fixture go together.
+`make test` shares the tests out to two workers (pytest-xdist), each with fixtures of its own. What is set up once a
+module or a session must not be set up in both: a module goes to one worker as a whole, and modules that share a dear
+fixture go together.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,44 +19,60 @@ from flows.home import Home
 from flows.museum import Museum
 from tests.builders import Custody, Journey, Removed, make_home, remove, travel
 
-# Fixtures that take long to set up -> the group of the modules that ask for them.
-SHARED = {"custody": "the journey", "s3": "the S3 server"}
-# What takes longest, longest first: a worker that begins a long one last ends long after the other.
-LONGEST = (
-    "the journey",
-    "the S3 server",
-    "tests/flows/test_schedule.py",
-    "tests/flows/test_crawl_sources.py",
-    "tests/flows/test_grants.py",
-    "tests/flows/test_policy_import.py",
-    "tests/flows/test_decide.py",
-    "tests/training/test_clip.py",
-    "tests/flows/test_recheck.py",
-    "tests/curation/test_clip_model.py",
-    "tests/flows/test_licences_declared.py",
-    "tests/curation/test_decode_pool.py",
-    "tests/training/test_loop.py",
-    "tests/policy/test_verification.py",
-    "tests/policy/test_ledger.py",
-    "tests/curation/test_politeness.py",
+# Modules that stay together, and what is begun first: longest first, since a worker that begins a long one last ends
+# long after the other. What is not named comes after these, each module by itself.
+BY_WORKER: tuple[tuple[str, ...], ...] = (
+    (
+        "tests/test_journey.py",
+        "tests/flows/test_stages.py",
+        "tests/test_readme.py",
+        "tests/contracts/test_json_shapes.py",
+        "tests/flows/test_bad_input.py",
+        "tests/flows/test_crawl_kills.py",
+    ),
+    ("tests/curation/test_storage.py", "tests/flows/test_seal_s3.py"),
+    ("tests/flows/test_schedule.py",),
+    ("tests/flows/test_crawl_sources.py",),
+    ("tests/flows/test_grants.py",),
+    ("tests/flows/test_policy_import.py",),
+    ("tests/flows/test_decide.py",),
+    ("tests/training/test_clip.py",),
+    ("tests/flows/test_recheck.py",),
+    ("tests/curation/test_clip_model.py",),
+    ("tests/flows/test_licences_declared.py",),
+    ("tests/curation/test_decode_pool.py",),
+    ("tests/training/test_loop.py",),
+    ("tests/policy/test_verification.py",),
+    ("tests/policy/test_ledger.py",),
+    ("tests/curation/test_politeness.py",),
 )
+_PLACE = {module: number for number, modules in enumerate(BY_WORKER) for module in modules}
+_SHARED = {"custody": 0, "s3": 1}  # fixtures that are dear: their modules' place above
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Where several workers share the tests: who goes together, and what is begun first."""
-    if not getattr(config.option, "loadgroup", False):  # of a worker; who hands out the tests collects none
-        return
-    module = {item: item.nodeid.partition("::")[0] for item in items}
-    group = dict.fromkeys(module.values(), "")
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest comes first, and who asks for a dear fixture stands where it is set up once."""
     for item in items:
-        for fixture in getattr(item, "fixturenames", ()):
-            group[module[item]] = group[module[item]] or SHARED.get(fixture, "")
-    begun = {name: number for number, name in enumerate(LONGEST)}
-    for item in items:
-        name = group[module[item]] or module[item]
-        item.add_marker(pytest.mark.xdist_group(name))
-    items.sort(key=lambda item: begun.get(group[module[item]] or module[item], len(begun)))
+        module = item.nodeid.partition("::")[0]
+        for fixture, place in _SHARED.items():
+            if fixture in getattr(item, "fixturenames", ()) and _PLACE.get(module) != place:
+                raise pytest.UsageError(f"{module} asks for {fixture}: name it in BY_WORKER of {__file__}")
+    items.sort(key=lambda item: _PLACE.get(item.nodeid.partition("::")[0], len(BY_WORKER)))
+
+
+@pytest.hookimpl(optionalhook=True)  # xdist's
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """`--dist loadfile`, with the modules of one line of BY_WORKER as if they were one."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class Together(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            module: str = super()._split_scope(nodeid)
+            return BY_WORKER[_PLACE[module]][0] if module in _PLACE else module
+
+    return Together(config, log)
 
 
 @pytest.fixture(scope="session")
