@@ -36,8 +36,8 @@ class PageLimits:
     """Bounds of one page. `memory_bytes`: what a worker may take beyond its own start; `json_bytes`: what is found."""
 
     memory_bytes: int = 256 << 20
-    cpu_s: int = 10
-    wall_s: float = 30.0
+    cpu_s: int = 5
+    wall_s: float = 20.0
     json_bytes: int = 32 << 20
 
 

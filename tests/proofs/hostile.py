@@ -7,7 +7,7 @@ megapixels, floods without end, pages that are gigabytes once parsed. As a crawl
 through a `PagePool`, then pictures, through a `DecodePool`; each trick several times, between 1,000 URLs of an honest
 origin, with the limits that `custody init` sets but a shorter deadline. Every URL has to end once and truthfully, the
 honest ones well, all of it within a few deadlines, and the process with its workers within 512 MB: proportional set
-sizes, added up, looked at every twentieth of a second.
+sizes and the files in memory that they share, added up, looked at every twentieth of a second.
 """
 
 from __future__ import annotations
@@ -200,7 +200,7 @@ class Watch:
         while not self._stopping.wait(0.05):
             children = Path(f"/proc/{main}/task/{main}/children").read_text().split()
             workers = [int(child) for child in children if int(child) not in self.exclude]
-            self.most_mb = max(self.most_mb, sum(map(_pss_mb, (main, *workers))))
+            self.most_mb = max(self.most_mb, sum(map(_pss_mb, (main, *workers))) + _in_files_mb())
             self.main_mb = max(self.main_mb, _rss_mb(main))
             self.worker_mb = max(self.worker_mb, *(_rss_mb(worker) for worker in workers), 0)
 
@@ -209,6 +209,16 @@ def _rss_mb(pid: int) -> int:
     with suppress(OSError):  # it has ended
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * resource.getpagesize() >> 20
     return 0
+
+
+def _in_files_mb() -> int:
+    """What lies in this process's anonymous files: bodies on their way to workers, in nobody's set size."""
+    size = 0
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):  # closed meanwhile
+            if str(descriptor.readlink()).startswith("/memfd:"):
+                size += descriptor.stat().st_blocks * 512
+    return size >> 20
 
 
 def _pss_mb(pid: int) -> int:
