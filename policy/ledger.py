@@ -124,7 +124,8 @@ class Ledger:
         self._lock = lock
         self._clock = clock
         self._pid = os.getpid()
-        self._shapes = _read_shapes(connection)
+        self._closed = False
+        self._shapes: dict[str, TableShape] = {}  # those that were asked for: most readers need none
         _OPEN.add(self)
 
     # ── opening and closing ────────────────────────────────────────────────────────────────────────────────────
@@ -211,6 +212,7 @@ class Ledger:
         """Close the connection and release the lock; in a forked child, only let go of both."""
         if os.getpid() != self._pid:
             return
+        self._closed = True
         self._disconnect()
         self._lock.release()
 
@@ -275,15 +277,17 @@ class Ledger:
 
     def shape(self, table: str) -> TableShape:
         """The columns of a chained table; raises `InputError` for any other name."""
-        try:
-            return self._shapes[table]
-        except KeyError:
-            raise InputError(f"no such table: {table}", remedy=f"There are {', '.join(sorted(self._shapes))}") from None
+        if table not in self._shapes:
+            if (found := _read_shape(self._connected(), table)) is None:
+                raise InputError(f"no such table: {table}", remedy=f"There are {', '.join(self.tables)}")
+            self._shapes[table] = found
+        return self._shapes[table]
 
     @property
     def tables(self) -> tuple[str, ...]:
         """The chained tables, by name."""
-        return tuple(sorted(self._shapes))
+        connection = self._connected()
+        return tuple(name for name in _table_names(connection) if _read_shape(connection, name) is not None)
 
     def verify(self, keys: KeyRing | None = None, anchors: Sequence[tuple[int, str]] = ()) -> tuple[Failure, ...]:
         """Recompute everything: chain, digests, commitments, erasures, views; what fails, by table, batch and row.
@@ -292,8 +296,9 @@ class Ledger:
         """
         self._connected()
         checks = {} if keys is None else {purpose: keys.check_value(purpose) for purpose in PURPOSES}
+        shapes = tuple(map(self.shape, self.tables))
         with self._read_only() as connection:
-            return verify_ledger(connection, _expected_definitions(), tuple(self._shapes.values()), checks, anchors)
+            return verify_ledger(connection, _expected_definitions(), shapes, checks, anchors)
 
     # ── erasing and upkeep ─────────────────────────────────────────────────────────────────────────────────────
 
@@ -362,8 +367,8 @@ class Ledger:
     def copy_to(self, destination: Path) -> None:
         """Copy the file, and its log where one is left, byte by byte; the lock keeps writers away meanwhile.
 
-        The connection is closed for it: closing any descriptor of a file drops the POSIX locks a process has on it,
-        DuckDB's too.
+        The connection is closed for it, until it is needed again: closing any descriptor of a file drops the POSIX
+        locks a process has on it, DuckDB's too.
         """
         self._connected()
         self._disconnect()
@@ -373,8 +378,6 @@ class Ledger:
                 shutil.copyfile(wal_path(self.path), wal_path(destination))
         except OSError as error:
             raise StorageError(f"cannot copy the ledger ({error.strerror})", where=str(destination)) from error
-        finally:
-            self._reconnect()
 
     # ── within ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -382,8 +385,10 @@ class Ledger:
         if os.getpid() != self._pid:
             # A child's writes into an inherited connection vanish without a word.
             raise RuntimeError("a ledger is not used across a fork: open it in the process that needs it")
-        if self._connection is None:
+        if self._closed:
             raise StorageError("the ledger is closed", where=str(self.path), remedy="Open it again")
+        if self._connection is None:
+            return self._reconnect()
         return self._connection
 
     def _require_writer(self) -> None:
@@ -396,11 +401,12 @@ class Ledger:
             self._connection.close()
             self._connection = None
 
-    def _reconnect(self) -> None:
+    def _reconnect(self) -> duckdb.DuckDBPyConnection:
         """A fresh connection to what is on disk, under the same lock."""
         self._disconnect()
         try:
             self._connection = connect(self.path, readonly=self.readonly)
+            return self._connection
         except duckdb.Error as error:
             raise _explained(error, self.path) from error
 
@@ -671,18 +677,21 @@ def _digests(connection: duckdb.DuckDBPyConnection, sql: str, params: Sequence[o
 _ROWS_AT_ONCE: Final = 16_384
 
 
-def _read_shapes(connection: duckdb.DuckDBPyConnection) -> dict[str, TableShape]:
-    columns: dict[str, list[Column]] = {}
-    for table, name, kind in connection.execute(
-        "SELECT table_name, column_name, data_type FROM duckdb_columns() WHERE NOT internal"
-        " AND table_name IN (SELECT table_name FROM duckdb_tables()) ORDER BY table_name, column_index"
-    ).fetchall():
-        columns.setdefault(table, []).append(Column(name, kind))
-    return {
-        table: TableShape(table, tuple(column for column in found if column.name not in BOOKKEEPING))
-        for table, found in columns.items()
-        if set(BOOKKEEPING) <= {column.name for column in found}
-    }
+def _table_names(connection: duckdb.DuckDBPyConnection) -> list[str]:
+    return [name for (name,) in connection.execute("SELECT table_name FROM duckdb_tables() ORDER BY 1").fetchall()]
+
+
+def _read_shape(connection: duckdb.DuckDBPyConnection, table: str) -> TableShape | None:
+    """A chained table's columns; None where it is none. (`duckdb_columns()` would bind every view for its answer.)"""
+    if table not in _table_names(connection):
+        return None
+    columns = [
+        Column(name, kind)
+        for name, kind in connection.execute("SELECT name, type FROM pragma_table_info(?)", [table]).fetchall()
+    ]
+    if not set(BOOKKEEPING) <= {column.name for column in columns}:
+        return None
+    return TableShape(table, tuple(column for column in columns if column.name not in BOOKKEEPING))
 
 
 def _head(connection: duckdb.DuckDBPyConnection) -> tuple[int, str]:

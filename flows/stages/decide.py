@@ -68,6 +68,8 @@ before AS (
 SELECT rule, coalesce(was, '') AS was, verdict || ' ' || reason_code AS became, count(*) AS pairs
 FROM said LEFT JOIN before USING (pair_key, rule) GROUP BY ALL ORDER BY pairs DESC, rule, was, became
 """
+# Where no rule ever objected, nothing stands denied or deferred.
+_ANY_OBJECTION = "SELECT 1 FROM decision WHERE verdict IS NULL OR verdict NOT IN ('allow', 'unset') LIMIT 1"
 # Contents of which nothing is allowed and nothing was decided otherwise for so long: nobody waits for them any more.
 _DEFERRED_LONG = """
 SELECT content_sha256 FROM evidence JOIN standing USING (pair_key)
@@ -96,18 +98,25 @@ def decide(home: Home, progress: Progress = silent) -> DecideSummary:
 
     So are the pixels of what has been deferred for longer than the ruleset's `defer_days`.
     """
-    ruleset, now, store = home.ruleset, utc_now(), PixelStore(home.pixels_path)
+    ruleset = home.ruleset
     with home.ledger() as ledger:
         changed, judged, decide_id = judge_pairs(ledger, ruleset, home, progress)
         standing = tuple((v, r, c, n) for v, r, c, n in ledger.query(_STANDING))
         changes = tuple((r, w, b, n) for r, w, b, n in ledger.query(_CHANGES, {"decide": decide_id})) if changed else ()
-        publish(ledger, home.snapshot_path, now=utc_now())
-        kept, gone = frozenset(store.keys()), set()
-        if kept:
-            gone = {s for (s,) in ledger.query("SELECT content_sha256 FROM standing_content WHERE denied")}
-            gone |= {s for (s,) in ledger.query(_DEFERRED_LONG, {"before": _naive(now) - ruleset.defer_for})}
-    deleted = store.delete_all(kept & gone)
+        gone = unwanted(ledger, home)
+        publish(ledger, home.snapshot_path, now=utc_now(), force=True)  # the confirmation is new, whatever else is
+    deleted = PixelStore(home.pixels_path).delete_all(gone)
     return DecideSummary(decide_id, judged, changed, ruleset.digest, standing, changes, deleted)
+
+
+def unwanted(ledger: Ledger, home: Home) -> frozenset[str]:
+    """The contents whose pixels are kept and need not be: denied, or deferred for longer than the ruleset waits."""
+    kept = frozenset(PixelStore(home.pixels_path).keys())
+    if not kept or not ledger.query(_ANY_OBJECTION):
+        return frozenset()
+    gone = {s for (s,) in ledger.query("SELECT content_sha256 FROM standing_content WHERE denied")}
+    before = _naive(utc_now()) - home.ruleset.defer_for
+    return kept & (gone | {s for (s,) in ledger.query(_DEFERRED_LONG, {"before": before})})
 
 
 def judge_pairs(ledger: Ledger, ruleset: Ruleset, home: Home, progress: Progress = silent) -> tuple[int, int, str]:

@@ -7,28 +7,35 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any
 
 from curation.pixel_store import PixelStore
 from curation.shards import SealedSample, generation_name, write_dataset
 from flows.home import Home, utc_now
-from flows.stages.decide import decide
-from flows.stages.evidence import newest_evidence
+from flows.stages.decide import judge_pairs, unwanted
 from flows.stages.registries import require_current
 from flows.terminal import Progress, silent
-from policy import audit
 from policy.errors import InputError
+from policy.evidence import Evidence, LicenceClaim, embedded_from_plain
 from policy.ledger import Ledger
-from policy.licences import attribution
+from policy.licences import Attribution, attribution
 from policy.provenance import DatasetManifest, Generation, dataset_root, utc_text
+from policy.removals import Tombstones
 from policy.snapshot import publish
 
+_as_json = json.JSONEncoder(ensure_ascii=False).encode  # made once: `json.dumps` would make one a sample
 TOLD = 100  # samples between two words of progress
 NO_LICENCE = "NOASSERTION"  # SPDX's word, for a ruleset that does not judge licences
 COLUMNS = (
-    "sample_key, pair_key, content_sha256, caption, caption_origin, caption_run, licence, page_url, image_url, "
-    "width, height"
+    *("sample_key", "pair_key", "content_sha256", "caption", "caption_origin", "caption_run", "licence"),
+    *("page_url", "image_url", "width", "height"),
 )
+SLOT = (
+    *("ordinal", "sample_key", "pair_key", "content_sha256", "caption", "caption_origin", "licence"),
+    "commitment",
+)
+CREDITS = ("title", "creator", "source_url", "licence", "licence_url", "changes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,49 +73,47 @@ def seal(
     """
     if name is not None:
         _check_name(name)
-    with home.ledger(readonly=True) as ledger:
+    with home.ledger() as ledger:
         require_current(home, ledger)
-    # Judged now, not when it was crawled: evidence grows old, and a removal may have come.
-    decide(home, progress)
-    selected = select(home, where)
-    if not selected:
-        raise InputError(
-            f"nothing to seal: no trainable sample matches {where!r}",
-            where="custody seal",
-            remedy="`custody sql 'SELECT verdict, rule, reason_code, count(*) FROM standing GROUP BY ALL'` shows why",
-        )
-    # What was denied when it was crawled has no pixels any more; a grant or another ruleset may allow it since.
-    kept = PixelStore(home.pixels_path)
-    there = [sample for sample in selected if sample["content_sha256"] in kept]
-    without = len(selected) - len(there)
-    if not there:
-        raise InputError(
-            f"nothing to seal: the pixels of all {without} samples are gone, since they were denied once",
-            where=str(home.pixels_path),
-            remedy="Crawl their pages again; `custody sql 'SELECT DISTINCT page_url FROM trainable'` names them",
-        )
-    dataset = name or _name_of(there)
-    with home.ledger() as ledger:
-        slots = _slots(ledger, home, dataset, there, where, purpose)
-    return replace(write(home, dataset, slots, progress), without_pixels=without)
+        # Judged now, not when it was crawled: evidence grows old, and a removal may have come.
+        changed, _, _ = judge_pairs(ledger, home.ruleset, home, progress)
+        store = PixelStore(home.pixels_path)
+        store.delete_all(unwanted(ledger, home))
+        try:
+            selected, without = _with_pixels(home, store, select(ledger, home, where), where)
+            ready = _fixed(ledger, home, name or _name_of(selected), selected, where, purpose)
+        except InputError:
+            publish(ledger, home.snapshot_path, now=utc_now())  # there it can be asked why
+            raise
+        if changed:
+            publish(ledger, home.snapshot_path, now=utc_now(), force=True)
+    return replace(_write(home, ready, store, progress), without_pixels=without)
 
 
-def select(home: Home, where: str) -> list[dict[str, Any]]:
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """A dataset whose slots stand in the ledger: what its shards are written from. `credits`: by ordinal."""
+
+    manifest: DatasetManifest
+    slots: Sequence[Mapping[str, Any]]
+    credits: Mapping[int, Mapping[str, Any]]
+    tombstones: Tombstones
+
+
+def select(ledger: Ledger, home: Home, where: str) -> list[dict[str, Any]]:
     """The rows of `trainable` that `where` selects, in slot order, less what a tombstone covers by now."""
-    with home.ledger() as ledger:
-        publish(ledger, home.snapshot_path, now=utc_now())
-    # Read-only on the snapshot, without access to files: the selection is the operator's SQL, but only a selection.
-    statement = f"SELECT {COLUMNS} FROM trainable WHERE ({where}) ORDER BY sample_key"  # noqa: S608  # see above
+    # Without access to files, and in a transaction that cannot write: the operator's SQL, but only a selection.
+    statement = f"SELECT {', '.join(COLUMNS)} FROM trainable WHERE ({where}) ORDER BY sample_key"  # noqa: S608  # see above
     try:
-        columns, rows = audit.sql(home.snapshot_path, statement)
+        rows = ledger.query(statement)
     except InputError as error:
         raise InputError(
             f"{where!r} selects nothing that can be sealed ({error.what})",
             where="custody seal --where",
             remedy="Write a condition on the columns of trainable, such as: caption LIKE '%apple%'",
         ) from error
-    tombstones = home.tombstones()
-    named = (dict(zip(columns, row, strict=True)) for row in rows)
+    tombstones = home.tombstones(ledger)
+    named = (dict(zip(COLUMNS, row, strict=True)) for row in rows)
     return [
         r
         for r in named
@@ -121,23 +126,45 @@ def select(home: Home, where: str) -> list[dict[str, Any]]:
     ]
 
 
-def write(home: Home, dataset: str, slots: Sequence[Mapping[str, Any]], progress: Progress = silent) -> Sealed:
+def _with_pixels(
+    home: Home, store: PixelStore, selected: list[dict[str, Any]], where: str
+) -> tuple[list[dict[str, Any]], int]:
+    """Those whose pixels are kept, and how many are not. Raises InputError where that leaves none."""
+    if not selected:
+        raise InputError(
+            f"nothing to seal: no trainable sample matches {where!r}",
+            where="custody seal",
+            remedy="`custody sql 'SELECT verdict, rule, reason_code, count(*) FROM standing GROUP BY ALL'` shows why",
+        )
+    # What was denied when it was crawled has no pixels any more; a grant or another ruleset may allow it since.
+    kept = frozenset(store.keys())
+    there = [sample for sample in selected if sample["content_sha256"] in kept]
+    without = len(selected) - len(there)
+    if not there:
+        raise InputError(
+            f"nothing to seal: the pixels of all {without} samples are gone, since they were denied once",
+            where=str(home.pixels_path),
+            remedy="Crawl their pages again; `custody sql 'SELECT DISTINCT page_url FROM trainable'` names them",
+        )
+    return there, without
+
+
+def _write(home: Home, ready: _Ready, store: PixelStore, progress: Progress) -> Sealed:
     """Write (or finish writing) the shards of a dataset whose slots stand in the ledger, and record them."""
-    with home.ledger(readonly=True) as ledger:
-        manifest, credits = _manifest(ledger, dataset), _credits(ledger, dataset)
+    manifest = ready.manifest
     generation = write_dataset(
-        home.dataset(dataset),
+        home.dataset(manifest.dataset),
         manifest,
-        [bytes.fromhex(s["commitment"]) for s in slots],
-        _samples(home, slots, credits, progress),
+        [bytes.fromhex(s["commitment"]) for s in ready.slots],
+        _samples(home, ready, store, progress),
         shard_slots=home.settings.seal.shard_slots,
     )
     with home.ledger() as ledger:
         record_generation(ledger, generation)
         publish(ledger, home.snapshot_path, now=utc_now())
-    directory = f"{home.dataset_where(dataset)}/{generation_name(generation.number)}"
+    directory = f"{home.dataset_where(manifest.dataset)}/{generation_name(generation.number)}"
     return Sealed(
-        dataset,
+        manifest.dataset,
         manifest.root,
         manifest.slots,
         tuple(SealedShard(f"{directory}/{s.path}", s.sha256, s.live) for s in generation.shards),
@@ -173,37 +200,38 @@ def record_generation(ledger: Ledger, generation: Generation, removal: str | Non
 
 def slots_of(ledger: Ledger, dataset: str) -> list[dict[str, Any]]:
     """A dataset's slots with their commitments, in order."""
-    names = (
-        "ordinal",
-        "sample_key",
-        "pair_key",
-        "content_sha256",
-        "caption",
-        "caption_origin",
-        "licence",
-        "commitment",
-    )
-    rows = ledger.query(
-        "SELECT ordinal, sample_key, pair_key, content_sha256, caption, caption_origin, licence, commitment "
-        "FROM slot WHERE dataset = ? ORDER BY ordinal",
-        [dataset],
-    )
-    return [dict(zip(names, row, strict=True)) for row in rows]
+    rows = ledger.query(f"SELECT {', '.join(SLOT)} FROM slot WHERE dataset = ? ORDER BY ordinal", [dataset])  # noqa: S608  # names of ours
+    return [dict(zip(SLOT, row, strict=True)) for row in rows]
 
 
-def _slots(
+def _fixed(
     ledger: Ledger, home: Home, dataset: str, selected: Sequence[Mapping[str, Any]], where: str, purpose: str
-) -> list[dict[str, Any]]:
-    known = slots_of(ledger, dataset)
-    keys = [r["sample_key"] for r in selected]
-    if known:
-        if [s["sample_key"] for s in known] != keys:
+) -> _Ready:
+    """The dataset of these samples, recorded where it is new. Raises InputError where it has others."""
+    if slots := slots_of(ledger, dataset):
+        if [s["sample_key"] for s in slots] != [r["sample_key"] for r in selected]:
             raise InputError(
                 f"the dataset {dataset!r} exists and has other samples",
                 where="custody seal",
                 remedy="A dataset never changes: give the new one another --name",
             )
-        return known
+        credits = _credits(ledger, dataset)
+    else:
+        attributions = _attributions(ledger, home, dataset, selected)
+        slots = _record_slots(ledger, home, dataset, selected, where, purpose, attributions)
+        credits = {row["ordinal"]: {name: row[name] for name in CREDITS} for row in attributions}
+    return _Ready(_manifest(ledger, dataset), slots, credits, home.tombstones(ledger))
+
+
+def _record_slots(
+    ledger: Ledger,
+    home: Home,
+    dataset: str,
+    selected: Sequence[Mapping[str, Any]],
+    where: str,
+    purpose: str,
+    attributions: Sequence[Mapping[str, object]],
+) -> list[dict[str, Any]]:
     rows = [
         {
             "dataset": dataset,
@@ -220,9 +248,10 @@ def _slots(
         for ordinal, r in enumerate(selected)
     ]
     committed = ledger.commit_rows("slot", rows)
+    commitments = committed.column("commitment").to_pylist()
     row = {
         "dataset": dataset,
-        "root": dataset_root([bytes.fromhex(c) for c in committed.column("commitment").to_pylist()]),
+        "root": dataset_root([bytes.fromhex(c) for c in commitments]),
         "slots": len(rows),
         "selection": where,
         "purpose": purpose,
@@ -235,28 +264,43 @@ def _slots(
         [
             ("dataset", [row], f"dataset/{dataset}"),
             ("slot", committed, f"dataset/{dataset}/slots"),
-            ("attribution", _attributions(ledger, home, dataset, selected), f"dataset/{dataset}/attribution"),
+            ("attribution", attributions, f"dataset/{dataset}/attribution"),
         ]
     )
-    return slots_of(ledger, dataset)
+    return [
+        {name: r[name] for name in SLOT[:-1]} | {"commitment": commitment}
+        for r, commitment in zip(rows, commitments, strict=True)
+    ]
+
+
+_CLAIMS = """
+SELECT pair_key, body_json FROM evidence
+WHERE pair_key IN (SELECT unnest(?::VARCHAR[]))
+QUALIFY row_number() OVER (PARTITION BY pair_key ORDER BY batch_seq DESC, row_no DESC) = 1
+"""
 
 
 def _attributions(
     ledger: Ledger, home: Home, dataset: str, selected: Sequence[Mapping[str, Any]]
-) -> list[dict[str, object]]:
+) -> list[dict[str, Any]]:
     """One attribution row a slot: title, creator, source, licence (CC BY and BY-SA ask for it; the rest deserve it)."""
-    evidence = newest_evidence(ledger, [r["pair_key"] for r in selected])
+    said = dict(ledger.query(_CLAIMS, [[r["pair_key"] for r in selected]]))
     changes = f"shorter side at most {home.settings.images.size} px, encoded anew as JPEG without metadata"
+    known: dict[tuple[str, str], Attribution] = {}
     rows = []
     for ordinal, sample in enumerate(selected):
-        credit = attribution(evidence[sample["pair_key"]], sample["licence"] or NO_LICENCE, changes)
+        licence, evidence = sample["licence"] or NO_LICENCE, json.loads(said[sample["pair_key"]])
+        claims = evidence.get("embedded"), evidence.get("licence_claims")
+        # Many pictures come with the very same claims; beside those an attribution rests on their addresses alone.
+        if (credit := known.get(key := (repr(claims), licence))) is None:
+            credit = known[key] = attribution(_claiming(*claims), licence, changes)
         rows.append(
             {
                 "dataset": dataset,
                 "ordinal": ordinal,
                 "title": credit.title,
                 "creator": credit.creator,
-                "source_url": credit.source_url,
+                "source_url": credit.source_url or evidence.get("page_url") or evidence["image_url"],
                 "licence": credit.licence,
                 "licence_url": credit.licence_url,
                 "changes": credit.changes,
@@ -265,10 +309,21 @@ def _attributions(
     return rows
 
 
-def _samples(
-    home: Home, slots: Sequence[Mapping[str, Any]], credits: Mapping[int, Mapping[str, Any]], progress: Progress
-) -> Iterator[SealedSample]:
-    store, tombstones = PixelStore(home.pixels_path), home.tombstones()
+def _claiming(embedded: dict[str, Any] | None, claims: list[dict[str, Any]] | None) -> Evidence:
+    """Evidence of which nothing is known but what is claimed, in the picture and beside it."""
+    return Evidence(
+        page_url=None,
+        image_url="",
+        observed_at=datetime.min.replace(tzinfo=UTC),
+        observer="",
+        observer_version="",
+        embedded=None if embedded is None else embedded_from_plain(embedded),
+        licence_claims=None if claims is None else tuple(LicenceClaim(**claim) for claim in claims),
+    )
+
+
+def _samples(home: Home, ready: _Ready, store: PixelStore, progress: Progress) -> Iterator[SealedSample]:
+    slots, credits, tombstones = ready.slots, ready.credits, ready.tombstones
     missing = 0
     for done, slot in enumerate(slots, 1):
         if slot["sample_key"] is None or tombstones.covers_sample(slot["sample_key"]):
@@ -291,7 +346,7 @@ def _samples(
             jpeg,
             "jpg",
             slot["caption"],
-            json.dumps(metadata, ensure_ascii=False),
+            _as_json(metadata),
         )
         if done % TOLD == 0 or done == len(slots):
             progress(done, len(slots), "seal: ")
@@ -304,12 +359,8 @@ def _samples(
 
 
 def _credits(ledger: Ledger, dataset: str) -> dict[int, dict[str, Any]]:
-    names = ("title", "creator", "source_url", "licence", "licence_url", "changes")
-    rows = ledger.query(
-        "SELECT ordinal, title, creator, source_url, licence, licence_url, changes FROM attribution WHERE dataset = ?",
-        [dataset],
-    )
-    return {ordinal: dict(zip(names, values, strict=True)) for ordinal, *values in rows}
+    statement = f"SELECT ordinal, {', '.join(CREDITS)} FROM attribution WHERE dataset = ?"  # noqa: S608  # names of ours
+    return {ordinal: dict(zip(CREDITS, values, strict=True)) for ordinal, *values in ledger.query(statement, [dataset])}
 
 
 def _manifest(ledger: Ledger, dataset: str) -> DatasetManifest:
