@@ -315,6 +315,7 @@ class _ShardWriter:
         self._first, self._slots = first_ordinal, slots
         self._tar = _ComparingFile(directory / f"{self._name}.tar")
         self._rows = _empty_rows(first_ordinal, slots)
+        self._rows_bytes = memoryview(self._rows.view(np.uint8))
         self._keys: set[str] = set()
 
     def __enter__(self) -> Self:
@@ -346,8 +347,9 @@ class _ShardWriter:
         self._tar.write(b"".join(parts))
         lengths = [len(data) for _, data in members]
         image_ext = IMAGE_EXTENSIONS.index(sample.image_ext)
-        row = _ROW.pack(sample.ordinal, *offsets, *lengths, 1, image_ext, bytes.fromhex(sample.key))
-        self._rows[sample.ordinal - self._first] = np.frombuffer(row, INDEX_DTYPE)[0]
+        at = (sample.ordinal - self._first) * _ROW.size
+        key = bytes.fromhex(sample.key)
+        _ROW.pack_into(self._rows_bytes, at, sample.ordinal, *offsets, *lengths, 1, image_ext, key)
 
     def copy(self, source: mmap.mmap, start: int, stop: int, rows: npt.NDArray[np.void]) -> None:
         """Takes over source[start:stop], the whole members of the slots in `rows`."""
