@@ -315,7 +315,7 @@ class _ShardWriter:
         self._first, self._slots = first_ordinal, slots
         self._tar = _ComparingFile(directory / f"{self._name}.tar")
         self._rows = _empty_rows(first_ordinal, slots)
-        self._rows_bytes = memoryview(self._rows.view(np.uint8))
+        self._rows_bytes = self._rows.view(np.uint8).data
         self._keys: set[str] = set()
 
     def __enter__(self) -> Self:
