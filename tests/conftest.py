@@ -106,6 +106,21 @@ def removed(tmp_path_factory: pytest.TempPathFactory, museum: Museum, custody: C
     return remove(custody, home, museum)
 
 
+@pytest.fixture(scope="session")
+def fresh_home(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Home]:
+    """What `Home.create` makes, sooner: a copy of one that was made once, with these texts. All have the same keys."""
+    made = Home.create(tmp_path_factory.mktemp("fresh") / "home")
+
+    def fresh_home(path: Path, *, settings_text: str | None = None, policy_text: str | None = None) -> Home:
+        home = Home(Path(shutil.copytree(made.path, path)))
+        for file, text in ((home.settings_path, settings_text), (home.policy_path, policy_text)):
+            if text is not None:
+                file.write_text(text)
+        return home
+
+    return fresh_home
+
+
 @pytest.fixture
 def copy_of(tmp_path: Path) -> Callable[[Home], Home]:
     """A home that a test may change: a copy."""

@@ -72,7 +72,7 @@ def site() -> Iterator[str]:
     """The site's address, "127.0.0.1:port"."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Site)
     server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
     yield f"127.0.0.1:{server.server_port}"
     server.shutdown()
@@ -154,9 +154,11 @@ def digests(path: Path) -> dict[str, str]:
         ("allow_addresses = []", 'allow_addresses = ["localhost"]', "localhost"),
     ],
 )
-def test_custody_toml_is_refused_by_key(tmp_path: Path, old: str, new: str, said: str) -> None:
+def test_custody_toml_is_refused_by_key(
+    tmp_path: Path, old: str, new: str, said: str, fresh_home: Callable[..., Home]
+) -> None:
     """A setting that cannot be meant stops the first command that needs it, naming file and key."""
-    home = Home.create(tmp_path / "home")
+    home = fresh_home(tmp_path / "home")
     home.settings_path.write_text(replaced(DEFAULT_TEXT, {old: new}))
     message = refused(run(home, "crawl", "https://example.org/"), 2, said)
     assert "custody.toml" in message or "allow" in message
@@ -174,9 +176,11 @@ def test_custody_toml_is_refused_by_key(tmp_path: Path, old: str, new: str, said
         ("[robots]", "[robots", "TOML"),
     ],
 )
-def test_policy_toml_is_refused_by_key(tmp_path: Path, old: str, new: str, said: str) -> None:
+def test_policy_toml_is_refused_by_key(
+    tmp_path: Path, old: str, new: str, said: str, fresh_home: Callable[..., Home]
+) -> None:
     """A ruleset that cannot be meant judges nothing: file and key are named, by `decide` and by `policy check`."""
-    home = Home.create(tmp_path / "home")
+    home = fresh_home(tmp_path / "home")
     home.policy_path.write_text(replaced(Ruleset.default_text(), {old: new}))
     before = digests(home.path)
     for command in (("decide",), ("policy", "check")):
@@ -184,9 +188,9 @@ def test_policy_toml_is_refused_by_key(tmp_path: Path, old: str, new: str, said:
     assert digests(home.path) == before
 
 
-def test_files_that_are_no_text_are_refused(tmp_path: Path) -> None:
+def test_files_that_are_no_text_are_refused(tmp_path: Path, fresh_home: Callable[..., Home]) -> None:
     """Settings and rules in another encoding, or a directory in their place, are named as unreadable."""
-    home = Home.create(tmp_path / "home")
+    home = fresh_home(tmp_path / "home")
     home.policy_path.write_bytes(b"\xff\xfe v e r s i o n")
     refused(run(home, "decide"), 2, "policy.toml")
     home.settings_path.write_bytes(b"\xff\xfe")
@@ -199,16 +203,16 @@ def test_files_that_are_no_text_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "seed", ["no-url", "ftp://example.org/", "https://", "http://user:secret@example.org/", "a" * 400, ""]
 )
-def test_a_seed_that_is_no_url_is_refused(tmp_path: Path, seed: str) -> None:
+def test_a_seed_that_is_no_url_is_refused(tmp_path: Path, seed: str, fresh_home: Callable[..., Home]) -> None:
     """Nothing is asked or written down for a seed that is neither a URL nor a file, or one that carries a secret."""
-    home = Home.create(tmp_path / "home", settings_text=settings_for("127.0.0.1:1"))
+    home = fresh_home(tmp_path / "home", settings_text=settings_for("127.0.0.1:1"))
     assert "secret" not in refused(run(home, "crawl", seed), 2)
     assert not home.crawls_path.exists()
 
 
-def test_a_bad_line_in_a_seeds_file_is_named(tmp_path: Path) -> None:
+def test_a_bad_line_in_a_seeds_file_is_named(tmp_path: Path, fresh_home: Callable[..., Home]) -> None:
     """A file of seeds is read whole before anything is asked; the line that is no URL is named by number."""
-    home = Home.create(tmp_path / "home")
+    home = fresh_home(tmp_path / "home")
     seeds = tmp_path / "seeds.txt"
     seeds.write_text("# ours\nhttps://example.org/\n\nexample dot org\n")
     refused(run(home, "crawl", str(seeds)), 2, "seeds.txt:4", "'example dot org'", "https://host/")
@@ -217,14 +221,16 @@ def test_a_bad_line_in_a_seeds_file_is_named(tmp_path: Path) -> None:
     refused(run(home, "crawl"), 2, "no seed given")
 
 
-def test_without_a_contact_nobody_is_asked(tmp_path: Path) -> None:
+def test_without_a_contact_nobody_is_asked(tmp_path: Path, fresh_home: Callable[..., Home]) -> None:
     """The empty contact of a new home is the first thing a crawl asks for."""
-    refused(run(Home.create(tmp_path / "home"), "crawl", "https://example.org/"), 1, "contact", "custody.toml")
+    refused(run(fresh_home(tmp_path / "home"), "crawl", "https://example.org/"), 1, "contact", "custody.toml")
 
 
-def test_an_empty_site_and_a_silent_one_say_so(done: Home, custody: Custody, site: str, tmp_path: Path) -> None:
+def test_an_empty_site_and_a_silent_one_say_so(
+    done: Home, custody: Custody, site: str, tmp_path: Path, fresh_home: Callable[..., Home]
+) -> None:
     """No picture found is a failure with its reason: what the pages answered, or that nobody did."""
-    home = Home.create(tmp_path / "home", settings_text=settings_for(site))
+    home = fresh_home(tmp_path / "home", settings_text=settings_for(site))
     empty = custody.run(home, "crawl", f"http://{site}/empty")
     assert (empty.status, empty.out) == (2, "")
     assert "no image-text pair was found (page ok: 1). The pages were read and hold no pictures" in empty.err
@@ -234,9 +240,11 @@ def test_an_empty_site_and_a_silent_one_say_so(done: Home, custody: Custody, sit
     assert "Traceback" not in silent.err
 
 
-def test_an_address_that_is_allowed_later_is_asked_at_once(custody: Custody, site: str, tmp_path: Path) -> None:
+def test_an_address_that_is_allowed_later_is_asked_at_once(
+    custody: Custody, site: str, tmp_path: Path, fresh_home: Callable[..., Home]
+) -> None:
     """Our own refusal of an address is not remembered as the site's silence."""
-    home = Home.create(tmp_path / "home", settings_text=settings_for("127.0.0.1:1"))
+    home = fresh_home(tmp_path / "home", settings_text=settings_for("127.0.0.1:1"))
     early = custody.run(home, "crawl", f"http://{site}/")
     assert early.status == 2
     assert "allow_addresses" in early.err

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -25,9 +26,9 @@ WORK = ("init", "demo", "crawl", "decide", "caption", "seal", "train", "sample",
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Home:
+def home(tmp_path: Path, fresh_home: Callable[..., Home]) -> Home:
     """An empty home."""
-    return Home.create(tmp_path / "home")
+    return fresh_home(tmp_path / "home")
 
 
 def run(*arguments: str | Path) -> Result:

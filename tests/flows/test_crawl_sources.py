@@ -38,7 +38,7 @@ def site() -> Iterator[Site]:
 
 
 @pytest.fixture
-def make(tmp_path: Path, site: Site) -> Callable[..., Home]:
+def make(tmp_path: Path, site: Site, fresh_home: Callable[..., Home]) -> Callable[..., Home]:
     """A home that may crawl the site; keyword arguments replace settings."""
 
     def make(**changes: str) -> Home:
@@ -52,7 +52,7 @@ def make(tmp_path: Path, site: Site) -> Callable[..., Home]:
         policy = Ruleset.default_text().replace('"faces", ', "")
         assert policy != Ruleset.default_text()
         text = replaced(settings.DEFAULT_TEXT, lines)
-        return Home.create(tmp_path / "home", settings_text=text, policy_text=policy)
+        return fresh_home(tmp_path / "home", settings_text=text, policy_text=policy)
 
     return make
 

@@ -89,16 +89,24 @@ def _append(home: Home, numbers: range, at: datetime) -> None:
         ledger.append_many(evidence_batches(ledger, pairs, "test", key))
 
 
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
-    """A home with forty judged pairs, on the day NOW."""
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """A home with forty judged pairs, on the day NOW; no test may change it."""
     names = ", ".join(f'"{name}"' for name in MECHANISMS)
     text = Ruleset.default_text()
     old = text.partition("\nmechanisms = ")[2].partition("\n")[0]
-    made = Home.create(tmp_path / "home", policy_text=text.replace(old, f"[{names}]", 1))
+    path = tmp_path_factory.mktemp("judged") / "home"
+    made = Home.create(path, policy_text=text.replace(old, f"[{names}]", 1))
     _append(made, range(40), NOW)
-    _decide(made, monkeypatch, NOW)
+    with pytest.MonkeyPatch.context() as patched:
+        _decide(made, patched, NOW)
     return made
+
+
+@pytest.fixture
+def home(judged: Home, tmp_path: Path) -> Home:
+    """A copy of it."""
+    return Home.open(Path(shutil.copytree(judged.path, tmp_path / "home")))
 
 
 def _decide(home: Home, monkeypatch: pytest.MonkeyPatch, now: datetime, *, fully: bool = False) -> stage.DecideSummary:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -41,10 +41,10 @@ def site() -> Iterator[Site]:
 
 
 @pytest.fixture
-def home(tmp_path: Path, site: Site) -> Home:
+def home(tmp_path: Path, site: Site, fresh_home: Callable[..., Home]) -> Home:
     default = Ruleset.default_text()
     mechanisms = default.partition("\nmechanisms = ")[2].partition("\n")[0]
-    return Home.create(
+    return fresh_home(
         tmp_path / "home",
         settings_text=replaced(
             settings.DEFAULT_TEXT,

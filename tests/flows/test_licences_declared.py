@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -42,11 +42,11 @@ def site() -> Iterator[Site]:
 
 
 @pytest.fixture
-def home(tmp_path: Path, site: Site) -> Home:
+def home(tmp_path: Path, site: Site, fresh_home: Callable[..., Home]) -> Home:
     """A home that honours robots and RSL, with one picture a unit."""
     default = Ruleset.default_text()
     mechanisms = default.partition("\nmechanisms = ")[2].partition("\n")[0]
-    return Home.create(
+    return fresh_home(
         tmp_path / "home",
         settings_text=replaced(
             settings.DEFAULT_TEXT,

@@ -75,7 +75,7 @@ class SlowHandler(BaseHTTPRequestHandler):
 @pytest.fixture
 def slow() -> Iterator[SlowServer]:
     server = SlowServer()
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     yield server
     server.shutdown()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -37,9 +37,9 @@ def site() -> Iterator[Site]:
 
 
 @pytest.fixture
-def home(tmp_path: Path, site: Site) -> Home:
+def home(tmp_path: Path, site: Site, fresh_home: Callable[..., Home]) -> Home:
     """A home that crawled the site, in which both pictures are allowed and sealed."""
-    made = Home.create(
+    made = fresh_home(
         tmp_path / "home",
         settings_text=replaced(
             settings.DEFAULT_TEXT,
