@@ -148,7 +148,7 @@ def measure(
         yield from slow_ones
         while order == "all slow ones in flight" and slow.open_now() < origins:
             yield None
-            began, cpu = time.monotonic(), time.process_time()
+        began, cpu = (began, cpu) if order == "slow ones first" else (time.monotonic(), time.process_time())
         yield from fast_ones
 
     fetcher = Fetcher(config)
