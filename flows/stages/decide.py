@@ -202,7 +202,7 @@ def _slices(pairs: int) -> Iterator[tuple[str, str]]:
 def _with(table: pa.Table, given: Mapping[str, object]) -> pa.Table:
     """The table with these values in every row."""
     for name, value in given.items():
-        table = table.append_column(name, pa.array([value] * table.num_rows))
+        table = table.append_column(name, pa.repeat(value, table.num_rows))
     return table
 
 
