@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -29,18 +29,31 @@ PAGE = f"""<title>Fruit</title><a rel="license" href="{CC0}">CC0</a>
 <img src="/a.png" alt="a green pear"><img src="/b.png" alt="a red apple">"""
 
 
-@pytest.fixture
-def site() -> Iterator[Site]:
-    pictures = {f"/{name}.png": Answer(picture(n), "image/png") for n, name in enumerate("ab")}
-    with Site({"/": Answer(PAGE.encode()), **pictures}) as opened:
+def answers() -> dict[str, Answer]:
+    return {
+        "/": Answer(PAGE.encode()),
+        **{f"/{name}.png": Answer(picture(n), "image/png") for n, name in enumerate("ab")},
+    }
+
+
+@pytest.fixture(scope="module")
+def opened() -> Iterator[Site]:
+    with Site(answers()) as opened:
         yield opened
 
 
 @pytest.fixture
-def home(tmp_path: Path, site: Site, fresh_home: Callable[..., Home]) -> Home:
-    """A home that crawled the site, in which both pictures are allowed and sealed."""
-    made = fresh_home(
-        tmp_path / "home",
+def site(opened: Site) -> Site:
+    """The site as it was when it was crawled; it was not asked for anything since."""
+    opened.answers = answers()
+    opened.requests.clear()
+    return opened
+
+
+def sealed_home(path: Path, site: Site) -> Home:
+    """A home that crawled a site, in which both pictures are allowed and sealed."""
+    made = Home.create(
+        path,
         settings_text=replaced(
             settings.DEFAULT_TEXT,
             {
@@ -54,6 +67,17 @@ def home(tmp_path: Path, site: Site, fresh_home: Callable[..., Home]) -> Home:
     sealed = seal.seal(made, name="fruit")
     assert sealed.slots == 2
     return made
+
+
+@pytest.fixture(scope="module")
+def sealed(tmp_path_factory: pytest.TempPathFactory, opened: Site) -> Home:
+    return sealed_home(tmp_path_factory.mktemp("sealed") / "home", opened)
+
+
+@pytest.fixture
+def home(sealed: Home, site: Site, tmp_path: Path) -> Home:
+    """A home that crawled the site, in which both pictures are allowed and sealed: a copy."""
+    return Home.open(Path(shutil.copytree(sealed.path, tmp_path / "home")))
 
 
 def _age(home: Home, days: int) -> None:
@@ -162,9 +186,10 @@ def test_a_licence_document_that_is_declared_now_is_read(home: Home, site: Site)
     assert [mechanism for mechanism, *_ in _reservations(home)] == ["rsl", "rsl"]
 
 
-def test_silence_changes_nothing_until_the_age_is_over(home: Home, site: Site) -> None:
+def test_silence_changes_nothing_until_the_age_is_over(tmp_path: Path) -> None:
     """A site that answers nobody keeps its standing verdict, and loses it the day its evidence is too old."""
-    site.stop()
+    with Site(answers()) as site:
+        home = sealed_home(tmp_path / "home", site)
     _age(home, 28)
     done = recheck.recheck(home)
     assert (done.new_evidence, done.changed) == (0, 0)
