@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict
 from importlib import import_module
 from typing import Any
@@ -15,12 +16,16 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from curation.images import Analyser, DecodeError, DecodeLimits, ShapeConfig, Shaped, shape
-from curation.worker_pool import KILLED, Do, NotDone, WorkerPool, serve
+from curation.decode_memory import bytes_wanted
+from curation.images import Analyser, DecodeError, DecodeLimits, ShapeConfig, Shaped, encode_jpeg, read_header, shape
+from curation.worker_pool import KILLED, Do, NotDone, WorkerPool, alone, serve
 from policy.errors import ConfigurationError
 from policy.evidence import C2pa, Embedded, Face, c2pa_from_plain, embedded_from_plain
 
 Result = Shaped | DecodeError
+# What a worker may take at any time, and what a picture may want for it to be decoded then: all others are decoded by
+# one worker at a time, so that several hostile ones do not take the limit's memory each.
+_USUAL_BYTES, _WANTED_BYTES = 96 << 20, 80 << 20
 
 
 class DecodePool(WorkerPool[Result]):
@@ -50,7 +55,7 @@ class DecodePool(WorkerPool[Result]):
         limits: DecodeLimits | None = None,
         analyser: str | None = None,
         queue_depth: int = 4,
-        max_bytes: int = 64 << 20,
+        max_bytes: int = 24 << 20,
     ) -> None:
         self.config, self.limits, self.analyser = config or ShapeConfig(), limits or DecodeLimits(), analyser
         super().__init__(
@@ -60,6 +65,7 @@ class DecodePool(WorkerPool[Result]):
             limits=self.limits,
             queue_depth=queue_depth,
             max_bytes=max_bytes,
+            usual_bytes=_USUAL_BYTES if analyser is None else None,
         )
 
     def submit(self, tag: object, body: bytes) -> None:
@@ -128,11 +134,13 @@ def work() -> None:
 def _prepare(greeting: Mapping[str, Any]) -> Do:
     limits, config = DecodeLimits(**greeting["limits"]), ShapeConfig(**greeting["config"])
     analyser = None if greeting["analyser"] is None else _build(greeting["analyser"])
-    _warm_up(analyser)
+    _warm_up(analyser, config)
 
     def do(_: bytes, body: bytes) -> tuple[bytes, bytes] | NotDone:
         try:
-            shaped = shape(body, config, limits, analyser)
+            is_large = bytes_wanted(body, read_header(body, limits)) > _WANTED_BYTES
+            with alone() if is_large else nullcontext():
+                shaped = shape(body, config, limits, analyser)
         except DecodeError as error:
             return NotDone(error.code, error.detail)
         return shaped.jpeg, json.dumps(_told(shaped)).encode()
@@ -148,10 +156,14 @@ def _build(factory: str) -> Analyser:
     return analyser
 
 
-def _warm_up(analyser: Analyser | None) -> None:
+def _warm_up(analyser: Analyser | None, config: ShapeConfig | None = None) -> None:
     """Everything that is loaded on first use is loaded before memory is limited."""
     picture = np.zeros((64, 64, 3), dtype=np.uint8)
     for kind in ("PNG", "WEBP", "GIF", "JPEG"):
         held = io.BytesIO()
         Image.fromarray(picture).save(held, kind)
         shape(held.getvalue(), None, None, analyser)
+    if analyser is not None and config is not None:
+        # A detector keeps the buffers of its largest picture: as its first one they would look like a leak.
+        largest = np.zeros((config.analysis_px, config.analysis_px, 3), dtype=np.uint8)
+        shape(encode_jpeg(largest), config, None, analyser)

@@ -50,7 +50,7 @@ class DecodeLimits:
 
     max_pixels: int = 50_000_000
     max_side_px: int = 30_000
-    memory_bytes: int = 320 << 20
+    memory_bytes: int = 256 << 20
     cpu_s: int = 20
     wall_s: float = 60.0
 
@@ -255,11 +255,11 @@ def _flatten(image: ImageFile.ImageFile, min_side_px: int | None) -> Image.Image
     if key is not None:
         image.info["transparency"] = key
     if image.mode in ("LA", "PA", "La", "RGBa", "RGBA") or "transparency" in image.info:
-        rgba = image.convert("RGBA")
+        rgba = image if image.mode == "RGBA" else image.convert("RGBA")
         flat = Image.new("RGB", rgba.size, (255, 255, 255))
         flat.paste(rgba, mask=rgba.getchannel("A"))
         return flat
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _colour_key(image: ImageFile.ImageFile) -> int | tuple[int, ...] | None:
@@ -338,7 +338,8 @@ def _shrunk(image: Image.Image, size: tuple[int, int], scale: float) -> Image.Im
     eighths = min(image.width * 8 // size[0], image.height * 8 // size[1])
     inside = (0.0, 0.0, min(image.width, size[0] * eighths / 8), min(image.height, size[1] * eighths / 8))
     # Pillow counts the fourth byte of RGBX as a channel: a copy without it is cheaper than a third more to compute.
-    return image.convert("RGB").resize(target, Image.Resampling.HAMMING, inside, reducing_gap=2.0)
+    rgb = image if image.mode == "RGB" else image.convert("RGB")
+    return rgb.resize(target, Image.Resampling.HAMMING, inside, reducing_gap=2.0)
 
 
 def encode_jpeg(rgb: Rgb, quality: int = 95) -> bytes:

@@ -143,7 +143,7 @@ def _prepare(greeting: Mapping[str, Any]) -> Do:
     def do(head: bytes, html: bytes) -> tuple[bytes, bytes] | NotDone:
         base_url, content_type = json.loads(head)
         try:
-            page = read_page(html, base_url, content_type)
+            page = read_page(html, base_url, content_type, with_links=with_links)
             text = page_json(page, with_links=with_links).encode()
         except (MemoryError, SelectolaxError):  # the parser's own word for it
             return NotDone(OUT_OF_MEMORY)

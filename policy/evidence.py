@@ -437,7 +437,7 @@ def _stored_names(kind: Hashable) -> tuple[str, ...]:
 
 
 def _pairs(value: Any) -> Headers:
-    return tuple((str(k), str(v)) for k, v in value)
+    return tuple([(k, v) for k, v in value])
 
 
 def _document_from_plain(d: dict[str, Any], bodies: Mapping[str, bytes]) -> Document:

@@ -214,8 +214,13 @@ def new_home(path: Path, site: CrawlSite, changes: Mapping[str, int] | None = No
 
 
 def _environment(site: CrawlSite) -> dict[str, str]:
-    """One thread a library where a program asks; the site's authority among the system's for both."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "CUSTODY_", "PYTHONPATH"))}
+    """One thread a library where a program asks; the site's authority among the system's for both.
+
+    Bytecode is kept, as of anything that is installed: where the environment forbids that, our source would be compiled
+    at every start.
+    """
+    ours = ("PREFECT_", "CUSTODY_", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE")
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
     if site.spec.tls:
         kept["SSL_CERT_FILE"] = str(site.ca_file)
     return kept | SINGLE_THREAD
