@@ -244,10 +244,10 @@ KILLS = (
     ("caption", Moment(r"/clip-[^/]*/step-\d+$")),
     # CLIP is trained and calibrated; the ledger does not know of the run yet.
     ("caption", Moment(r"/calibration\.json$")),
-    # The auditors' copy of the ledger is written and not yet named.
-    ("seal", Moment(r"/audit\.duckdb$", before=True)),
     # The dataset's directory is there, with the first shard.
     ("seal", Moment(rf"/datasets/{DATASET}/.*\.tar$")),
+    # The auditors' copy of the ledger is written and not yet named.
+    ("seal", Moment(r"/audit\.duckdb$", before=True)),
     # The first checkpoint is there.
     ("train", Moment(r"/diffusion-[^/]*/step-\d+$")),
 )

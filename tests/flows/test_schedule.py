@@ -155,7 +155,12 @@ def test_a_schedule_really_fires(server: Endpoint, folder: Path) -> None:
         _wait_for(lambda: any(state == "COMPLETED" and auto for state, auto in _runs("tiny")))
     finally:
         child.send_signal(signal.SIGINT)
-        said, _ = child.communicate(timeout=60)
+        try:
+            said, _ = child.communicate(timeout=60)
+        except subprocess.TimeoutExpired:
+            child.kill()  # or what is left of it fails whatever test comes next
+            child.communicate()
+            raise
     assert child.returncode == 0, said.decode()
 
 
