@@ -271,7 +271,7 @@ def test_the_limits_defaults_are_those_of_a_new_home() -> None:
     """Every setting of the table has the default that `custody init` writes."""
     settings = tomllib.loads(DEFAULT_TEXT)
     limits = [cells for cells in rows(CRAWL) if len(cells) == 3 and re.match(r"`(crawl|images)\.", cells[0])]
-    assert len(limits) == 11
+    assert len(limits) == 12
     for names, defaults, _ in limits:
         values = [float(value.replace(",", "")) for value in defaults.split(", ")]
         for name, value in zip(re.findall(r"`(\w+)\.(\w+)`", names), values, strict=True):
