@@ -273,6 +273,6 @@ def test_the_limits_defaults_are_those_of_a_new_home() -> None:
     limits = [cells for cells in rows(CRAWL) if len(cells) == 3 and re.match(r"`(crawl|images)\.", cells[0])]
     assert len(limits) == 12
     for names, defaults, _ in limits:
-        values = [float(value.replace(",", "")) for value in defaults.split(", ")]
+        values = [tomllib.loads(f"value = {value.replace(',', '')}")["value"] for value in defaults.split(", ")]
         for name, value in zip(re.findall(r"`(\w+)\.(\w+)`", names), values, strict=True):
             assert settings[name[0]][name[1]] == value
