@@ -23,6 +23,24 @@ def bytes_wanted(body: bytes, header: Header) -> int:
     return len(body) + header.width * header.height * _bytes_a_pixel(body, header.media_type)
 
 
+def webp_bytes_wanted(body: bytes) -> int:
+    """The same of a WebP by its own header, since libwebp makes room for its canvas when it is opened; 0 of others.
+
+    WebP Container Specification (RFC 9649), 2.7: VP8X's canvas, else the size in VP8L's or VP8's own header.
+    """
+    kind = body[12:16] if body[:4] == b"RIFF" and body[8:12] == b"WEBP" else b""
+    if kind == b"VP8X":
+        width, height = (1 + int.from_bytes(body[at : at + 3], "little") for at in (24, 27))
+    elif kind == b"VP8L":
+        bits = int.from_bytes(body[21:25], "little")
+        width, height = 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    elif kind == b"VP8 ":
+        width, height = (int.from_bytes(body[at : at + 2], "little") & 0x3FFF for at in (26, 28))
+    else:
+        return 0
+    return len(body) + width * height * _BYTES["image/webp"]
+
+
 def _bytes_a_pixel(body: bytes, media_type: str) -> int:
     if media_type == "image/jpeg":
         return _PROGRESSIVE_JPEG_BYTES if _is_progressive(body) else 0

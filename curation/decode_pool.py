@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from curation.decode_memory import bytes_wanted
+from curation.decode_memory import bytes_wanted, webp_bytes_wanted
 from curation.images import Analyser, DecodeError, DecodeLimits, ShapeConfig, Shaped, encode_jpeg, read_header, shape
-from curation.worker_pool import KILLED, Do, NotDone, WorkerPool, alone, serve
+from curation.worker_pool import KILLED, OUT_OF_MEMORY, Do, NotDone, WorkerPool, alone, serve
 from policy.errors import ConfigurationError
 from policy.evidence import C2pa, Embedded, Face, c2pa_from_plain, embedded_from_plain
 
@@ -138,10 +138,12 @@ def _prepare(greeting: Mapping[str, Any]) -> Do:
 
     def do(_: bytes, body: bytes) -> tuple[bytes, bytes] | NotDone:
         try:
-            is_large = bytes_wanted(body, read_header(body, limits)) > _WANTED_BYTES
-            with alone() if is_large else nullcontext():
+            wanted = webp_bytes_wanted(body) or bytes_wanted(body, read_header(body, limits))
+            with alone() if wanted > _WANTED_BYTES else nullcontext():
                 shaped = shape(body, config, limits, analyser)
         except DecodeError as error:
+            if error.code == "corrupt" and webp_bytes_wanted(body) > limits.memory_bytes:
+                return NotDone(OUT_OF_MEMORY)  # libwebp does not say which
             return NotDone(error.code, error.detail)
         return shaped.jpeg, json.dumps(_told(shaped)).encode()
 

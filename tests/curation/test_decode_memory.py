@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from curation.decode_memory import bytes_wanted
+from curation.decode_memory import bytes_wanted, webp_bytes_wanted
 from curation.decode_pool import _warm_up
 from curation.images import read_header, shape
 from curation.worker_pool import worker_environment
@@ -125,3 +125,18 @@ def test_what_no_frame_is_found_in_is_large(bodies: dict[str, bytes]) -> None:
     body = bodies["jpeg"]
     odd = body[:2] + b"\0" + body[2:]
     assert bytes_wanted(odd, read_header(body)) == len(odd) + 8 * PIXELS
+
+
+@pytest.mark.parametrize(
+    "settings", [{"quality": 30}, {"lossless": True}, {"mode": "RGBA"}, {"exif": b"Exif\0\0II*\0"}]
+)
+def test_a_webp_is_measured_without_being_opened(settings: dict[str, object]) -> None:
+    """Lossy, lossless and extended files say by their own first bytes what they do when they are opened."""
+    body = encoded("WEBP", **settings)  # type: ignore[arg-type]
+    assert webp_bytes_wanted(body) == bytes_wanted(body, read_header(body))
+
+
+@pytest.mark.parametrize("body", [b"", b"RIFF", b"RIFF\0\0\0\0WEBPVP8X", encoded("JPEG"), encoded("GIF", "P")])
+def test_what_is_no_webp_wants_nothing_as_one(body: bytes) -> None:
+    """Other formats, and what ends before it says its size, are measured otherwise."""
+    assert webp_bytes_wanted(body) <= len(body) + 16

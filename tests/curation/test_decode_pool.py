@@ -303,6 +303,19 @@ def test_out_of_memory_costs_its_picture_and_its_worker() -> None:
     assert {code_of(results[i]) for i in (0, 2)} <= {"out-of-memory", "decoder-killed"}
 
 
+def test_a_webp_that_is_too_large_for_the_memory_is_not_called_damaged() -> None:
+    """libwebp fails alike for want of memory and for damage: what wants more than there may be ran out of memory."""
+    large, good = encoded(picture(3000, 3000), "WEBP"), encoded(picture(), "WEBP")
+    with DecodePool(1, limits=DecodeLimits(memory_bytes=40 << 20)) as pool:
+        results = dict(pool.shape_all([("large", large), ("cut", good[: len(good) // 2]), ("good", good)]))
+    assert {tag: code_of(result) for tag, result in results.items()} == {
+        "large": "out-of-memory",
+        "cut": code_of(results["cut"]),
+        "good": "ok",
+    }
+    assert code_of(results["cut"]) in ("truncated", "corrupt")
+
+
 @pytest.mark.usefixtures("analysers")
 @pytest.mark.parametrize(
     ("analyser", "said"), [("odd_analysers:failing", "no weights"), ("nonsense", "module:factory")]
