@@ -70,18 +70,19 @@ class Crawler:
         self._delay_s, self._crawl_delay_max_s = delay_s, crawl_delay_max_s
         self._delays: dict[str, float] = {}
 
-    def fetch_all(self, requests: Iterable[Request | Wanted | None]) -> Iterator[Fetched]:
+    def fetch_all(self, requests: Iterable[Request | Wanted | None], *, wake: int | None = None) -> Iterator[Fetched]:
         """Fetch, and yield each request's end as it comes: exactly one Fetched a request, in no order.
 
         Of what is `Wanted` nothing is yielded; when all is over it stands in `known`.
-        `requests` is pulled lazily; None in it means "nothing at the moment, ask me again later". What was fetched of
-        the origins' documents is found with `origins.take_fetched()`. Within the loop others may be fetched.
+        `requests` is pulled lazily; None in it means "nothing at the moment, ask me again later", or as soon as `wake`,
+        a descriptor, is readable. What was fetched of the origins' documents is found with `origins.take_fetched()`.
+        Within the loop others may be fetched.
 
         Raises what the transport raises, and what `gate` and `kept_out` raise.
         """
         run = _Run(self, iter(requests))
         try:
-            for fetched in self.transport.fetch_all(run.source(), gate=self.gate, delay_s=self.delay_s):
+            for fetched in self.transport.fetch_all(run.source(), gate=self.gate, delay_s=self.delay_s, wake=wake):
                 if (end := run.settle(fetched)) is not None:
                     yield end
         finally:

@@ -256,6 +256,7 @@ class Transport(Protocol):
         gate: Gate,
         concurrency: int | None = None,
         delay_s: Callable[[str], float] | None = None,
+        wake: int | None = None,
     ) -> Iterator[Fetched]: ...
 
 
@@ -299,23 +300,26 @@ class Fetcher:
         gate: Gate,
         concurrency: int | None = None,
         delay_s: Callable[[str], float] | None = None,
+        wake: int | None = None,
     ) -> Iterator[Fetched]:
         """Fetch, and yield each request's end as it comes: exactly one Fetched a request, in no order.
 
         `requests` is pulled lazily, never more than `max_pending` ahead; None in it means "nothing at the moment, ask
         me after the next result" (or a fifth of a second later). `gate` is asked before a URL is contacted, redirect
         targets included: None lets it pass, a code refuses it. `delay_s(origin)` is the least time between two starts
-        at that origin.
+        at that origin. `wake`: a descriptor of which the source reads; it is asked again as soon as that is readable.
         Time that the consumer or the source keeps the iterator waiting counts against nobody's deadline.
 
         Raises RefusedError when something other than the allow-listed addresses is to be asked without a contact.
         """
         loop = self._idle.pop() if self._idle else self._new_loop()
         run = _Run(self, loop, requests, gate, concurrency or self.config.concurrency, delay_s)
+        loop.wake_on(wake)
         try:
             yield from run.results()
         finally:
             run.abandon()
+            loop.wake_on(None)
             self._idle.append(loop)
 
     def fetch(self, request: Request, *, gate: Gate = open_gate) -> Fetched:
@@ -503,6 +507,8 @@ class _Run:
                 return
             for transfer in self.loop.wait(self.clock, self._next_wake()):
                 self._settle(transfer)
+            if self.loop.was_woken:
+                self.ask_source_at = 0.0
             for transfer in self.loop.quieted:
                 self._fall_quiet(self.jobs[transfer])
 

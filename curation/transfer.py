@@ -189,6 +189,8 @@ class Loop:
         self._clock = ActiveClock()
         self._free: list[Transfer] = []
         self._epoll = select.epoll()
+        self._waker: int | None = None
+        self.was_woken = False  # by what `wake_on` named, in the last `wait`
         self._timer: float | None = None
         self._next_tick = 0.0
         self._multi = pycurl.CurlMulti()
@@ -228,13 +230,25 @@ class Loop:
         for transfer in list(self.active.values()):
             self.release(transfer)
 
+    def wake_on(self, descriptor: int | None) -> None:
+        """Have `wait` end early when something becomes readable here: once each time, and it is left to others."""
+        if self._waker is not None:
+            self._epoll.unregister(self._waker)
+        if descriptor is not None:
+            self._epoll.register(descriptor, select.EPOLLIN | select.EPOLLET)
+        self._waker = descriptor
+
     def wait(self, clock: ActiveClock, wake_s: float | None) -> list[Transfer]:
         """Let the network work until a transfer ends, `wake_s` is over or a tick has passed; those that ended."""
         self._clock = clock
         timeout = _TICK_S if wake_s is None else min(_TICK_S, wake_s)
         if self._timer is not None:
             timeout = min(timeout, max(0.0, self._timer - time.monotonic()))
+        self.was_woken = False
         for descriptor, events in self._epoll.poll(timeout):
+            if descriptor == self._waker:
+                self.was_woken = True
+                continue
             readable = _CSELECT_IN if events & _READABLE else 0
             writable = _CSELECT_OUT if events & _WRITABLE else 0
             self._multi.socket_action(descriptor, readable | writable)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import socket
 import threading
 import zlib
@@ -838,6 +839,29 @@ def test_a_source_may_wait_for_what_is_found() -> None:
                 frontier.append(server.url(f"/{len(seen)}"))
         crawler.close()
     assert seen == [server.url(f"/{i}") for i in range(5)]
+
+
+def test_a_source_is_asked_again_when_what_it_waits_for_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With nothing on the way a source that had nothing is asked again as soon as its descriptor is readable."""
+    monkeypatch.setattr("curation.fetch._ASK_AGAIN_S", 3_600.0)  # nothing else asks it again
+    readable, writable = os.pipe()
+    with serving({f"/{i}": response(b"x") for i in range(4)}) as server:
+
+        def source() -> Iterator[Request | None]:
+            for number in range(4):
+                timer = threading.Timer(0.01, os.write, (writable, b"."))
+                timer.start()
+                yield None
+                assert os.read(readable, 1) == b"."  # it is not asked before
+                timer.join()
+                yield Request(server.url(f"/{number}"), "page")
+
+        one = fetcher(server)
+        fetched = list(one.fetch_all(source(), gate=open_gate, wake=readable))
+        assert [f.ok for f in fetched] == [True] * 4
+        one.close()
+    os.close(readable)
+    os.close(writable)
 
 
 def test_fetches_may_nest() -> None:

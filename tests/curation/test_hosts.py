@@ -33,6 +33,7 @@ class FakeTransport:
         gate: Gate,
         concurrency: int | None = None,
         delay_s: Callable[[str], float] | None = None,
+        wake: int | None = None,
     ) -> Iterator[Fetched]:
         for request in requests:
             assert request is not None
@@ -250,6 +251,7 @@ class ValidatingTransport(FakeTransport):
         gate: Gate,
         concurrency: int | None = None,
         delay_s: Callable[[str], float] | None = None,
+        wake: int | None = None,
     ) -> Iterator[Fetched]:
         for request in requests:
             assert request is not None

@@ -61,7 +61,7 @@ def run_page_unit(home: Home, crawl: str, unit: str, meter: Meter | None = None)
         known = known_pages(ledger, urls)
     with PartWriter(plan.part(home, crawl, "pages", unit), PAGES) as part, page_pool() as pool:
         reading = PageReading(part, pool, observer, meter)
-        for fetched in observer.ask(reading.requests(urls, known)):
+        for fetched in observer.ask(reading.requests(urls, known), wake=pool.fileno()):
             reading.take(fetched, known.get(fetched.url))
         reading.finish()
     return summary(unit, reading.counts, started)
@@ -218,7 +218,7 @@ class PictureUnits:
     def run(self, units: Sequence[str]) -> list[UnitSummary]:
         try:
             with decode_pool(self.home) as pool:
-                for fetched in self.observer.ask(self._requests(units, pool)):
+                for fetched in self.observer.ask(self._requests(units, pool), wake=pool.fileno()):
                     self._take(fetched, pool)
                     self._keep(pool.ready())
                 self._keep(pool.drain())

@@ -90,12 +90,13 @@ class Observer:
         """Ask each URL once, its origin's documents before it; each redirect target's before it is contacted."""
         return self.ask(Request(url, kind, max_bytes) for url in urls)
 
-    def ask(self, requests: Iterable[Request | Wanted | None]) -> Iterator[Fetched]:
+    def ask(self, requests: Iterable[Request | Wanted | None], *, wake: int | None = None) -> Iterator[Fetched]:
         """Ask as `fetch` does, in one stream in which no origin waits for another; None: nothing at the moment.
 
-        Of an origin that is `Wanted` the documents are asked, and nothing else.
+        `wake`: a descriptor; when it is readable there may be something to ask again. Of an origin that is `Wanted` the
+        documents are asked, and nothing else.
         """
-        for fetched in self._crawler.fetch_all(requests):
+        for fetched in self._crawler.fetch_all(requests, wake=wake):
             self._origins.take_fetched()  # documents stand in the cache; what came of asking for them is not kept twice
             yield fetched
 
