@@ -28,7 +28,7 @@ from policy.snapshot import publish
 
 SLICE = 100_000  # pairs that are fetched and appended at once
 CHUNK = 2_000  # pairs that a worker judges at once
-WORKERS_FROM = 20_000  # fewer pairs are judged here before a worker has started
+HELPED_FROM, WORKERS_FROM = 6_000, 20_000  # fewer pairs are judged here before a worker has started
 
 # A slice's newest evidence, and a digest of the last words of each rule that is judged anew (flows/stages/judging.py
 # makes the same). `fresh`: evidence that no complete run has judged yet, or whose age begins to count otherwise.
@@ -136,7 +136,8 @@ def judge_pairs(ledger: Ledger, ruleset: Ruleset, home: Home, progress: Progress
     case = Case(ruleset.text_body, now, asked, parts, bodies, anew.mechanisms, anew.dropped)
     given = {"decide_id": decide_id, "ruleset_digest": ruleset.digest, "decided_at": _naive(now)}
     done, cores = 0, len(os.sched_getaffinity(0))
-    with Judges(case, cores if pairs >= WORKERS_FROM and anew.mechanisms else 1) as judges:
+    workers, here = _share(pairs if anew.mechanisms else 0, cores)
+    with Judges(case, workers, here=here) as judges:
         slices = list(_slices(pairs)) if _is_any(ledger, anew) else []
         for number, slice_ in enumerate(slices):
             found = _fetch(ledger, anew, *slice_)
@@ -158,6 +159,13 @@ def judge_pairs(ledger: Ledger, ruleset: Ruleset, home: Home, progress: Progress
     confirmation["basis_json"] = basis.to_json()
     ledger.append("confirmation", [confirmation], key=f"decide/{decide_id}/{head}/confirmation")
     return changed, pairs, decide_id
+
+
+def _share(pairs: int, cores: int) -> tuple[int, bool]:
+    """How many processes judge beside this one, and whether this one does: where there is much it deals out."""
+    if cores < 2 or pairs < HELPED_FROM:
+        return 0, True
+    return (1, True) if pairs < WORKERS_FROM else (cores, False)
 
 
 def _is_any(ledger: Ledger, anew: Anew) -> bool:

@@ -192,30 +192,28 @@ def _array(values: tuple[object, ...], kind: pa.DataType) -> pa.Array:
 
 
 class Judges:
-    """Judges one table of pairs after the other: in this process, or in `workers` of their own."""
+    """Judges one table of pairs after the other: in this process (`here`), in `workers` of their own, or in both."""
 
-    def __init__(self, case: Case, workers: int) -> None:
-        self._own = Judging(case) if workers < 2 else None
-        self._workers = [_Worker(case) for _ in range(workers)] if self._own is None else []
+    def __init__(self, case: Case, workers: int, *, here: bool) -> None:
+        self._workers = [_Worker(case) for _ in range(workers)]
+        self._own = Judging(case) if here or not workers else None
 
     def judge(self, chunks: Iterable[pa.Table]) -> Iterator[tuple[int, pa.Table, pa.Table]]:
         """(number of the chunk, decisions, signals), as they are done."""
-        if self._own is not None:
-            yield from ((number, *self._own.chunk(chunk)) for number, chunk in enumerate(chunks))
-            return
         for number, chunk in enumerate(chunks):
-            yield from self._until_idle()
-            next(w for w in self._workers if w.number is None).give(number, chunk)
+            yield from self._take(0.0)
+            while (idle := next((w for w in self._workers if w.number is None), None)) is None and self._own is None:
+                yield from self._take()
+            if idle is not None:
+                idle.give(number, chunk)
+            elif self._own is not None:
+                yield number, *self._own.chunk(chunk)
         while any(w.number is not None for w in self._workers):
             yield from self._take()
 
-    def _until_idle(self) -> Iterator[tuple[int, pa.Table, pa.Table]]:
-        while all(w.number is not None for w in self._workers):
-            yield from self._take()
-
-    def _take(self) -> Iterator[tuple[int, pa.Table, pa.Table]]:
+    def _take(self, timeout_s: float | None = None) -> Iterator[tuple[int, pa.Table, pa.Table]]:
         busy = {w.connection: w for w in self._workers if w.number is not None}
-        for connection in wait(list(busy)):
+        for connection in wait(list(busy), timeout_s):
             yield busy[connection].take()  # type: ignore[index]  # wait() returns what it was given
 
     def __enter__(self) -> Self:

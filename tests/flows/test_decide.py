@@ -191,14 +191,16 @@ def test_what_changed_is_told(home: Home, monkeypatch: pytest.MonkeyPatch) -> No
     assert sum(pairs for *_, pairs in said.changes) == said.changed == 40
 
 
-def test_workers_say_what_one_judge_says(home: Home, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Judged in processes of their own, in chunks of a few, the answers are the same."""
+@pytest.mark.parametrize(("workers", "here"), [(2, False), (1, True)])
+def test_workers_say_what_one_judge_says(
+    home: Home, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, workers: int, here: bool
+) -> None:
+    """Judged in processes of their own or in this one as well, in chunks of a few, the answers are the same."""
     edited = _edited('purpose = "commercial"', 'purpose = "research"')(home)
     other = Home.open(shutil.copytree(edited.path, tmp_path / "other"))
     _decide(edited, monkeypatch, NOW + timedelta(hours=1))
-    monkeypatch.setattr(stage, "WORKERS_FROM", 0)
     monkeypatch.setattr(stage, "CHUNK", 7)
-    monkeypatch.setattr(stage, "Judges", lambda case, _: Judges(case, 2))
+    monkeypatch.setattr(stage, "Judges", lambda case, *_, **__: Judges(case, workers, here=here))
     _decide(other, monkeypatch, NOW + timedelta(hours=1))
     assert _said(edited) == _said(other)
 

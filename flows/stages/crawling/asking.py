@@ -218,6 +218,7 @@ class PictureUnits:
     def run(self, units: Sequence[str]) -> list[UnitSummary]:
         try:
             with decode_pool(self.home) as pool:
+                pool.start()  # they load while the origins are asked for their documents
                 for fetched in self.observer.ask(self._requests(units, pool), wake=pool.fileno()):
                     self._take(fetched, pool)
                     self._keep(pool.ready())
