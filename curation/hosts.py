@@ -6,18 +6,25 @@ Whatever comes of asking is a `Document`: a text, an observed absence (its statu
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import os
+import struct
+import threading
+import time
+import weakref
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 from curation.fetch import Fetched, Request, Transport, open_gate, validators
 from curation.pair import origin_of
-from policy.errors import BusyError, ConfigurationError
+from policy.errors import BusyError, ConfigurationError, StorageError
 from policy.evidence import ORIGIN_DOCUMENTS, Document, OriginEvidence
 from policy.lock import FileLock
 from policy.signals.origin_document import sniffs_as_html
@@ -31,7 +38,7 @@ ELSEWHERE: Mapping[str, str] = {"trust_txt": "/trust.txt"}
 
 # Outcomes after which asking the same origin for its next document would only wait in vain.
 _ORIGIN_FAILURES = frozenset({"dns", "connect", "tls", "timeout", "forbidden-address", "origin-down"})
-# So many are asked for at once: each is an open lock file meanwhile.
+# So many are asked for at once.
 _BATCH = 128
 _WAIT_S = 600.0
 
@@ -56,18 +63,70 @@ def _nothing() -> None: ...
 
 
 class FileClaims:
-    """Claims among the threads and processes that share a directory: a lock file a name, gone with its holder."""
+    """Claims among the threads and processes that share a directory, gone with their holder.
+
+    A claim is the lock of one byte of one file, which need not be that long (fcntl(2), open file description locks): a
+    lock file an origin would cost ten times what the lock does. Where there are none of those, it is a lock file.
+    """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+        self._descriptor: int | None = None
+        self._held: set[int] = set()  # by this object: the lock itself is another's only
+        self._threads = threading.Lock()
 
     def take(self, name: str, *, wait_s: float) -> Callable[[], None] | None:
+        place = hashlib.blake2b(name.encode(), digest_size=16).digest()
+        if not hasattr(fcntl, "F_OFD_SETLK"):
+            return self._take_file(place.hex(), wait_s)
+        byte, until = int.from_bytes(place[:8], "big") >> 2, time.monotonic() + wait_s
+        while not self._try(byte):
+            if (left_s := until - time.monotonic()) <= 0:
+                return None
+            time.sleep(min(_POLL_S, left_s))
+        return partial(self._release, byte)
+
+    def _try(self, byte: int) -> bool:
+        with self._threads:
+            if byte in self._held:
+                return False
+            try:
+                fcntl.fcntl(self._opened(), fcntl.F_OFD_SETLK, _lock_of(fcntl.F_WRLCK, byte))
+            except (BlockingIOError, PermissionError):  # EAGAIN or EACCES: somebody else's
+                return False
+            except OSError as error:
+                what = f"it cannot be locked ({error.strerror or error})"
+                raise StorageError(what, where=str(self._directory), remedy="Keep the home on a local disk") from error
+            self._held.add(byte)
+            return True
+
+    def _release(self, byte: int) -> None:
+        with self._threads:
+            if byte in self._held:
+                self._held.remove(byte)
+                fcntl.fcntl(self._opened(), fcntl.F_OFD_SETLK, _lock_of(fcntl.F_UNLCK, byte))
+
+    def _opened(self) -> int:
+        if self._descriptor is None:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            self._descriptor = os.open(self._directory / "claims.lock", os.O_RDWR | os.O_CREAT, 0o600)
+            weakref.finalize(self, os.close, self._descriptor)
+        return self._descriptor
+
+    def _take_file(self, name: str, wait_s: float) -> Callable[[], None] | None:
         self._directory.mkdir(parents=True, exist_ok=True)
-        path = self._directory / f"{hashlib.blake2b(name.encode(), digest_size=16).hexdigest()}.lock"
         try:
-            return FileLock(path, exclusive=True, wait_s=wait_s).release
+            return FileLock(self._directory / f"{name}.lock", exclusive=True, wait_s=wait_s).release
         except BusyError:
             return None
+
+
+_POLL_S = 0.05
+
+
+def _lock_of(kind: int, byte: int) -> bytes:
+    """struct flock: one byte from the file's beginning, of no process."""
+    return struct.pack("hhqqi", kind, os.SEEK_SET, byte, 1, 0)
 
 
 # ── asking ─────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -382,6 +384,44 @@ def test_a_declared_document_outlives_a_silence() -> None:
 
 
 # ── claims ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_a_name_is_claimed_once_and_others_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ours: bool
+) -> None:
+    """Who holds a name keeps out everybody, itself included, from that name alone, until it gives it back."""
+    if not ours:
+        monkeypatch.delattr("fcntl.F_OFD_SETLK")
+    mine, yours = FileClaims(tmp_path / "new" / "place"), FileClaims(tmp_path / "new" / "place")
+    release = mine.take(ORIGIN, wait_s=0)
+    assert release is not None
+    assert (mine.take(ORIGIN, wait_s=0), yours.take(ORIGIN, wait_s=0.1)) == (None, None)
+    other = yours.take(f"{ORIGIN}:8080", wait_s=0)
+    assert other is not None
+    release()
+    release()  # a second time changes nothing
+    again = yours.take(ORIGIN, wait_s=0)
+    assert again is not None
+    assert mine.take(ORIGIN, wait_s=0) is None
+    again()
+    other()
+
+
+def test_a_claim_goes_with_the_process_that_held_it(tmp_path: Path) -> None:
+    """kill -9 gives back what a process had claimed."""
+    code = (
+        "import sys, time; from pathlib import Path; from curation.hosts import FileClaims; "
+        "held = FileClaims(Path(sys.argv[1])).take(sys.argv[2], wait_s=0); "
+        "print(bool(held), flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path), ORIGIN], stdout=subprocess.PIPE, text=True) as it:
+        assert it.stdout is not None
+        assert it.stdout.readline() == "True\n"
+        assert FileClaims(tmp_path).take(ORIGIN, wait_s=0) is None
+        it.kill()
+        it.wait()
+    assert FileClaims(tmp_path).take(ORIGIN, wait_s=0) is not None
 
 
 def test_a_worker_that_dies_while_asking_leaves_its_claim_to_the_next(tmp_path: Path) -> None:
