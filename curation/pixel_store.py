@@ -10,6 +10,7 @@ import struct
 import sys
 import time
 import zlib
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -296,15 +297,17 @@ def _fallocate() -> Callable[[int, int, int, int], int] | None:
 
 # ── what is in them ──────────────────────────────────────────────────────────────────────────────────────────────
 
-# What a pack's record says, where it stands, and in which pack of the list of names.
-_KNOWN = np.dtype([*_AS_ARRAY.descr, ("record", "<i8"), ("pack", "<i4")])
+# Of each picture the first four bytes of its digest, and its pack's place in the list of names.
+_KNOWN = np.dtype([("prefix", "<u4"), ("pack", "<u4")])
 _SEGMENTS = 8  # that a search looks through; merging the small ones costs less than sorting all with every pack
+_PACKS_AT_HAND = 16  # whose records are kept in memory
 
 
 class _Index:
-    """Which pack holds which picture: the records of all packs that had a name when they were last looked for.
+    """Which packs may hold which picture: of all that had a name when they were last looked for.
 
-    68 bytes a picture in memory. Packs that came are sorted by themselves, and merged when there are many.
+    8 bytes a picture in memory; the pack itself says whether it does. Packs that came are sorted by themselves, and
+    merged when there are many.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -312,31 +315,51 @@ class _Index:
         self._changed_ns: int | None = None
         self._packs: list[str] = []
         self._written_ns: dict[str, int] = {}
-        self._segments: list[tuple[npt.NDArray[np.uint64], npt.NDArray[np.void]]] = []
+        self._segments: list[npt.NDArray[np.void]] = []
+        self._at_hand: OrderedDict[str, _Records] = OrderedDict()
 
     def find(self, key: bytes) -> list[_Entry]:
         """Every copy of a picture, the latest last."""
         if self._changed_ns is None:
             self.refresh()
-        wanted = np.uint64(int.from_bytes(key[:8], "big"))
-        found = []
-        for prefixes, records in self._segments:
-            place = int(prefixes.searchsorted(wanted))
-            while place < len(prefixes) and prefixes[place] == wanted:
-                record = records[place]
-                if record["sha"].tobytes() == key:
-                    pack = self._directory / self._packs[record["pack"]]
-                    found.append(_Entry(pack, *(int(record[name]) for name in ("offset", "length", "crc", "record"))))
-                place += 1
-        return sorted(found, key=lambda entry: entry.pack.name)
+        wanted = np.uint32(int.from_bytes(key[:4], "big"))
+        packs: set[str] = set()
+        for known in self._segments:
+            first, last = known["prefix"].searchsorted(wanted), known["prefix"].searchsorted(wanted, "right")
+            packs.update(self._packs[pack] for pack in known["pack"][first:last])
+        return [entry for pack in sorted(packs) for entry in self._entries(pack, key)]
+
+    def _entries(self, pack: str, key: bytes) -> Iterator[_Entry]:
+        try:
+            records, places = self._records_of(pack)
+        except FileNotFoundError:
+            return  # its last picture has just been deleted
+        for number in np.flatnonzero((records["sha"] == np.frombuffer(key, np.uint8)).all(axis=1)):
+            record = records[number]
+            offset, length, crc = (int(record[name]) for name in ("offset", "length", "crc"))
+            yield _Entry(self._directory / pack, offset, length, crc, int(places[number]))
+
+    def _records_of(self, pack: str) -> _Records:
+        found = self._at_hand.get(pack)
+        if found is None:
+            found = self._at_hand[pack] = _records(self._directory / pack)
+            if len(self._at_hand) > _PACKS_AT_HAND:
+                self._at_hand.popitem(last=False)
+        self._at_hand.move_to_end(pack)
+        return found
 
     def keys(self) -> Iterator[str]:
-        digits = b"".join(records["sha"].tobytes() for _, records in self._segments).hex()
-        return iter(sorted({digits[at : at + 64] for at in range(0, len(digits), 64)}))
+        digits = set()
+        for pack in self._packs:
+            with suppress(FileNotFoundError):
+                shas = _records(self._directory / pack)[0]["sha"].tobytes().hex()
+                digits |= {shas[at : at + 64] for at in range(0, len(shas), 64)}
+        return iter(sorted(digits))
 
     def forget(self) -> None:
         """Something was deleted: what was read is read again before it is used."""
         self._changed_ns, self._packs, self._written_ns, self._segments = None, [], {}, []
+        self._at_hand.clear()
 
     def refresh(self) -> None:
         """Read the packs that came since. Raises IntegrityError where one is damaged."""
@@ -364,27 +387,24 @@ class _Index:
         self._changed_ns = changed_ns if time.time_ns() - changed_ns > _TICK_NS else 0
 
     def _add(self, name: str) -> None:
-        records, places = _records(self._directory / name)
-        known = np.zeros(len(records), _KNOWN)
-        for field in records.dtype.names or ():
-            known[field] = records[field]
-        known["record"], known["pack"] = places, len(self._packs)
+        shas = _records(self._directory / name)[0]["sha"]
+        known = np.zeros(len(shas), _KNOWN)
+        known["prefix"] = np.ascontiguousarray(shas[:, :4]).view(">u4")[:, 0]
+        known["pack"] = len(self._packs)
         self._packs.append(name)
-        self._segments.append(_sorted(known))
+        self._segments.append(known[np.argsort(known["prefix"], kind="stable")])
         if len(self._segments) > _SEGMENTS:
-            self._segments.sort(key=lambda segment: len(segment[0]))
+            self._segments.sort(key=len)
             small, self._segments = self._segments[: _SEGMENTS - 2], self._segments[_SEGMENTS - 2 :]
-            self._segments.append(_sorted(np.concatenate([records for _, records in small])))
+            merged = np.concatenate(small)
+            self._segments.append(merged[np.argsort(merged["prefix"], kind="stable")])
 
 
-def _sorted(records: npt.NDArray[np.void]) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.void]]:
-    """Records in the order of the first eight bytes of their digests, and those as numbers."""
-    prefixes = np.ascontiguousarray(records["sha"][:, :8]).view(">u8")[:, 0].astype(np.uint64)
-    order = np.argsort(prefixes, kind="stable")
-    return prefixes[order], records[order]
+# A pack's records, and the offset of each.
+_Records = tuple[npt.NDArray[np.void], npt.NDArray[np.int64]]
 
 
-def _records(pack: Path) -> tuple[npt.NDArray[np.void], npt.NDArray[np.int64]]:
+def _records(pack: Path) -> _Records:
     """A pack's records of what was not deleted, and the offset of each. Raises IntegrityError."""
     with open(pack, "rb") as file:
         size = os.fstat(file.fileno()).st_size
