@@ -16,7 +16,7 @@ from itertools import islice
 from operator import attrgetter
 from typing import Any, Literal, NamedTuple
 
-from selectolax.lexbor import LexborHTMLParser, LexborNode
+from selectolax.lexbor import LexborDocumentOptions, LexborHTMLParser, LexborNode
 
 from curation.page_addresses import PageBase
 from curation.pair import SIGNATURE_PARAMETERS, ImageTextPair, secret_in_url
@@ -244,7 +244,8 @@ class _PageReader:
     def __init__(self, html: bytes, base_url: str, content_type: str | None) -> None:
         self.url = base_url
         self.base = PageBase(base_url)
-        self.tree = LexborHTMLParser(_as_utf8(html, content_type))
+        # Without what a browser does on events: copies of a chosen <option>, which show no other picture.
+        self.tree = LexborHTMLParser(_as_utf8(html, content_type), options=LexborDocumentOptions.WO_EVENTS)
         self.has_figures = False  # so far: a figure comes before what stands in it
         self.sources: dict[int, list[str]] = {}  # of a <picture>, by its mem_id
         self.captions: dict[int, LexborNode] | None = None  # of each figure that has one, once one is wanted

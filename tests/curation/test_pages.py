@@ -553,3 +553,12 @@ def test_linked_data_that_cannot_be_read_is_said_where_it_speaks_of_rights(scrip
     html = f'<script type="application/ld+json">{script}</script><img src="/a.png" alt="a pear">'
     page = read_page(html.encode(), "https://a.example/")
     assert [claim.kind for claim in page.licence_claims if claim.kind == "unread"] == ["unread"] * unread
+
+
+def test_a_chosen_options_copy_is_no_other_picture() -> None:
+    """What a browser would copy into <selectedcontent> is read where it stands in the source, once."""
+    html = b"""<select><button><selectedcontent></selectedcontent></button>
+    <option>one<option selected><img src=/a.png alt="an apple">two</select>"""
+    assert [(pair.image_url, pair.alt) for pair in read_page(html, "https://a.example/").pairs] == [
+        ("https://a.example/a.png", "an apple")
+    ]
