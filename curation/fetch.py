@@ -86,9 +86,9 @@ class FetchConfig:
 
     `concurrency` counts transfers that bring something; those that wait for a server that is silent for longer than
     usual (0.1 to 0.5 s) count against `max_open` alone, so that no number of slow origins takes the places of the
-    others. `per_address_concurrency` counts by
-    "ip:port", whatever names lead there. Bodies in flight take `max_buffered_bytes` together, a quarter of a megabyte
-    each beside, and one of them as much as it may; one that finds no room waits, which costs nothing of its deadline.
+    others. `per_address_concurrency` counts by "ip:port", whatever names lead there. Bodies in flight take
+    `max_buffered_bytes` together, a quarter of a megabyte each beside, and one of them as much as it may; one that
+    finds no room waits, which costs nothing of its deadline.
 
     `retries` attempts follow a first one that failed in passing, each `deadline_s` long at most and `retry_base_s`,
     twice that, four times that … (`retry_max_s` at most, half of it at random) after the one before, or as long after

@@ -547,9 +547,9 @@ def _memory_bytes(statm: int) -> int:
     return int(os.pread(statm, 64, 0).split()[0]) * resource.getpagesize()
 
 
-def _limit_memory(limit: int, most: int | None = None) -> None:
+def _limit_memory(limit: int, most: int) -> None:
     """Of address space; up to `most` it may be raised again."""
-    resource.setrlimit(resource.RLIMIT_AS, (limit, most or limit))
+    resource.setrlimit(resource.RLIMIT_AS, (limit, most))
     resource.setrlimit(resource.RLIMIT_FSIZE, (_ANSWER_BYTES, _ANSWER_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 

@@ -415,9 +415,9 @@ def test_bodies_that_grow_together_stay_within_their_room() -> None:
 
 
 # ── the slow and the lively ──────────────────────────────────────────────────────────────────────────────────────
-def test_the_silent_take_no_places_from_the_lively() -> None:
-    """With two places and six origins that never answer, one that does is fetched to its end."""
-    slow = [Server({"/": hang}) for _ in range(6)]
+def asked_of_silent_ones(count: int) -> int:
+    """Fetch what a lively origin has, behind so many silent ones and with two places: how many of those were asked."""
+    slow = [Server({"/": hang}) for _ in range(count)]
     try:
         with serving({f"/{i}": OK for i in range(40)}) as fast:
             few = fetcher(fast, *slow, concurrency=2)
@@ -427,28 +427,21 @@ def test_the_silent_take_no_places_from_the_lively() -> None:
             stream.close()  # type: ignore[attr-defined]  # it is a generator
             few.close()
         assert {f.outcome for f in first} == {"ok"}
+        return sum(len(server.requests) for server in slow)
     finally:
         for server in slow:
             server.close()
+
+
+def test_the_silent_take_no_places_from_the_lively() -> None:
+    """With two places and six origins that never answer, one that does is fetched to its end."""
+    asked_of_silent_ones(6)
 
 
 def test_nobody_waits_for_all_the_slow_ones_before_it() -> None:
     """Who stands last in the list, behind more silent origins than there are places, is asked among the first."""
-    slow = [Server({"/": hang}) for _ in range(20)]
-    try:
-        with serving({f"/{i}": OK for i in range(40)}) as fast:
-            few = fetcher(fast, *slow, concurrency=2)
-            urls = [server.url() for server in slow] + [fast.url(f"/{i}") for i in range(40)]
-            stream = few.fetch_all([Request(url, "image") for url in urls], gate=open_gate)
-            first = [next(stream) for _ in range(40)]
-            stream.close()  # type: ignore[attr-defined]  # it is a generator
-            few.close()
-        assert {f.outcome for f in first} == {"ok"}
-        # Those that had the two places at first, and in turns with the fast one those that came after it.
-        assert sum(len(server.requests) for server in slow) < len(slow)
-    finally:
-        for server in slow:
-            server.close()
+    # Those that had the two places at first, and in turns with the fast one those that came after it.
+    assert asked_of_silent_ones(20) < 20
 
 
 def test_the_silent_leave_room_for_one_that_answers() -> None:
