@@ -8,6 +8,7 @@ import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -20,7 +21,18 @@ from h2.connection import H2Connection
 from h2.events import RequestReceived, StreamReset
 
 Page = tuple[int, tuple[tuple[str, str], ...], bytes]
-Answer = bytes | Callable[[socket.socket, threading.Event], None]
+
+
+@dataclass(frozen=True)
+class After:
+    """The answer, so much later."""
+
+    seconds: float
+    answer: bytes
+
+
+Send = Callable[[socket.socket, threading.Event], None]
+Answer = bytes | After | Send
 
 
 class Server:
@@ -114,15 +126,20 @@ class Server:
             self.heads.append(head)
             self.busy += 1
             self.most_busy = max(self.most_busy, self.busy)
+        answer = self.routes.get(path, response(b"404", status="404 Not Found"))
         try:
-            answer = self.routes.get(path, response(b"404", status="404 Not Found"))
-            if callable(answer):
+            if isinstance(answer, After):
+                self.stopping.wait(answer.seconds)
+            elif callable(answer):
                 answer(connection, self.stopping)
-            else:
-                connection.sendall(answer)
         finally:
+            # Before the answer goes out: who has it may ask for the next while this thread has not had its turn.
             with self._lock:
                 self.busy -= 1
+        if isinstance(answer, After):
+            connection.sendall(answer.answer)
+        elif isinstance(answer, bytes):
+            connection.sendall(answer)
 
 
 @contextmanager
@@ -180,7 +197,7 @@ def closing(answer: bytes, *, reset: bool = False) -> Answer:
     return close
 
 
-def in_turn(*answers: Answer) -> Answer:
+def in_turn(*answers: bytes | Send) -> Send:
     """One answer a request, the last one again and again."""
     left = list(answers)
     lock = threading.Lock()
@@ -194,16 +211,6 @@ def in_turn(*answers: Answer) -> Answer:
             connection.sendall(now)
 
     return answer
-
-
-def after(seconds: float, answer: bytes) -> Answer:
-    """The answer, so much later."""
-
-    def late(connection: socket.socket, stopping: threading.Event) -> None:
-        stopping.wait(seconds)
-        connection.sendall(answer)
-
-    return late
 
 
 class Authority:

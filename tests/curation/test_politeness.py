@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from curation.fetch import FetchConfig, Fetched, Fetcher, Request, _Run, open_gate, retry_after_s
 from curation.transfer import Patience
 from tests.curation.loopback import (
+    After,
     Answer,
     Server,
-    after,
     closing,
     dripping,
     flooding,
@@ -252,16 +252,22 @@ def test_not_so_fast_is_said_for_the_whole_origin(code: int) -> None:
 def test_who_says_not_so_fast_is_asked_less_at_once() -> None:
     """The number of transfers at once is halved, and comes back one by one with good answers."""
     first = threading.Barrier(4)
+    lock = threading.Lock()
+    asked = answered = 0
     busy: list[int] = []
-    server: Server
 
     def too_many(connection: object, stopping: threading.Event) -> None:
         first.wait(5)
         connection.sendall(status(429))  # type: ignore[attr-defined]  # a socket
 
     def counted(connection: object, stopping: threading.Event) -> None:
-        busy.append(server.busy)
+        nonlocal asked, answered
+        with lock:
+            asked += 1
+            busy.append(asked - answered)
         stopping.wait(0.02)
+        with lock:
+            answered += 1
         connection.sendall(OK)  # type: ignore[attr-defined]  # a socket
 
     routes = {f"/{i}": in_turn(too_many, counted) for i in range(4)} | {f"/{i}": counted for i in range(4, 20)}
@@ -289,7 +295,7 @@ def test_who_never_says_anything_else_is_given_up() -> None:
 # ── addresses ────────────────────────────────────────────────────────────────────────────────────────────────────
 def test_many_names_at_one_address_share_its_places() -> None:
     """However many host names lead to an address, it sees no more transfers at once than it may; none counts twice."""
-    with serving({"/": after(0.03, OK)}) as server, serving({"/": OK}) as other:
+    with serving({"/": After(0.03, OK)}) as server, serving({"/": OK}) as other:
         shared = fetcher(
             server,
             other,
@@ -307,7 +313,7 @@ def test_many_names_at_one_address_share_its_places() -> None:
 
 def test_a_refused_url_does_not_keep_a_place_from_others() -> None:
     """An origin that had its turn at a full address and was refused by the gate lets the next one pass."""
-    with serving({"/": after(0.02, OK), "/no": OK}) as server:
+    with serving({"/": After(0.02, OK), "/no": OK}) as server:
         shared = fetcher(
             server,
             resolver=lambda host, port: ("127.0.0.1",),
@@ -500,7 +506,7 @@ def test_the_lively_do_not_keep_new_origins_out() -> None:
 
 def test_no_more_is_open_than_may_be() -> None:
     """However many are silent, the limit of open transfers holds."""
-    slow = [Server({"/": after(0.8, OK)}) for _ in range(4)]
+    slow = [Server({"/": After(0.8, OK)}) for _ in range(4)]
     try:
         few = fetcher(*slow, concurrency=1, max_open=3)
         results = list(few.fetch_all([Request(server.url(), "image") for server in slow], gate=open_gate))

@@ -625,7 +625,8 @@ def test_the_library_runs_within_a_workers_memory(signer: Signer) -> None:
     script = (
         "import os, sys; from curation.decode_pool import DecodeLimits, _warm_up\n"
         "from curation.worker_pool import _limit_memory, _memory_bytes\n"
-        "_warm_up(None); _limit_memory(_memory_bytes(os.open('/proc/self/statm', 0)) + DecodeLimits().memory_bytes)\n"
+        "_warm_up(None); most = _memory_bytes(os.open('/proc/self/statm', 0)) + DecodeLimits().memory_bytes\n"
+        "_limit_memory(most, most)\n"
         "from policy.signals.c2pa import read_c2pa; print(read_c2pa(sys.stdin.buffer.read()).state)"
     )
     body = signed(signer, {"entries": TRAINING_NO})
