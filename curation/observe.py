@@ -104,7 +104,7 @@ def observe_again(
     shaped = facts if isinstance(facts, Shaped) else None
     if shaped is None or shaped.content_sha256 != known.content_sha256:
         # What models said of other bytes is not said of these.
-        known = replace(known, caption=None, caption_score=None, faces_blurred=None, nsfw=None)
+        known = replace(known, caption=None, caption_score=None, faces_blurred=None, **_NOTHING_SAID)
     return replace(
         known,
         observed_at=now if known.page_url is None else min(known.observed_at, now),
@@ -114,6 +114,10 @@ def observe_again(
         fetch_error=_fetch_error(image, facts),
         **_facts(shaped),
     )
+
+
+# What the stages after the crawl say of a picture.
+_NOTHING_SAID: dict[str, Any] = {"transforms": (), "scores": (), "duplicate": None}
 
 
 def without_picture(evidence: Evidence, why: str) -> Evidence:

@@ -91,6 +91,40 @@ class Face:
 
 
 @dataclass(frozen=True, slots=True)
+class Score:
+    """A number that a measure or a model gave the kept picture, or the picture and its text. `by`: which, with its
+    digest, so that a score of another model is not taken for this one's.
+    """
+
+    name: str
+    value: float
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class DuplicateOf:
+    """The picture that stands for this one among near duplicates: a direct, verified match, never a chain.
+
+    `representative`: its content's sha256, in hex; this picture's own where it stands for itself. `distance`: bits
+    (pdq) or one less the correlation (embedding). `reserved`: the mechanism by which a verified match carries a
+    reservation in its own bytes; "": none does.
+    """
+
+    representative: str
+    method: str
+    distance: float
+    reserved: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Language:
+    """The language that a text is likely in: ISO 639-1 code and probability in [0, 1]."""
+
+    code: str
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
 class LicenceClaim:
     """A claim as found: its raw value (URL or words), how it was made, and what it covers.
 
@@ -227,7 +261,10 @@ class Evidence:
     text_origin: str | None = None  # where `alt` came from: alt | figcaption | title; None with alt None
     caption: str | None = None
     caption_score: float | None = None
-    nsfw: float | None = None
+    text_language: Language | None = None  # of `alt`
+    transforms: tuple[str, ...] = ()  # what was done to the pixels that are kept, before they were made smaller
+    scores: tuple[Score, ...] = ()  # a name that is missing was not measured
+    duplicate: DuplicateOf | None = None  # None: not compared with the others yet
     tombstoned: str | None = None  # the removal id whose tombstone matches; "" = asked, none matches
     registry: tuple[RegistryAnswer, ...] | None = None  # asked anew at every decide, like the tombstones: not stored
     grants: tuple[Grant, ...] = ()  # those whose scope covers this pair, valid or not; asked anew, not stored
@@ -240,6 +277,13 @@ class Evidence:
         for known in self.origins:
             if known.origin == origin:
                 return known
+        return None
+
+    def score(self, name: str) -> float | None:
+        """The newest value under this name; None: not measured."""
+        for known in reversed(self.scores):
+            if known.name == name:
+                return known.value
         return None
 
     def to_json(self) -> str:
@@ -256,7 +300,7 @@ class Evidence:
         said: dict[str, Any] = {}
         for name in _OWN_FIELDS:
             value = getattr(self, name)
-            if value is not None:
+            if value is not None and not (value == () and name in _LEFT_OUT_EMPTY):
                 said[name] = plain(value) if name not in _ALIKE else _plain_of_alike(value)
         if self.hops is not None:
             said["hops"] = _plain_hops(self.hops)
@@ -293,6 +337,7 @@ class Evidence:
 _NOT_STORED = frozenset({"body", "registry", "grants"})
 _OF_THE_PAGE = ("page_headers", "page_meta", "page_rsl")
 _SHARED = frozenset({"origins", "declared", *_OF_THE_PAGE})
+_LEFT_OUT_EMPTY = frozenset({"transforms", "scores"})  # their absence says the same
 _OWN_FIELDS = tuple(f.name for f in fields(Evidence) if f.name not in _NOT_STORED | _SHARED | {"hops"})
 _ALIKE = frozenset({"embedded", "c2pa", "licence_claims"})  # of most pictures they say what they say of many others
 
@@ -490,10 +535,15 @@ def _evidence_from_plain(d: dict[str, Any], shared: Shared, anew: Mapping[str, A
         hops=tuple(Hop(h["url"], h["status"], _pairs(h["headers"])) for h in d["hops"]) if "hops" in d else None,
         licence_claims=tuple(LicenceClaim(**c) for c in d["licence_claims"]) if "licence_claims" in d else None,
         faces=tuple(Face(**f) for f in d["faces"]) if "faces" in d else None,
+        text_language=Language(**d["text_language"]) if "text_language" in d else None,
+        transforms=tuple(d.get("transforms", ())),
+        scores=tuple(Score(**s) for s in d.get("scores", ())),
+        duplicate=DuplicateOf(**d["duplicate"]) if "duplicate" in d else None,
     )
 
 
 _COMPOUND = frozenset(
     {"page_url", "observed_at", "origins", "page", "declared", "hops", "embedded", "c2pa", "licence_claims", "faces"}
+    | {"text_language", "transforms", "scores", "duplicate"}
     | set(_OF_THE_PAGE)
 )

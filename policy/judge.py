@@ -33,6 +33,7 @@ from policy.evidence import (
     LicenceClaim,
     OriginEvidence,
     RegistryAnswer,
+    Score,
 )
 from policy.origins import origin_of
 from policy.ruleset import KNOWN, Ruleset, judge
@@ -89,7 +90,7 @@ class Readers:
 # The order in which decisions are answered.
 MECHANISMS = (
     *("robots", "ai_agents", "content_usage", "content_signal", "rsl", "tdmrep", "x_robots", "ai_txt", "trust_txt"),
-    *("xmp", "c2pa", "registry", "licence", "faces", "tombstone", "size", "text", "safety", "duplicate"),
+    *("xmp", "c2pa", "registry", "licence", "faces", "tombstone", "size", "text", "safety", "duplicate", "quality"),
 )
 
 # Mechanisms whose lines may stand in robots.txt: without `mechanisms` they are judged only where it has such lines.
@@ -255,7 +256,7 @@ def _evidence(case: _Case, now: datetime, readers: Readers) -> Evidence:
         text_origin="alt" if case.has("alt") else None,
         caption=case.text("caption"),
         caption_score=case.number("caption_score"),
-        nsfw=case.number("nsfw"),
+        scores=() if (nsfw := case.number("nsfw")) is None else (Score("nsfw", nsfw, "given"),),
         tombstoned=(case.text("tombstoned") or "") if case.has("tombstoned") else None,
     )
     if readers.registries is None:

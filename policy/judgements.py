@@ -152,6 +152,15 @@ SENTENCES: Mapping[str, str] = {
     "too-small": "The picture is smaller than the ruleset asks for.",
     "too-large": "The picture is larger than the ruleset takes.",
     "too-narrow": "The picture is longer and narrower than the ruleset takes.",
+    "quality-ok": "There is enough to be seen in the picture.",
+    "too-plain": "There is hardly anything to be seen in the picture.",
+    # safety
+    "safe": "The model that looks for what is not safe for work finds little of it.",
+    "nsfw": "The model that looks for what is not safe for work finds more of it than the ruleset takes.",
+    # duplicates
+    "no-duplicate": "The picture stands for itself.",
+    "duplicate": "Another picture that is the same to the eye stands for this one.",
+    "duplicate-reserved": "A picture that is the same to the eye carries a reservation in its own bytes.",
     # text
     "alt-text": "The alt text describes the picture.",
     "caption": "The caption that was found for the picture is sure enough.",

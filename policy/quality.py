@@ -1,4 +1,4 @@
-"""The rule over a picture's size and shape."""
+"""The rules over a picture's size and shape, and over what its pixels are worth."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from policy.judgements import judgement, not_observed
 from policy.verdict import Judgement, Verdict
 
 SIZE = "size"
+QUALITY = "quality"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,3 +44,27 @@ def judge_size(evidence: Evidence, rules: SizeRules) -> Judgement:
     if longer > shorter * rules.max_aspect:
         return judgement(SIZE, Verdict.DENY, "too-narrow", f"{size}, at most {rules.max_aspect:g} to 1")
     return judgement(SIZE, Verdict.ALLOW, "size-ok", size)
+
+
+@dataclass(frozen=True, slots=True)
+class QualityRules:
+    """`min_entropy`: bits of the histogram of brightness."""
+
+    min_entropy: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_entropy <= 8:
+            raise ValueError("min_entropy must lie in [0, 8]")
+
+
+def judge_quality(evidence: Evidence, rules: QualityRules) -> Judgement:
+    """Whether there is anything to be seen."""
+    entropy = evidence.score("entropy")
+    if entropy is None:
+        if evidence.fetch_error:
+            return judgement(QUALITY, Verdict.DEFER, "fetch-failed", evidence.fetch_error)
+        return not_observed(QUALITY, "the picture was not measured")
+    said = f"{entropy:.2f} bits, at least {rules.min_entropy:g}"
+    if not entropy >= rules.min_entropy:
+        return judgement(QUALITY, Verdict.DENY, "too-plain", said)
+    return judgement(QUALITY, Verdict.ALLOW, "quality-ok", said)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 _SOURCE = "the source takes it back, and the next recheck sees that"
 _RIGHTS = "a grant of the rights holder covers it (custody grant add)"
 _OPERATOR = "a grant of the site's operator covers it (custody grant add)"
-_AGAIN = "it is observed again: custody recheck, or a new crawl of the page"
+_AGAIN = "it is observed again: custody look, custody recheck, or a new crawl of the page"
 
 _MENDED = "the site mends what cannot be read, and the next recheck sees that"
 _ANSWERS = "the site answers again"
@@ -82,6 +82,10 @@ REMEDIES: Mapping[str, tuple[str, ...]] = {
     "licence-conflict": ("a person looks: a grant of the rights holder settles it (custody grant add)",),
     "face-": ("a grant of the depicted person covers it (custody grant add)", "faces.mode of policy.toml is changed"),
     "too-": ("the bounds under [size] of policy.toml are changed",),
+    "too-plain": ("the bounds under [quality] of policy.toml are changed",),
+    "nsfw": ("safety.max_nsfw of policy.toml is changed",),
+    "duplicate": ("the picture that stands for it goes, and custody look is run", "duplicate.near is changed"),
+    "duplicate-reserved": (_RIGHTS, "the other picture's source puts a file without the reservation in its place"),
     "caption-": ("custody caption finds a caption that is sure enough", "the page gets an alt text"),
     "text-": ("the page gets another alt text", "the keys under [text] of policy.toml are changed"),
     "tombstoned": ("nothing: a removal is final",),

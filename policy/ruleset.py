@@ -19,6 +19,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeVar, get_args, get_origin, get_type_hints
 
+from policy.duplicates import DuplicateRules, judge_duplicate
 from policy.errors import ConfigurationError
 from policy.evidence import ORIGIN_DOCUMENTS, Evidence
 from policy.grants import under_grants
@@ -26,7 +27,8 @@ from policy.judgements import judgement, not_observed
 from policy.licences import LicenceRules, judge_licence
 from policy.limits import days, within
 from policy.people import FacesRules, judge_faces
-from policy.quality import SizeRules, judge_size
+from policy.quality import QualityRules, SizeRules, judge_quality, judge_size
+from policy.safety import SafetyRules, judge_safety
 from policy.signals.ai_agents import AiAgentsRules, judge_ai_agents
 from policy.signals.ai_txt import judge_ai_txt
 from policy.signals.aipref import judge_content_usage
@@ -101,6 +103,9 @@ class Ruleset:
     licence: LicenceRules
     faces: FacesRules
     size: SizeRules
+    quality: QualityRules
+    safety: SafetyRules
+    duplicate: DuplicateRules
     text: TextRules
     tombstone: TombstoneRules
     max_evidence_age_days: EvidenceAges
@@ -287,19 +292,18 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "licence": Rule(2, lambda r, e, now: judge_licence(e, r.licence, now), ("licence",)),
         "faces": Rule(1, lambda r, e, _: judge_faces(e, r.faces), ("faces",)),
         "size": Rule(1, lambda r, e, _: judge_size(e, r.size), ("size",)),
+        "quality": Rule(1, lambda r, e, _: judge_quality(e, r.quality), ("quality",)),
+        "safety": Rule(1, lambda r, e, _: judge_safety(e, r.safety), ("safety",)),
+        "duplicate": Rule(1, lambda r, e, _: judge_duplicate(e, r.duplicate), ("duplicate",)),
         "text": Rule(2, lambda r, e, _: judge_text(e, r.text), ("text",)),
         "tombstone": Rule(1, lambda _, e, __: _judge_tombstone(e), ()),
     }
 )
-BUILT = frozenset(RULES)
-# Their observers come with a later version: a ruleset that names them keeps every sample out.
-KNOWN = BUILT | {"safety", "duplicate"}
+KNOWN = frozenset(RULES)
 
 
 def judge(rules: Ruleset, mechanism: str, evidence: Evidence, now: datetime) -> Judgement:
-    """What one mechanism makes of the evidence, grants considered; one that is known but not built DEFERs."""
-    if mechanism not in RULES:
-        return judgement(mechanism, Verdict.DEFER, "mechanism-not-built", "not looked for")
+    """What one mechanism makes of the evidence, grants considered."""
     return under_grants(RULES[mechanism].judge(rules, evidence, now), evidence, now)
 
 
