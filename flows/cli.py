@@ -236,6 +236,28 @@ def decide(home_path: Path, as_json: bool) -> None:
 
 @cli.command()
 @_common
+def look(home_path: Path, as_json: bool) -> None:
+    """Look at the pictures that every cheaper rule lets pass: quality, near duplicates, safety; then judge anew."""
+    from flows.stages import look as stage
+
+    summary = stage.look(_open(home_path), _bar(as_json))
+    if as_json:
+        print_json(summary)
+        return
+    rows = [(seen.mechanism, seen.pictures, seen.measured, f"{seen.seconds:.1f}") for seen in summary.looked]
+    print_table(("rule", "pictures", "measured now", "seconds"), rows, title="Looked at")
+    print_table(("verdict", "rule", "reason", "pairs"), summary.decided.standing, title="Standing verdicts")
+    if summary.unreadable:
+        say(f"The kept pixels of {counted(summary.unreadable, 'picture')} cannot be decoded: deferred")
+    stood_for = counted(summary.duplicates, "near duplicate")
+    answer(
+        f"{counted(summary.pictures, 'picture')}, {stood_for} among them; {counted(summary.pairs, 'pair')} told anew"
+    )
+    say("Next: custody caption")
+
+
+@cli.command()
+@_common
 @click.option("--dataset", default=None, help="Only the samples of this dataset; default: all that stands allowed.")
 def recheck(home_path: Path, as_json: bool, dataset: str | None) -> None:
     """Ask again what a standing yes rests on, where it is due: documents of origins, headers, licences."""

@@ -42,6 +42,7 @@ def plans(home: Home) -> tuple[Plan, ...]:
     from flows.caption_images import caption_images
     from flows.crawl_pages import crawl_pages
     from flows.handle_removals import handle_removals
+    from flows.look_at_images import look_at_images
     from flows.publish_reports import publish_reports
     from flows.recheck_sources import recheck_sources
     from flows.seal_shards import seal_shards
@@ -53,6 +54,7 @@ def plans(home: Home) -> tuple[Plan, ...]:
         Plan(recheck_sources, when.recheck),
         Plan(handle_removals, when.removals),
         Plan(publish_reports, when.reports),
+        Plan(look_at_images),
         Plan(caption_images),
         Plan(seal_shards),
         Plan(train_model),

@@ -1,0 +1,374 @@
+"""Look: what models and measures make of the pictures that every cheaper rule lets pass.
+
+Cheapest first: measures of quality, then the search for near duplicates, then the models; what one of them keeps out
+the next does not look at. A score is kept by (content, scorer's digest), and the digest covers weights and
+preprocessing, so that nothing is computed twice and nothing of another model counts. Scores are appended a unit at a
+time; evidence is written anew for the pairs whose pictures have something new to be said of, and judged.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from flows.home import Home, utc_now
+from flows.pace import Pace
+from flows.stages.decide import DecideSummary, decide, judge_pairs
+from flows.stages.evidence import evidence_batches, newest_evidence
+from flows.stages.parts import unit_id
+from flows.terminal import Progress, silent
+from policy.duplicates import DUPLICATE
+from policy.evidence import DuplicateOf, Evidence, Score
+from policy.ledger import Ledger
+from policy.quality import QUALITY
+from policy.ruleset import judge
+from policy.safety import SAFETY
+from policy.verdict import Verdict
+
+if TYPE_CHECKING:
+    from curation.scores import Scorer
+
+OBSERVER = "custody-look/1"
+UNIT = 2_000  # pictures of one unit of work, and of one append
+BATCH = 16  # pictures that a scorer is given at once
+PAIRS_AT_ONCE = 2_000  # whose evidence is written anew in one append
+COMPARED_AT_ONCE = 50_000  # whose evidence is compared with what is known of their pictures
+
+# The rules that rest on looking, cheapest first: `text` is not among them, since a caption may still come.
+LOOKED = (QUALITY, DUPLICATE, SAFETY)
+
+# Pairs that every other rule lets pass, with their contents; a text that is refused refuses the pair.
+_PASSING = """
+WITH passing AS (
+    SELECT pair_key FROM latest_decision GROUP BY pair_key
+    HAVING bool_and(verdict IN ('allow', 'unset') OR list_contains($looked::VARCHAR[], rule)
+                    OR (rule = 'text' AND verdict = 'defer'))
+)
+SELECT pair_key, content_sha256 FROM evidence SEMI JOIN passing USING (pair_key)
+WHERE pair_key IS NOT NULL
+QUALIFY row_number() OVER (PARTITION BY pair_key ORDER BY batch_seq DESC, row_no DESC) = 1
+ORDER BY pair_key
+"""
+_SAID = """
+SELECT pair_key, json_extract(body_json, '$.scores')::VARCHAR, json_extract(body_json, '$.duplicate')::VARCHAR
+FROM evidence WHERE pair_key IN (SELECT unnest(?::VARCHAR[]))
+QUALIFY row_number() OVER (PARTITION BY pair_key ORDER BY batch_seq DESC, row_no DESC) = 1
+"""
+_SCORES = """
+SELECT content_sha256, name, value FROM score WHERE model_digest = ? AND content_sha256 IS NOT NULL
+QUALIFY row_number() OVER (PARTITION BY content_sha256, name ORDER BY batch_seq DESC, row_no DESC) = 1
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What one mechanism looked at: `pictures` that had come so far, of which `measured` in this run, in `seconds`."""
+
+    mechanism: str
+    pictures: int
+    measured: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class LookSummary:
+    """What a run did. `pictures`: those that every cheaper rule lets pass.
+
+    `unreadable`: pictures whose kept pixels cannot be decoded. `duplicates`: those that another picture stands for.
+    `pairs`: whose evidence was written anew. `decided`: what judging them made of it.
+    """
+
+    pictures: int
+    looked: tuple[Looked, ...]
+    unreadable: int
+    duplicates: int
+    pairs: int
+    decided: DecideSummary
+
+
+class Known:
+    """What is known by now of N contents: a column of float64 [N] a score, NaN where it was not measured; and what
+    stands for each.
+    """
+
+    def __init__(self, contents: Sequence[str]) -> None:
+        self._place = {content: number for number, content in enumerate(contents)}
+        self._columns: dict[str, tuple[str, npt.NDArray[np.float64]]] = {}
+        self.duplicates: dict[str, DuplicateOf] = {}
+
+    def add(self, by: str, names: Sequence[str], said: Iterable[tuple[str, str, float]]) -> None:
+        """Take over (content, name, value) of what `by` has measured."""
+        for name in names:
+            self._columns[name] = by, np.full(len(self._place), np.nan)
+        for content, name, value in said:
+            if content in self._place and name in self._columns:
+                self._columns[name][1][self._place[content]] = value
+
+    def scores(self, content: str) -> tuple[Score, ...]:
+        """Of one content, in the order of their names."""
+        place = self._place.get(content)
+        if place is None:
+            return ()
+        found = ((name, float(values[place]), by) for name, (by, values) in sorted(self._columns.items()))
+        return tuple(Score(name, value, by) for name, value, by in found if not math.isnan(value))
+
+
+def look(home: Home, progress: Progress = silent) -> LookSummary:
+    """Measure what passes all cheaper rules, write the evidence anew, judge.
+
+    Raises:
+        ConfigurationError: the weights of a model are missing, or are not those that are expected.
+    """
+    looking = Looking(home, progress)
+    for mechanism in looking.mechanisms:
+        for unit in range(looking.begin(mechanism)):
+            looking.do(unit)
+    return looking.finish()
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """A mechanism that is being looked at: who measures (None: the search for duplicates), and what is missing."""
+
+    mechanism: str
+    scorer: Scorer | None
+    passing: list[str]
+    missing: list[str]
+    pace: Pace
+    started: float = field(default_factory=time.monotonic)
+
+
+class Looking:
+    """A run of the stage: one mechanism after another, each in units. What was done of it stands in the ledger, so
+    that a run that was killed is begun anew and goes on where it stopped.
+
+    ::
+
+        looking = Looking(home, progress)
+        for mechanism in looking.mechanisms:
+            for unit in range(looking.begin(mechanism)):
+                looking.do(unit)
+        summary = looking.finish()
+    """
+
+    def __init__(self, home: Home, progress: Progress = silent) -> None:
+        self._home, self._progress = home, progress
+        self.mechanisms = tuple(name for name in LOOKED if name in home.ruleset.mechanisms)
+        self._contents = _settled(home, progress)
+        self._known = Known(self._contents)
+        self._looked: list[Looked] = []
+        self._unreadable = 0
+        self._turn: _Turn | None = None
+
+    def begin(self, mechanism: str) -> int:
+        """Turn to the next mechanism; returns the number of its units."""
+        self._end_turn()
+        passing = self._still_passing()
+        if mechanism == DUPLICATE:
+            self._turn = _Turn(mechanism, None, passing, passing, Pace(silent, "", 0))
+            return 1 if passing else 0
+        scorer = scorer_of(self._home, mechanism)
+        missing = _unscored(self._home, scorer, passing)
+        pace = Pace(self._progress, f"look: {mechanism}", len(missing))
+        self._turn = _Turn(mechanism, scorer, passing, missing, pace)
+        return -(-len(missing) // UNIT)
+
+    def do(self, unit: int) -> int:
+        """Do one unit of it; returns how many pictures that were."""
+        turn = self._turn
+        assert turn is not None  # begin() came before
+        if turn.scorer is None:
+            from flows.stages.duplicates import find_duplicates
+
+            self._known.duplicates |= find_duplicates(self._home, turn.passing, self._progress)
+            return len(turn.passing)
+        part = turn.missing[unit * UNIT : (unit + 1) * UNIT]
+        self._unreadable += _score_unit(self._home, turn.scorer, part, turn.pace)
+        return len(part)
+
+    def finish(self) -> LookSummary:
+        """Write the evidence anew of what has something new to be said of, and judge."""
+        self._end_turn()
+        pairs = _record(self._home, self._known, self._progress)
+        decided = decide(self._home, self._progress)
+        stood_for = sum(found.representative != content for content, found in self._known.duplicates.items())
+        return LookSummary(len(self._contents), tuple(self._looked), self._unreadable, stood_for, pairs, decided)
+
+    def _end_turn(self) -> None:
+        """Know what a mechanism's units have measured."""
+        if (turn := self._turn) is None:
+            return
+        if (scorer := turn.scorer) is not None:
+            with self._home.ledger(readonly=True) as ledger:
+                self._known.add(by(scorer), scorer.names, ledger.query(_SCORES, [scorer.digest]))
+        seconds = time.monotonic() - turn.started
+        self._looked.append(Looked(turn.mechanism, len(turn.passing), len(turn.missing), seconds))
+        self._turn = None
+
+    def _still_passing(self) -> list[str]:
+        """The contents that nothing known so far keeps out: a model is not asked of what a cheaper look has settled."""
+        rules, now = self._home.ruleset, utc_now()
+        passing = []
+        for content in self._contents:
+            seen = _alone(content, self._known, now)
+            judged = [judge(rules, name, seen, now) for name in self.mechanisms]
+            if all(j.verdict in (None, Verdict.ALLOW) or j.reason.code == "not-observed" for j in judged):
+                passing.append(content)
+        return passing
+
+
+# ── what is to be looked at ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _settled(home: Home, progress: Progress) -> list[str]:
+    """The contents that every cheaper rule lets pass as of now, whose pixels are kept and that nobody asked to go."""
+    from curation.pixel_store import PixelStore
+
+    with home.ledger() as ledger:
+        judge_pairs(ledger, home.ruleset, home, progress)
+        found = sorted({sha for _, sha in ledger.query(_PASSING, {"looked": list(LOOKED)}) if sha is not None})
+        tombstones = home.tombstones(ledger)
+    kept = frozenset(PixelStore(home.pixels_path).keys())
+    return [sha for sha in found if sha in kept and not tombstones.covers_content(sha)]
+
+
+def _alone(content: str, known: Known, now: datetime) -> Evidence:
+    """A picture by itself, as far as it has been looked at."""
+    return Evidence(
+        page_url=None,
+        image_url="",
+        observed_at=now,
+        observer=OBSERVER,
+        observer_version="",
+        content_sha256=content,
+        scores=known.scores(content),
+        duplicate=known.duplicates.get(content),
+    )
+
+
+# ── scores ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def scorer_of(home: Home, mechanism: str) -> Scorer:
+    """What measures for this rule."""
+    from curation.nsfw import NsfwScorer
+    from curation.scores import QualityScorer
+
+    return QualityScorer() if mechanism == QUALITY else NsfwScorer()
+
+
+def _unscored(home: Home, scorer: Scorer, contents: Sequence[str]) -> list[str]:
+    """Those of which this very scorer has not said all it says."""
+    with home.ledger(readonly=True) as ledger:
+        said = Counter(sha for sha, name, _ in ledger.query(_SCORES, [scorer.digest]) if name in scorer.names)
+    return [sha for sha in contents if said[sha] < len(scorer.names)]
+
+
+def _score_unit(home: Home, scorer: Scorer, contents: Sequence[str], pace: Pace) -> int:
+    """Score the contents of one unit and append what was measured; returns how many cannot be decoded."""
+    now = utc_now().replace(tzinfo=None)
+    measured = list(_scored(home, scorer, contents, pace))
+    rows = [
+        {"content_sha256": content, "name": name, "value": value, "model_digest": scorer.digest, "observed_at": now}
+        for content, values in measured
+        for name, value in zip(scorer.names, values, strict=True)
+    ]
+    if rows:
+        with home.ledger() as ledger:
+            ledger.append("score", rows, key=f"look/{scorer.digest[:16]}/{unit_id(*contents)}")
+    return len(contents) - len(measured)
+
+
+def _scored(home: Home, scorer: Scorer, contents: Sequence[str], pace: Pace) -> Iterator[tuple[str, tuple[float, ...]]]:
+    """(content, its scores) of those that can be decoded; batches go to as many threads as pictures are decoded by."""
+    from curation.images import DecodeError, decode
+    from curation.pixel_store import PixelStore
+
+    store = PixelStore(home.pixels_path)
+
+    def score(bodies: Sequence[tuple[str, bytes]]) -> list[tuple[str, tuple[float, ...]]]:
+        there, pictures = [], []
+        for content, body in bodies:
+            try:
+                pictures.append(decode(body))
+            except DecodeError:
+                continue  # it stays without a score, which keeps it out
+            there.append(content)
+        return list(zip(there, scorer.score(pictures), strict=True)) if there else []
+
+    workers = home.settings.images.decode_workers
+    batches = ([(sha, store.get(sha)) for sha in part] for part in _parts(contents, BATCH))
+    with ThreadPoolExecutor(workers) as threads:
+        # A few batches ahead, so that memory does not grow with the unit.
+        waiting = [(batch, threads.submit(score, batch)) for batch in itertools.islice(batches, 2 * workers)]
+        while waiting:
+            batch, future = waiting.pop(0)
+            yield from future.result()
+            pace.add(len(batch))
+            waiting += [(batch, threads.submit(score, batch)) for batch in itertools.islice(batches, 1)]
+
+
+def by(scorer: Scorer) -> str:
+    """The scorer as evidence names it."""
+    return f"{scorer.id}@{scorer.digest[:16]}"
+
+
+# ── evidence ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _record(home: Home, known: Known, progress: Progress) -> int:
+    """Write the evidence anew of every pair whose picture has something to be said of that its evidence lacks."""
+    with home.ledger(readonly=True) as ledger:
+        pairs = ledger.query(_PASSING, {"looked": list(LOOKED)})
+        outdated = [pair for part in _parts(pairs, COMPARED_AT_ONCE) for pair in _outdated(ledger, part, known)]
+    done = 0
+    for part in _parts(outdated, PAIRS_AT_ONCE):
+        with home.ledger() as ledger:
+            evidence = newest_evidence(ledger, part)
+            written = [(pair, looked_at(evidence[pair], known)) for pair in part]
+            head, _ = ledger.head()
+            ledger.append_many(evidence_batches(ledger, written, "look", f"look/{head}/{unit_id(*part)}"))
+        done += len(part)
+        progress(done, len(outdated), "look: evidence")
+    return done
+
+
+def looked_at(evidence: Evidence, known: Known) -> Evidence:
+    """The evidence with what is known of its picture; what others have measured stays."""
+    content = evidence.content_sha256 or ""
+    new = known.scores(content)
+    names = {score.name for score in new}
+    scores = (*(score for score in evidence.scores if score.name not in names), *new)
+    return replace(
+        evidence, scores=scores, duplicate=known.duplicates.get(content, evidence.duplicate), observer=OBSERVER
+    )
+
+
+def _outdated(ledger: Ledger, pairs: Sequence[tuple[str, str]], known: Known) -> Iterator[str]:
+    """The pairs whose newest evidence says of their pictures something else than is known."""
+    said = {pair: stored for pair, *stored in ledger.query(_SAID, [[pair for pair, _ in pairs]])}
+    for pair, content in pairs:
+        scores, duplicate = said[pair]
+        measured = {Score(**score) for score in _read(scores, [])}
+        found = DuplicateOf(**_read(duplicate, {})) if duplicate is not None else None
+        if not measured.issuperset(known.scores(content)) or known.duplicates.get(content, found) != found:
+            yield pair
+
+
+def _read(text: str | None, default: Any) -> Any:
+    return default if text is None else orjson.loads(text)
+
+
+def _parts(values: Sequence[Any], size: int) -> Iterator[Any]:
+    return (values[start : start + size] for start in range(0, len(values), size))
