@@ -14,6 +14,8 @@ from policy.personal_data import contact_data, person_name
 from policy.verdict import Judgement, Verdict
 
 TEXT = "text"
+# The reasons for which a pair waits for a caption: it has no text, or one that does not fit its picture.
+CAPTION_WANTED = ("caption-missing", "caption-uncertain")
 
 
 @dataclass(frozen=True, slots=True)
