@@ -439,6 +439,26 @@ def trace(home_path: Path, as_json: bool, query: str) -> None:
 
 @cli.command()
 @_common
+@click.argument("out", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--where", default="true", show_default=True, help="Selection: SQL over the view `tile`.")
+@click.option("--order", default="pair_key", show_default=True, help="Order: SQL, as \"scores['nsfw'] DESC\".")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=200, show_default=True, help="Pictures at most.")
+@click.option("--columns", type=click.IntRange(1, 50), default=6, show_default=True, help="Of a PNG.")
+def sheet(home_path: Path, as_json: bool, out: Path, where: str, order: str, limit: int, columns: int) -> None:
+    """A contact sheet, OUT.png or OUT.html: pictures with their captions, scores, boxes and verdicts."""
+    from flows.stages import sheet as stage
+
+    made = stage.sheet(_open(home_path), out, where=where, order=order, limit=limit, columns=columns)
+    if as_json:
+        print_json(made)
+        return
+    answer(f"{made.path}: {counted(made.shown, 'picture')} of {made.matching:,} that match")
+    if made.without_pixels:
+        say(f"Of {counted(made.without_pixels, 'picture')} no pixels are kept: what is refused is not")
+
+
+@cli.command()
+@_common
 @click.argument("name", required=False)
 @click.argument("parameters", nargs=-1)
 def audit(home_path: Path, as_json: bool, name: str | None, parameters: tuple[str, ...]) -> None:
