@@ -154,9 +154,13 @@ SENTENCES: Mapping[str, str] = {
     "too-narrow": "The picture is longer and narrower than the ruleset takes.",
     "quality-ok": "There is enough to be seen in the picture.",
     "too-plain": "There is hardly anything to be seen in the picture.",
+    "too-flat": "More of the picture is of one colour than the ruleset takes.",
+    "too-blurred": "The picture has no sharp edge.",
+    "screenshot": "The picture looks like a screenshot.",
     # safety
     "safe": "The model that looks for what is not safe for work finds little of it.",
     "nsfw": "The model that looks for what is not safe for work finds more of it than the ruleset takes.",
+    "nsfw-unsure": "The model that looks for what is not safe for work is in doubt.",
     # duplicates
     "no-duplicate": "The picture stands for itself.",
     "duplicate": "Another picture that is the same to the eye stands for this one.",

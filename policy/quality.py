@@ -48,23 +48,46 @@ def judge_size(evidence: Evidence, rules: SizeRules) -> Judgement:
 
 @dataclass(frozen=True, slots=True)
 class QualityRules:
-    """`min_entropy`: bits of the histogram of brightness."""
+    """Bounds of what curation.scores measures on the kept pixels.
+
+    `min_entropy`: bits of the histogram of brightness (0: not asked). `min_sharpness`: of the strongest edges (0: not
+    asked). `max_flatness`, `max_screenshot`: shares in [0, 1] (1: not asked).
+    """
 
     min_entropy: float
+    min_sharpness: float
+    max_flatness: float
+    max_screenshot: float
 
     def __post_init__(self) -> None:
         if not 0 <= self.min_entropy <= 8:
             raise ValueError("min_entropy must lie in [0, 8]")
+        if not 0 <= self.min_sharpness <= 8:
+            raise ValueError("min_sharpness must lie in [0, 8]")
+        for name in ("max_flatness", "max_screenshot"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie in [0, 1]")
 
 
 def judge_quality(evidence: Evidence, rules: QualityRules) -> Judgement:
-    """Whether there is anything to be seen."""
-    entropy = evidence.score("entropy")
-    if entropy is None:
-        if evidence.fetch_error:
-            return judgement(QUALITY, Verdict.DEFER, "fetch-failed", evidence.fetch_error)
-        return not_observed(QUALITY, "the picture was not measured")
-    said = f"{entropy:.2f} bits, at least {rules.min_entropy:g}"
-    if not entropy >= rules.min_entropy:
-        return judgement(QUALITY, Verdict.DENY, "too-plain", said)
-    return judgement(QUALITY, Verdict.ALLOW, "quality-ok", said)
+    """Whether there is something to be seen, and seen sharply, and no screenshot; the first bound that is missed."""
+    bounds = (
+        ("entropy", rules.min_entropy, rules.min_entropy > 0, "too-plain"),
+        ("flatness", rules.max_flatness, rules.max_flatness < 1, "too-flat"),
+        ("sharpness", rules.min_sharpness, rules.min_sharpness > 0, "too-blurred"),
+        ("screenshot", rules.max_screenshot, rules.max_screenshot < 1, "screenshot"),
+    )
+    said = []
+    for name, bound, asked, code in bounds:
+        if not asked:
+            continue
+        value = evidence.score(name)
+        if value is None:
+            if evidence.fetch_error:
+                return judgement(QUALITY, Verdict.DEFER, "fetch-failed", evidence.fetch_error)
+            return not_observed(QUALITY, f"the picture was not measured: {name}")
+        least = code in ("too-plain", "too-blurred")
+        said.append(f"{name} {value:.2f}, at {'least' if least else 'most'} {bound:g}")
+        if not (value >= bound if least else value <= bound):  # NaN is within no bound
+            return judgement(QUALITY, Verdict.DENY, code, said[-1])
+    return judgement(QUALITY, Verdict.ALLOW, "quality-ok", "; ".join(said))

@@ -82,8 +82,12 @@ REMEDIES: Mapping[str, tuple[str, ...]] = {
     "licence-conflict": ("a person looks: a grant of the rights holder settles it (custody grant add)",),
     "face-": ("a grant of the depicted person covers it (custody grant add)", "faces.mode of policy.toml is changed"),
     "too-": ("the bounds under [size] of policy.toml are changed",),
-    "too-plain": ("the bounds under [quality] of policy.toml are changed",),
+    **dict.fromkeys(
+        ("too-plain", "too-flat", "too-blurred", "screenshot"),
+        ("the bounds under [quality] of policy.toml are changed",),
+    ),
     "nsfw": ("safety.max_nsfw of policy.toml is changed",),
+    "nsfw-unsure": ("safety.defer_nsfw of policy.toml is changed",),
     "duplicate": ("the picture that stands for it goes, and custody look is run", "duplicate.near is changed"),
     "duplicate-reserved": (_RIGHTS, "the other picture's source puts a file without the reservation in its place"),
     "caption-": ("custody caption finds a caption that is sure enough", "the page gets an alt text"),
