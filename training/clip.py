@@ -1,15 +1,13 @@
 """Contrastive training with open_clip on the pairs that have alt text: the captioner's CLIP.
 
-The model is open_clip's CustomTextCLIP over two frozen towers that pip packages carry: timm's EfficientNet-Lite0 and
-all-MiniLM-L6-v2. Trained is the projection of the picture into the text's space (timm's two-layer head, 1.5 million
-weights) and the temperature. Frozen features are computed once and kept in memory only: on the disk they would be
-one more personal thing to erase.
+The model is open_clip's CustomTextCLIP: all-MiniLM-L6-v2 as text tower, frozen, and one of three image towers
+(curation/own_clip.py). Pictures are shown in keyed variants (training/augmentation.py), batches may be larger than
+memory holds (training/contrastive.py), and what frozen parts give is computed once (training/clip_inputs.py).
 
 Order, step log, checkpoints and the schedule of emptied slots are those of every run (training/order.py and its
 neighbours). The held-out pairs lie outside the segment's ordinal ranges, so that the arithmetic of exposure says of
-them what is true: no checkpoint has seen them. They measure retrieval and choose the caption threshold.
-
-The loss is the symmetric InfoNCE of CLIP (Radford et al. 2021) with every equal caption of the batch as a positive.
+them what is true: no checkpoint has seen them. They measure retrieval and choose the caption threshold
+(training/calibration.py).
 """
 
 from __future__ import annotations
@@ -18,22 +16,22 @@ import hashlib
 import itertools
 import json
 import math
-import re
+import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
-import torch.nn.functional as F
+from torch import nn
 
 from curation import clip_model
-from curation.clip_model import Calibration, ClipModel, Embeddings
-from curation.images import decode
+from curation.clip_model import Calibration
+from curation.own_clip import SCRATCH
 from curation.shards import DatasetReader
 from policy.errors import ConfigurationError, InputError, IntegrityError
 from policy.provenance import (
@@ -42,11 +40,13 @@ from policy.provenance import (
     Phase,
     Segment,
     TrainingRun,
+    UpstreamModel,
     canonical_json,
     config_digest,
     utc_text,
 )
 from training.batches import EmptySlots, TombstoneWatch
+from training.calibration import calibrate, held_out_rank
 from training.checkpoint import (
     TrainerState,
     list_checkpoints,
@@ -62,55 +62,41 @@ from training.checkpoint import (
     unpack_optimizer,
     write_durably,
 )
-from training.numerics import enforce_determinism, observe_contract
+from training.clip_config import OPERATIONAL, ClipConfig
+from training.clip_inputs import ClipBatch, ClipInputs, Progress
+from training.clip_towers import (
+    adamw,
+    dropout_mask,
+    embed_pictures,
+    image_tower,
+    learning_rate_factor,
+    trained_parameters,
+    trained_tensors,
+)
+from training.contrastive import backward_cached, contrastive_loss
+from training.numerics import differences, enforce_determinism, observe_contract
 from training.order import ORDER_VERSION, Order, is_tainted, open_segment
-from training.randomness import sample_keys, uniforms
 from training.step_log import StepLog, StepRow, check_prefix, fed_digest
 
 STEPS_FILE = "steps.log"
-
-Ints = npt.NDArray[np.int64]
-Progress = Callable[[str, int, int], None]
-"""Called with (what is being done, how much of it is done, of how much)."""
 
 OnEvent = Callable[[str, str, str], None]
 """Called with (kind, subject, detail), as in training/loop.py."""
 
 
 @dataclass(frozen=True, slots=True)
-class ClipConfig:
-    """A CLIP run. `image_size`: side in pixels that pictures are padded and scaled to; `held_out`: pairs never fed.
-
-    `unique_captions`: calibrate for a captioner that gives no picture a text which another one carries already.
-    """
-
-    image_size: int = 128
-    steps: int = 200
-    batch_size: int = 256
-    learning_rate: float = 2e-3
-    warmup_steps: int = 20
-    weight_decay: float = 0.05
-    dropout: float = 0.5
-    initial_scale: float = 14.0
-    held_out: int = 200
-    target_precision: float = 0.9
-    unique_captions: bool = False
-    checkpoint_every: int = 100
-    keep_checkpoints: int = 2
-    seed: int = 0
-    threads: int = 1
-    device: str = "cpu"
-
-
-@dataclass(frozen=True, slots=True)
 class ClipResult:
-    """What a call of `train_clip` leaves behind. The measures are None until the last step is done."""
+    """What a call of `train_clip` leaves behind. The measures are None until the last step is done.
+
+    `images_per_s`: pictures fed a second of stepping, reading and measuring apart.
+    """
 
     run: TrainingRun
     steps: int
     checkpoints: tuple[Path, ...]
     last: CheckpointRecord
     model_digest: str
+    images_per_s: float = 0.0
     calibration: Calibration | None = None
 
     @property
@@ -159,13 +145,13 @@ def train_clip(
     withheld: ordinals that may not be used any more though they are sealed; they count as empty from here on.
 
     Raises:
-        InputError: the dataset is too small. ConfigurationError: `run_dir` holds another run.
-        IntegrityError: the run's files are not what was recorded. StorageError: the disk refuses.
+        InputError: the dataset is too small. ConfigurationError: `run_dir` holds another run, or the image tower
+        cannot be had. IntegrityError: the run's files are not what was recorded, or a loss is no number (naming step
+        and ordinals). StorageError: the disk refuses. Each leaves all complete checkpoints as they were.
     """
     # Numbers first: the contract is observed after it was put in force.
     enforce_determinism(config.threads)
-    contract = observe_contract(config.device, "fp32")
-    model_config = clip_model.own_clip_config(config.image_size)
+    contract = observe_contract(config.device, config.precision)
     watch = TombstoneWatch(tombstones_dir, reader.manifest.dataset)
     tombstoned = (watch.look() or frozenset()) | frozenset(withheld)
 
@@ -175,7 +161,7 @@ def train_clip(
     run = load_run(run_dir)
     if run is None:
         chosen = choose_held_out(reader, config.held_out, tombstoned)
-        run = _new_run(reader, config, model_config, run_dir.name, chosen, contract, now(), code_version)
+        run = _new_run(reader, config, run_dir.name, chosen, contract, now(), code_version)
     _check_same_run(run, reader, config, run_dir)
     held_out = held_out_of(run)
 
@@ -186,8 +172,14 @@ def train_clip(
     first_step = checkpoint.record.step if checkpoint else 0
     if checkpoint is not None:
         check_prefix(run_dir / STEPS_FILE, checkpoint.state.log_rows, checkpoint.state.log_sha256)
+
+    # The numeric contract: another one than before opens a new segment, and taints what follows.
+    before = run.segments[-1].contract
     run, segment = open_segment(run, contract, first_step * config.batch_size)
-    order = Order.of(segment)
+    order, state = Order.of(segment), "tainted" if is_tainted(run) else "exact"
+    if state == "tainted":
+        changed = "; ".join(differences(before, contract)) or "an earlier stretch had another contract"
+        on_event("numeric-contract-broken", run.run, changed)
 
     # The schedule: slots that are empty or under a tombstone by now are so from the step we start from.
     empty = EmptySlots.resumed(load_schedule(run_dir), first_step)
@@ -196,73 +188,97 @@ def train_clip(
     save_schedule(run_dir, empty.entries)
     save_run(run_dir, run)
 
-    # The model. Its initial weights come from the seed alone; the frozen towers' outputs are computed once.
+    # The model. Its initial weights come from the seed alone.
     torch.manual_seed(config.seed)
+    model_config = config.model
+    frozen = tuple(model_config["frozen"])
     model = clip_model.build_clip(model_config).to(config.device)
     with torch.no_grad():
         model.logit_scale.fill_(math.log(config.initial_scale))
-    trained = trained_parameters(model)
-    optimizer = _optimizer(trained, config)
+    model.logit_scale.requires_grad_(config.learn_scale)
+    trained, tower = trained_parameters(model, frozen), image_tower(model, config)
+    optimizer, peak_rates = adamw(trained, config)
+    tally: Counter[str] = Counter()
     if checkpoint is not None:
         model.load_state_dict(checkpoint.tensors("model"), strict=False)
         unpack_optimizer(optimizer, trained, checkpoint.tensors("adamw"))
+        tally.update(dict(checkpoint.record.tally))
     last_step = min(config.steps, order.steps, stop_after if stop_after is not None else config.steps)
-    features = _Features(reader, model, model_config, config.device)
-    if first_step < last_step:
-        features.read({*held_out, *(entry.ordinal for entry in empty.entries)}, progress)
+    phase_ends = order.phase_ends()
+    licences: dict[int, str] = {}
 
+    def leave_out(undecodable: Iterable[tuple[int, str]], step: int) -> None:
+        """Into the schedule, so that it and every trace stay exact."""
+        for ordinal, reason in undecodable:
+            empty.enter([ordinal], step)
+            save_schedule(run_dir, empty.entries)
+            on_event("picture-undecodable", f"slot {ordinal}", reason)
+
+    # What the frozen towers give is computed once, if memory may hold it.
+    inputs = ClipInputs(reader, model, tower, config)
+    if first_step < last_step:
+        leave_out(inputs.read({*held_out, *(entry.ordinal for entry in empty.entries)}, progress), first_step)
+
+    started = time.monotonic()
     with StepLog(run_dir / STEPS_FILE) as log:
         for step in range(first_step, last_step):
             # Tombstones that arrived since the last step are in force from this one on.
             arrived = empty.enter(watch.look() or (), step)
             if arrived:
                 save_schedule(run_dir, empty.entries)
-                features.forget(arrived)
+                inputs.forget(arrived)
                 on_event("tombstones-entered", f"step {step}", f"{len(arrived)} slots")
 
             # The batch: an empty slot keeps its place, with zero input and no weight.
             ordinals, epochs = order.at_step(step)
-            fed = np.array([o >= 0 and not empty.is_empty(o, step) for o in ordinals.tolist()])
-            images, texts, captions = features.batch(ordinals, fed)
-            kept = _dropout_mask(config, epochs, ordinals, model.visual.head.mlp.fc1.out_features)
+            wanted = np.array([o >= 0 and not empty.is_empty(o, step) for o in ordinals.tolist()])
+            batch = inputs.batch(ordinals, epochs, wanted)
+            leave_out(batch.undecodable, step)
+            fed = torch.from_numpy(batch.fed).to(config.device)
+            keep = dropout_mask(config, epochs, ordinals, tower.dropout_width).to(config.device)
 
-            # Loss and gradient.
+            # Loss and gradient, over more rows than may be in memory at once.
             optimizer.zero_grad(set_to_none=True)
-            loss = contrastive_loss(
-                F.normalize(_head(model, images, kept.to(config.device)), dim=-1),
-                F.normalize(texts, dim=-1),
-                captions,
-                torch.from_numpy(fed).to(config.device),
-                model.logit_scale.exp(),
+            loss = backward_cached(
+                partial(embed_pictures, tower, batch.images, keep, config),
+                partial(_loss_of, batch, fed, model.logit_scale),
+                config.batch_size,
+                config.rows_at_once,
             )
-            loss.backward()  # type: ignore[no-untyped-call]  # torch's stub
-            if not math.isfinite(loss.item()):
-                raise IntegrityError(f"the loss of step {step} is no number", where=str(run_dir))
+            norm = nn.utils.clip_grad_norm_([p for _, p in trained], config.clip_norm)
+            if not math.isfinite(float(loss)) or not math.isfinite(float(norm)):
+                raise IntegrityError(
+                    f"the loss of step {step} is no number ({float(loss)}, gradient norm {float(norm)}); "
+                    f"it fed {', '.join(str(o) for o in ordinals[batch.fed].tolist())}",
+                    where=str(run_dir),
+                    remedy=f"The last good checkpoint stays; look at these ordinals of {reader.manifest.dataset}",
+                )
 
             # The evidence first, then the step that it stands for.
-            learning_rate = config.learning_rate * _learning_rate_factor(config, step)
+            factor = learning_rate_factor(config, step)
             log.write(
                 StepRow(
                     step=step,
                     first_position=step * config.batch_size,
-                    real=int(fed.sum()),
+                    real=int(batch.fed.sum()),
                     segment=segment.segment,
-                    learning_rate=learning_rate,
-                    loss=loss.item(),
-                    fed_sha256=fed_digest((o, reader.commitment(o)) for o in ordinals[fed].tolist()),
+                    learning_rate=config.learning_rate * factor,
+                    loss=float(loss),
+                    fed_sha256=fed_digest((o, reader.commitment(o)) for o in ordinals[batch.fed].tolist()),
                 )
             )
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate
+            for group, rate in zip(optimizer.param_groups, peak_rates, strict=True):
+                group["lr"] = rate * factor
             optimizer.step()
             with torch.no_grad():
-                model.logit_scale.clamp_(0.0, math.log(100.0))  # Radford et al. 2021, section 2.5
+                model.logit_scale.clamp_(0.0, math.log(config.max_scale))  # Radford et al. 2021, section 2.5
+            tally.update(_licence_of(reader, o, licences) for o in ordinals[batch.fed].tolist())
 
             done = step + 1
             progress("train", done, config.steps)
 
             # A checkpoint; only once it is complete do older ones go.
-            if done % config.checkpoint_every == 0 or done == last_step:
+            if done % config.checkpoint_every == 0 or done in phase_ends or done == last_step:
                 rows, sha256 = log.seal()
                 record = CheckpointRecord(
                     checkpoint=f"{run.run}-{done:07d}",
@@ -273,22 +289,23 @@ def train_clip(
                     dataset=run.dataset,
                     dataset_root=run.dataset_root,
                     schedule=empty.entries,
-                    tally=_tally(reader, order, empty, done),
+                    tally=tuple(sorted(tally.items())),
                     files=(),
                     parent=checkpoint.record.checkpoint if checkpoint else run.parent_checkpoint,
                     upstream=run.upstream,
-                    state="tainted" if is_tainted(run) else "exact",
+                    state=state,
                     saved_at=utc_text(now()),
                 )
-                tensors = {"model": dict(trained), "adamw": pack_optimizer(optimizer, trained)}
+                tensors = {"model": trained_tensors(model, frozen), "adamw": pack_optimizer(optimizer, trained)}
                 documents = {clip_model.CONFIG_FILE: canonical_json(model_config).encode()}
                 checkpoint = save_checkpoint(run_dir, record, tensors, TrainerState(rows, sha256), documents)
-                retire_checkpoints(run_dir, keep_last=config.keep_checkpoints, epochs_done=lambda steps: 0)
+                retire_checkpoints(run_dir, keep_last=config.keep_checkpoints, epochs_done=order.epochs_done)
 
     if checkpoint is None:
         raise ConfigurationError("there is no step to train", where=str(run_dir), remedy="Ask for at least one step")
+    speed = max(0, last_step - first_step) * config.batch_size / max(1e-9, time.monotonic() - started)
     digest = clip_model.clip_digest(checkpoint.record)
-    result = ClipResult(run, checkpoint.record.step, list_checkpoints(run_dir), checkpoint.record, digest)
+    result = ClipResult(run, checkpoint.record.step, list_checkpoints(run_dir), checkpoint.record, digest, speed)
     if checkpoint.record.step < min(config.steps, order.steps):
         return result
 
@@ -297,134 +314,17 @@ def train_clip(
     clip = clip_model.load_clip(clip_model.ClipSpec(None, f"trained:{checkpoint.path}"), config.device)
     still_there = [o for o in held_out if reader.is_live(o) and not empty.is_empty(o, checkpoint.record.step)]
     taken = set(range(reader.slots)) - set(held_out) if config.unique_captions else set()
-    calibration = calibrate(clip, reader, still_there, bank, config.target_precision, taken=taken)
+    calibration = calibrate(
+        clip, reader, still_there, bank, config.target_precision, confidence=config.confidence, taken=taken
+    )
     write_durably(run_dir / clip_model.CALIBRATION_FILE, _json(asdict(calibration)))
     progress("measure", len(held_out), len(held_out))
     return replace(result, calibration=calibration)
 
 
-# The model and its trained part
-
-
-def trained_parameters(model: Any) -> list[tuple[str, torch.nn.Parameter]]:
-    """The weights that training changes: the picture's projection and the temperature."""
-    return [(name, p) for name, p in model.named_parameters() if name.startswith(("visual.head.", "logit_scale"))]
-
-
-def contrastive_loss(
-    images: torch.Tensor, texts: torch.Tensor, caption_ids: torch.Tensor, fed: torch.Tensor, scale: torch.Tensor
-) -> torch.Tensor:
-    """Symmetric InfoNCE over the fed rows; equal captions are positives of one another.
-
-    images, texts [B, D] normalised, caption_ids [B], fed [B] bool. Rows that were not fed are neither positives nor
-    negatives, and the divisor stays B.
-    """
-    # A large negative number, not -inf: 0 * inf would poison the masked rows' gradients.
-    closed = torch.where(fed, 0.0, -1e4)
-    logits = scale * images @ texts.T
-    same = ((caption_ids[:, None] == caption_ids[None, :]) & fed[:, None] & fed[None, :]).float()
-    targets = same / same.sum(1, keepdim=True).clamp(min=1.0)
-    to_text = -(targets * F.log_softmax(logits + closed[None, :], dim=1)).sum()
-    to_image = -(targets * F.log_softmax(logits.T + closed[None, :], dim=1)).sum()
-    return (to_text + to_image) / (2 * len(fed))
-
-
-def _head(model: Any, features: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
-    """open_clip's picture projection, with the hidden layer's dropout drawn by us: [B, F] -> [B, D]."""
-    mlp = model.visual.head.mlp
-    hidden = mlp.act(mlp.fc1(features)) * keep
-    projected: torch.Tensor = mlp.fc2(hidden)
-    return projected
-
-
-def _optimizer(trained: Sequence[tuple[str, torch.nn.Parameter]], config: ClipConfig) -> torch.optim.Optimizer:
-    """AdamW; biases and the temperature do not decay."""
-    matrices = [p for _, p in trained if p.ndim > 1]
-    others = [p for _, p in trained if p.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.learning_rate)
-
-
-def _dropout_mask(config: ClipConfig, epochs: Ints, ordinals: Ints, width: int) -> torch.Tensor:
-    """[B, width]: 0 or 1 / (1 - p), keyed by (seed, epoch, ordinal), so that no neighbour can change it."""
-    if config.dropout == 0.0:
-        return torch.ones(len(ordinals), width)
-    draws = uniforms(sample_keys(config.seed, epochs, ordinals, "clip-dropout"), width)
-    kept = (draws >= config.dropout).astype(np.float32) / np.float32(1.0 - config.dropout)
-    return torch.from_numpy(kept)
-
-
-def _learning_rate_factor(config: ClipConfig, step: int) -> float:
-    """Linear warm-up, then half a cosine down to zero."""
-    warm = min(1.0, (step + 1) / max(1, config.warmup_steps))
-    return warm * 0.5 * (1.0 + float(np.cos(np.pi * step / config.steps)))
-
-
-class _Features:
-    """The frozen towers' outputs of every slot that may be fed, in memory."""
-
-    def __init__(self, reader: DatasetReader, model: Any, model_config: dict[str, Any], device: str) -> None:
-        self._reader, self._model, self._device = reader, model, device
-        self._preprocess = clip_model.picture_transform(model_config["preprocess_cfg"])
-
-    def read(self, left_out: set[int], progress: Progress) -> None:
-        """Run the towers once over all slots but those left out."""
-        ordinals = [o for o in range(self._reader.slots) if o not in left_out]
-        self._rows = np.full(self._reader.slots, -1, dtype=np.int64)
-        self._rows[ordinals] = np.arange(len(ordinals))
-        captions = [_caption(self._reader, o) for o in ordinals]
-        distinct = sorted(set(captions))
-        number = {caption: i for i, caption in enumerate(distinct)}
-        self._caption_ids = torch.tensor([number[c] for c in captions], dtype=torch.int64)
-        self._texts = _text_features(self._model, distinct, self._device)
-        images = []
-        for start in range(0, len(ordinals), clip_model.BATCH_ROWS):
-            part = ordinals[start : start + clip_model.BATCH_ROWS]
-            pixels = clip_model.stack_filled([self._preprocess(picture(self._reader, o)) for o in part])
-            with torch.no_grad():
-                images.append(self._model.visual.trunk(pixels.to(self._device))[: len(part)].clone())
-            progress("read pictures", start + len(part), len(ordinals))
-        self._images = torch.cat(images)
-
-    def batch(self, ordinals: Ints, fed: npt.NDArray[np.bool_]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Picture features [B, F], text features [B, D] (zero where not fed) and caption numbers [B] (-1 likewise)."""
-        rows = torch.from_numpy(np.where(fed, self._rows[np.where(fed, ordinals, 0)], 0))
-        weight = torch.from_numpy(fed)
-        ids = torch.where(weight, self._caption_ids[rows], -1)
-        on_device = weight.to(self._device).unsqueeze(1)
-        images = self._images[rows.to(self._device)] * on_device
-        texts = self._texts[ids.clamp(min=0).to(self._device)] * on_device
-        return images, texts, ids.to(self._device)
-
-    def forget(self, ordinals: Iterable[int]) -> None:
-        """Drop what is known of slots that were removed while training."""
-        rows = self._rows[sorted(ordinals)]
-        self._images[torch.from_numpy(rows[rows >= 0]).to(self._device)] = 0.0
-
-
-def _text_features(model: Any, texts: Sequence[str], device: str) -> torch.Tensor:
-    """The frozen text tower's sentence embeddings [N, 384]."""
-    ids = clip_model.text_tokenizer()(texts)
-    out = torch.zeros(len(texts), clip_model.TEXT_WIDTH, device=device)
-    for rows, batch in clip_model.fixed_text_batches(ids):
-        with torch.no_grad():
-            out[rows.to(device)] = model.encode_text(batch.to(device))[: len(rows)]
-    return out
-
-
-def picture(reader: DatasetReader, ordinal: int) -> clip_model.Rgb:
-    """A live slot's pixels, [H, W, 3] uint8."""
-    data = reader.image_bytes(ordinal)
-    if data is None:
-        raise InputError(f"slot {ordinal} is empty", where=str(reader.directory))
-    return decode(data)
-
-
-def _caption(reader: DatasetReader, ordinal: int) -> str:
-    caption = reader.caption(ordinal)
-    if caption is None:
-        raise InputError(f"slot {ordinal} is empty", where=str(reader.directory))
-    return caption
+def _loss_of(batch: ClipBatch, fed: torch.Tensor, logit_scale: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    """The batch's loss at its pictures' embeddings [B, D]."""
+    return contrastive_loss(images, batch.texts, batch.caption_ids, fed, logit_scale.exp())
 
 
 # The run's record
@@ -438,7 +338,7 @@ def choose_held_out(reader: DatasetReader, count: int, empty: Iterable[int] = ()
     closed = set(empty)
     live = [int(o) for o in np.flatnonzero(reader.live()) if int(o) not in closed]
     pictures = {o: hashlib.sha256(reader.image_bytes(o) or b"").digest() for o in live}
-    captions = {o: clip_model.normalised_text(_caption(reader, o)) for o in live}
+    captions = {o: clip_model.normalised_text(reader.caption(o) or "") for o in live}
     picture_counts, caption_counts = Counter(pictures.values()), Counter(captions.values())
     single = [o for o in live if picture_counts[pictures[o]] == 1 and caption_counts[captions[o]] == 1]
     if len(single) < count or len(live) < 2 * count:
@@ -447,11 +347,7 @@ def choose_held_out(reader: DatasetReader, count: int, empty: Iterable[int] = ()
             where=str(reader.directory),
             remedy="Seal more pairs with alt text, or lower held_out",
         )
-    return tuple(sorted(sorted(single, key=lambda o: _held_out_rank(reader.key(o) or ""))[:count]))
-
-
-def _held_out_rank(sample_key: str) -> bytes:
-    return hashlib.blake2b(sample_key.encode(), digest_size=16, person=b"clip-held-out").digest()
+    return tuple(sorted(sorted(single, key=lambda o: held_out_rank(reader.key(o) or ""))[:count]))
 
 
 def ranges_without(slots: int, left_out: Sequence[int]) -> tuple[tuple[int, int], ...]:
@@ -463,7 +359,6 @@ def ranges_without(slots: int, left_out: Sequence[int]) -> tuple[tuple[int, int]
 def _new_run(
     reader: DatasetReader,
     config: ClipConfig,
-    model_config: Mapping[str, Any],
     name: str,
     held_out: Sequence[int],
     contract: NumericContract,
@@ -485,7 +380,7 @@ def _new_run(
         phases=(Phase(ranges, epochs),),
         contract=contract,
     )
-    recorded = {"config": asdict(config), "held_out": list(held_out), "model": model_config}
+    recorded = {"config": asdict(config), "held_out": list(held_out), "model": config.model}
     return TrainingRun(
         run=name,
         kind="clip",
@@ -495,7 +390,7 @@ def _new_run(
         dataset=reader.manifest.dataset,
         dataset_root=reader.root,
         seed=config.seed,
-        upstream=(clip_model.text_encoder_component(), clip_model.image_encoder_component()),
+        upstream=_upstream(config),
         parent_checkpoint=None,
         started_at=utc_text(started_at),
         segments=(segment,),
@@ -507,116 +402,40 @@ def held_out_of(run: TrainingRun) -> tuple[int, ...]:
     return tuple(int(o) for o in json.loads(run.config_json)["held_out"])
 
 
+def _upstream(config: ClipConfig) -> tuple[UpstreamModel, ...]:
+    """The packaged models that a run starts from."""
+    text = clip_model.text_encoder_component()
+    return (text,) if config.image_tower == SCRATCH else (text, clip_model.image_encoder_component())
+
+
 def _check_same_run(run: TrainingRun, reader: DatasetReader, config: ClipConfig, run_dir: Path) -> None:
-    recorded = json.loads(run.config_json).get("config")
-    if run.kind != "clip" or recorded != asdict(config):
-        raise ConfigurationError(
-            "this directory holds a run of another configuration", where=str(run_dir), remedy="Name a new run"
+    """A resume goes on with what it began with: config, dataset and every model it stands on."""
+    recorded: dict[str, Any] = json.loads(run.config_json).get("config") or {}
+    learnt = {name: value for name, value in recorded.items() if name not in OPERATIONAL}
+    changed = [n for n in learnt.keys() | config.learnt.keys() if learnt.get(n) != config.learnt.get(n)]
+    different = [
+        what
+        for what, same in (
+            (f"kind, {run.kind}", run.kind == "clip"),
+            (f"configuration ({', '.join(sorted(changed))})", not changed),
+            (f"dataset, {run.dataset}", run.dataset == reader.manifest.dataset),
+            (f"dataset root, {run.dataset_root[:16]}", run.dataset_root == reader.root),
+            ("set of models upstream", run.upstream == _upstream(config)),
         )
-    if run.dataset_root != reader.root:
+        if not same
+    ]
+    if different:
         raise ConfigurationError(
-            f"this run was started on dataset {run.dataset}", where=str(run_dir), remedy="Name a new run"
+            f"this directory holds a run of another {'; another '.join(different)}",
+            where=str(run_dir),
+            remedy="Use what it was begun with, or name a new run",
         )
 
 
-def _tally(reader: DatasetReader, order: Order, empty: EmptySlots, steps: int) -> tuple[tuple[str, int], ...]:
-    """Exposures by licence, of exactly what was fed in the first `steps` steps."""
-    ordinals, _ = order.at(np.arange(steps * order.batch_size, dtype=np.int64))
-    empty_from = np.full(reader.slots, steps, dtype=np.int64)
-    for entry in empty.entries:
-        empty_from[entry.ordinal] = min(entry.first_empty_step, steps)
-    fed = ordinals[(ordinals >= 0) & (np.arange(len(ordinals)) // order.batch_size < empty_from[ordinals])]
-    tally: Counter[str] = Counter()
-    for ordinal, exposures in enumerate(np.bincount(fed, minlength=reader.slots).tolist()):
-        if exposures:
-            tally[str((reader.metadata(ordinal) or {}).get("licence") or "unknown")] += exposures
-    return tuple(sorted(tally.items()))
-
-
-# Measuring on pairs that were never fed
-
-
-def recall_at(images: Embeddings, texts: Embeddings, k: int) -> float:
-    """Image-to-text recall: the share of rows whose own text [N, D] is among the k nearest to their picture [N, D]."""
-    scores = images @ texts.T
-    better = (scores > np.diagonal(scores)[:, None]).sum(axis=1)
-    return float((better < k).mean())
-
-
-def choose_threshold(
-    scores: npt.NDArray[np.float64], right: npt.NDArray[np.bool_], target: float, min_kept: int = 5
-) -> tuple[float, bool]:
-    """The lowest score from which on at least `target` of the answers are right, and whether there is one.
-
-    Where no cut that keeps `min_kept` answers reaches the target, the cut with the best precision is returned.
-    """
-    order = np.argsort(-scores, kind="stable")
-    precision = np.cumsum(right[order]) / np.arange(1, len(order) + 1)
-    candidates = np.arange(min(min_kept, len(order)) - 1, len(order))
-    reached = candidates[precision[candidates] >= target]
-    cut = int(reached.max()) if len(reached) else int(candidates[np.argmax(precision[candidates])])
-    return float(scores[order[cut]]), bool(len(reached))
-
-
-def calibrate(
-    clip: ClipModel,
-    reader: DatasetReader,
-    held_out: Sequence[int],
-    bank: Sequence[str],
-    target_precision: float,
-    *,
-    taken: Collection[int] = (),
-) -> Calibration:
-    """Retrieval among the held-out pairs; then half of them choose the threshold and the other half test it.
-
-    taken: slots whose texts are given to no other picture, and so are no candidates for the held-out ones.
-    """
-    captions = [_caption(reader, ordinal) for ordinal in held_out]
-    images = clip.encode_images([picture(reader, ordinal) for ordinal in held_out])
-    own_texts = clip.encode_texts(captions)
-
-    known = {o: clip_model.normalised_text(c) for o in range(reader.slots) if (c := reader.caption(o)) is not None}
-    given = {known[ordinal] for ordinal in taken if ordinal in known}
-    texts = sorted({*known.values(), *map(clip_model.normalised_text, bank)} - given)
-    matches = clip_model.best_matches(images, clip.encode_texts(texts))
-    pairs = [(texts[i], clip_model.normalised_text(own)) for i, own in zip(matches.index, captions, strict=True)]
-    exact = np.array([found == own for found, own in pairs])
-    unqualified = np.array([without_qualifiers(found) == without_qualifiers(own) for found, own in pairs])
-
-    # By rank of the key's hash, so that neither half follows the dataset's order.
-    ranks = np.argsort([_held_out_rank(reader.key(ordinal) or "") for ordinal in held_out])
-    choosing, testing = ranks[0::2], ranks[1::2]
-    criterion = "best"
-    for name, right in (("exact", exact), ("unqualified", unqualified)):
-        threshold, reached = choose_threshold(matches.cosine[choosing], right[choosing], target_precision)
-        if reached:
-            criterion = name
-            break
-    kept = testing[matches.cosine[testing] >= threshold]
-    return Calibration(
-        model_digest=clip.digest,
-        bank_digest=clip_model.texts_digest(texts),
-        bank_size=len(texts),
-        threshold=threshold,
-        criterion=criterion,
-        target_precision=target_precision,
-        precision=float(exact[kept].mean()) if len(kept) else 0.0,
-        precision_unqualified=float(unqualified[kept].mean()) if len(kept) else 0.0,
-        coverage=len(kept) / len(testing),
-        calibration_pairs=len(choosing),
-        measured_pairs=len(testing),
-        r_at_1=recall_at(images, own_texts, 1),
-        r_at_5=recall_at(images, own_texts, 5),
-        heldout_pairs=len(held_out),
-    )
-
-
-_QUALIFIER = re.compile(r"[:,].*|\b(?:man|woman|person|men|women|people|(?:medium-)?(?:light|medium|dark) skin tone)\b")
-
-
-def without_qualifiers(text: str) -> str:
-    """A caption without sex, skin tone and what follows a colon or comma; "person" where nothing else is left."""
-    return " ".join(_QUALIFIER.sub(" ", clip_model.normalised_text(text)).split()) or "person"
+def _licence_of(reader: DatasetReader, ordinal: int, known: dict[int, str]) -> str:
+    if ordinal not in known:
+        known[ordinal] = str((reader.metadata(ordinal) or {}).get("licence") or "unknown")
+    return known[ordinal]
 
 
 def _json(value: object) -> bytes:

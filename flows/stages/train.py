@@ -135,23 +135,22 @@ def train_clip(
 ) -> ClipResult:
     """Train a CLIP on a dataset of pairs that have alt text."""
     from flows.stages.caption import phrases
-    from training.clip import ClipConfig
     from training.clip import train_clip as train_loop
+    from training.clip_config import for_tower
 
-    settings = home.settings.clip
-    config = ClipConfig(
-        seed=settings.seed if seed is None else seed,
-        held_out=settings.held_out,
+    settings = asdict(home.settings.clip)
+    config = for_tower(
+        settings.pop("image_tower"),
+        **{name: value for name, value in settings.items() if (name, value) != ("learning_rate", 0.0)},
         unique_captions=home.settings.captions.unique,
         threads=home.settings.training.threads,
     )
-    if steps:
-        config = replace(config, steps=steps)
+    config = replace(config, steps=steps or config.steps, seed=config.seed if seed is None else seed)
     events: list[tuple[str, str, str]] = []
     home.tombstones()
     with open_dataset(home, dataset) as reader:
         withheld = clear(home, dataset, offline=offline, progress=progress)
-        run_dir = home.runs_path / run_name("clip", dataset, config_digest(asdict(config)))
+        run_dir = home.runs_path / run_name("clip", dataset, config.digest)
         try:
             result = train_loop(
                 reader,
@@ -342,7 +341,7 @@ def _trained(home: Home, run_dir: Path) -> Trained:
 
 
 def _as_trained(home: Home, result: ClipResult) -> Trained:
-    return _trained(home, home.runs_path / result.run.run)
+    return replace(_trained(home, home.runs_path / result.run.run), images_per_s=result.images_per_s)
 
 
 def _naive(text: str) -> object:

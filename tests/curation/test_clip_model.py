@@ -51,8 +51,8 @@ def test_operators_that_exist_are_left_alone() -> None:
         "own = torch.library.Library('torchvision', 'DEF')\n"
         "own.define('nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')\n"
         "own.impl('nms', lambda d, s, t: torch.zeros(1), 'CPU')\n"
-        "from curation import clip_model\n"
-        "clip_model._compiled_torchvision = lambda: None\n"
+        "from curation import clip_model, torchvision_cure\n"
+        "torchvision_cure._compiled_torchvision = lambda: None\n"
         "assert clip_model.cure_torchvision() == ('qnms',)\n"
         "x = torch.zeros(1)\n"
         "assert torch.ops.torchvision.nms(x, x, 0.5).shape == (1,)"
@@ -139,7 +139,7 @@ def test_a_file_of_weights_by_path_loads_strictly(tmp_path: Path) -> None:
     """A safetensors file loads into a named architecture; one that does not fit, or a pickle with code, is refused."""
     from safetensors.torch import save_file
 
-    open_clip = clip_model._import_open_clip()
+    open_clip = clip_model.import_open_clip()
     torch.manual_seed(0)
     model = open_clip.create_model("ViT-S-32-alt", pretrained=None)
     path = tmp_path / "weights.safetensors"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -24,8 +23,12 @@ from policy.keys import KeyRing
 from policy.provenance import DatasetManifest, dataset_root
 from policy.removals import Tombstones
 from training import clip as trainer
+from training.calibration import calibrate
 from training.checkpoint import load_schedule, newest_checkpoint
-from training.clip import ClipConfig, ClipResult, train_clip
+from training.clip import ClipResult, train_clip
+from training.clip_config import ClipConfig
+from training.clip_inputs import ClipInputs, picture
+from training.clip_towers import embed_pictures, image_tower
 from training.order import Order, exposure
 from training.step_log import effective_rows, fed_digest, read_steps
 
@@ -107,7 +110,7 @@ def test_texts_that_are_taken_are_no_candidates(finished: ClipResult, loaded: Cl
     ordinals = sorted(trainer.held_out_of(finished.run))
     with DatasetReader.open(dataset) as reader:
         taken = set(range(reader.slots)) - set(ordinals)
-        calibration = trainer.calibrate(loaded, reader, ordinals, ("traffic light",), 0.9, taken=taken)
+        calibration = calibrate(loaded, reader, ordinals, ("traffic light",), 0.9, taken=taken)
     assert len(ordinals) == calibration.heldout_pairs == finished.n_heldout
     assert calibration.bank_size == len(ordinals) + 1
 
@@ -122,28 +125,20 @@ def test_the_saved_model_is_the_trained_one(finished: ClipResult, loaded: ClipMo
     """On raw pictures the loaded model gives what the cached features gave while training, to the last bits."""
     assert loaded.digest == finished.model_digest
     assert loaded.component.training_data == f"run:{finished.run.run}"
-    config = json.loads((finished.checkpoints[-1] / clip_model.CONFIG_FILE).read_text())
+    tower = image_tower(loaded.model, CONFIG)
     with DatasetReader.open(dataset) as reader:
-        features = trainer._Features(reader, loaded.model, config, "cpu")
-        features.read({0, 7}, lambda what, done, total: None)
+        inputs = ClipInputs(reader, loaded.model, tower, CONFIG)
+        inputs.read({0, 7}, lambda what, done, total: None)
         ordinals = np.array([1, 33, 79, 40, -1])
-        images, texts, _ = features.batch(ordinals, ordinals >= 0)
+        batch = inputs.batch(ordinals, np.zeros(5, np.int64), ordinals >= 0)
         with torch.no_grad():
-            projected = torch.nn.functional.normalize(loaded.model.visual.head(images), dim=-1)
-        pictures = [trainer.picture(reader, int(o)) for o in ordinals[:4]]
+            own = embed_pictures(tower, batch.images, torch.ones(5, tower.dropout_width), CONFIG, slice(0, 4))
+        pictures = [picture(reader, int(o)) for o in ordinals[:4]]
         captions = [reader.caption(int(o)) for o in ordinals[:4]]
-    assert np.abs(loaded.encode_images(pictures) - projected[:4].numpy()).max() < 1e-5
-    assert np.abs(loaded.encode_texts(captions) - torch.nn.functional.normalize(texts[:4]).numpy()).max() < 1e-5
-    assert not images[4].any()
-    assert not texts[4].any()
-
-
-def test_our_head_is_open_clips_head(loaded: ClipModel) -> None:
-    """The projection that training writes out, dropout apart, is the one that open_clip runs."""
-    features = torch.randn(3, 1776, generator=torch.Generator().manual_seed(1))
-    with torch.no_grad():
-        own = trainer._head(loaded.model, features, torch.ones(3, loaded.model.visual.head.mlp.fc1.out_features))
-        assert torch.equal(own, loaded.model.visual.head(features))
+    assert np.abs(loaded.encode_images(pictures) - own.numpy()).max() < 1e-5
+    assert np.abs(loaded.encode_texts(captions) - batch.texts[:4].numpy()).max() < 1e-5
+    assert not batch.images[4].any()
+    assert not batch.texts[4].any()
 
 
 def test_a_picture_has_the_same_bits_in_any_company(loaded: ClipModel) -> None:
@@ -273,85 +268,12 @@ def test_damaged_weights_are_not_loaded(dataset: Path, tmp_path: Path) -> None:
     assert newest_checkpoint(tmp_path / "run")[0] is not None
 
 
-def test_rows_that_were_not_fed_change_no_gradient() -> None:
-    """An empty slot is neither a positive nor a negative: whatever stands in its row, loss and gradients stay."""
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(6, 8, generator=generator)
-    texts = torch.nn.functional.normalize(torch.randn(6, 8, generator=generator), dim=-1)
-    ids, fed = torch.tensor([0, 1, 2, 1, -1, -1]), torch.tensor([True] * 4 + [False] * 2)
-    results = []
-    for filler in (0.0, 3.0):
-        rows = torch.where(fed[:, None], images, filler).requires_grad_()
-        loss = trainer.contrastive_loss(
-            torch.nn.functional.normalize(rows, dim=-1), texts, ids, fed, torch.tensor(10.0)
-        )
-        loss.backward()
-        results.append((loss.item(), rows.grad[:4].clone(), rows.grad[4:].abs().sum().item()))
-    assert results[0][0] == results[1][0]
-    assert torch.equal(results[0][1], results[1][1])
-    assert results[1][2] == 0.0
-
-
-def test_equal_captions_are_positives_of_one_another() -> None:
-    """Two pictures of one caption pull on it together; treating one as the other's negative would cost more."""
-    images = torch.eye(4)[[0, 0, 2, 3]]
-    texts = torch.eye(4)[[0, 0, 2, 3]]
-    fed, scale = torch.ones(4, dtype=torch.bool), torch.tensor(50.0)
-    together = trainer.contrastive_loss(images, texts, torch.tensor([0, 0, 2, 3]), fed, scale)
-    apart = trainer.contrastive_loss(images, texts, torch.tensor([0, 1, 2, 3]), fed, scale)
-    assert float(together) == pytest.approx(float(apart), abs=1e-4)
-    mixed = torch.eye(4)[[0, 1, 2, 3]]
-    pulled = trainer.contrastive_loss(mixed, texts, torch.tensor([0, 0, 2, 3]), fed, scale)
-    assert float(pulled) > float(together)
-
-
 @given(st.integers(1, 40).flatmap(lambda n: st.tuples(st.just(n), st.sets(st.integers(0, n - 1)))))
 def test_ranges_cover_what_is_not_left_out(case: tuple[int, set[int]]) -> None:
     """The ranges hold every ordinal but those left out, once, in order."""
     slots, left_out = case
     covered = [o for start, stop in trainer.ranges_without(slots, sorted(left_out)) for o in range(start, stop)]
     assert covered == [o for o in range(slots) if o not in left_out]
-
-
-@pytest.mark.parametrize(
-    ("right", "target", "expected"),
-    [
-        ([1, 1, 1, 1, 0, 0, 0, 0], 0.8, (0.5, True)),
-        ([1, 1, 1, 1, 1, 1, 1, 1], 0.9, (0.2, True)),
-        ([0, 0, 1, 0, 0, 1, 1, 1], 0.9, (0.2, False)),
-        ([0, 0, 0, 0, 0, 0, 0, 0], 0.9, (0.5, False)),
-    ],
-)
-def test_the_threshold_keeps_as_much_as_the_target_allows(
-    right: list[int], target: float, expected: tuple[float, bool]
-) -> None:
-    """The lowest cut that reaches the target is taken; where there is none, the most precise cut is named as such."""
-    scores = np.array([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2])
-    assert trainer.choose_threshold(scores, np.array(right, bool), target) == expected
-
-
-@pytest.mark.parametrize(
-    ("one", "other", "same"),
-    [
-        ("man: light skin tone", "Woman: beard", True),
-        ("man cook", "cook", True),
-        ("flag: Norway", "flag: Oman", True),
-        ("red apple", "green apple", False),
-        ("woman", "woman", True),
-        ("waving hand: medium-dark skin tone", "waving hand", True),
-    ],
-)
-def test_qualifiers_do_not_count_in_the_lenient_measure(one: str, other: str, same: bool) -> None:
-    """The second, lenient measure looks through sex, skin tone and what follows a colon."""
-    assert (trainer.without_qualifiers(one) == trainer.without_qualifiers(other)) is same
-
-
-def test_recall_counts_the_own_text_among_the_best() -> None:
-    """R@k is the share of pictures whose own text is among the k best."""
-    images = np.eye(3, dtype=np.float32)
-    texts = np.array([[1, 0, 0], [0.9, 0.5, 0], [0.2, 0.8, 0.7]], np.float32)
-    assert trainer.recall_at(images, texts, 1) == pytest.approx(2 / 3)
-    assert trainer.recall_at(images, texts, 2) == 1.0
 
 
 def _held_out(dataset: Path) -> tuple[int, ...]:
