@@ -45,6 +45,6 @@ class Pace:
 
 
 def _told(seconds: float) -> str:
-    if seconds < 90:
+    if seconds < 100:
         return f"{max(1, round(seconds))} s"
     return f"{round(seconds / 60)} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"

@@ -262,10 +262,13 @@ def _alone(content: str, known: Known, now: datetime) -> Evidence:
 
 def scorer_of(home: Home, mechanism: str) -> Scorer:
     """What measures for this rule."""
-    from curation.nsfw import NsfwScorer
-    from curation.scores import QualityScorer
+    if mechanism == QUALITY:
+        from curation.scores import QualityScorer
 
-    return QualityScorer() if mechanism == QUALITY else NsfwScorer()
+        return QualityScorer()
+    from curation.nsfw import NsfwScorer
+
+    return NsfwScorer()
 
 
 def _unscored(home: Home, scorer: Scorer, contents: Sequence[str]) -> list[str]:
