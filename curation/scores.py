@@ -149,7 +149,7 @@ def _bands(luma: npt.NDArray[np.int16]) -> float:
 
     A fiftieth of a row at each end of its range is left out: the edge of a window, or a scroll bar.
     """
-    height, width = luma.shape
+    width = luma.shape[1]
     left_out = max(1, width // 50)
     sorted_ = np.partition(luma, (left_out, width - 1 - left_out), axis=1)
     quiet = sorted_[:, width - 1 - left_out] - sorted_[:, left_out] <= _QUIET

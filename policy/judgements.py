@@ -172,6 +172,12 @@ SENTENCES: Mapping[str, str] = {
     "caption-uncertain": "The caption that was found is less sure than the ruleset asks for.",
     "text-contact-data": "The text holds an e-mail or postal address or a telephone number.",
     "text-person-name": "The text likely names a person.",
+    "text-file-name": "The text is a file name, an address or a machine's name for the file.",
+    "text-boilerplate": "The text is about the page or its maker, and says next to nothing of the picture.",
+    "text-keywords": "The text was written for a search engine.",
+    "text-language": "The text is in another language than the ruleset asks for.",
+    "text-disagrees": "CLIP does not find in the picture what the text says.",
+    "text-read-off": "CLIP finds the text in the picture only as letters: mirrored, the two agree much less.",
     "text-too-long": "The text is longer than the ruleset takes.",
     # removals
     "tombstoned": "An approved removal covers it.",

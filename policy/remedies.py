@@ -11,6 +11,7 @@ _SOURCE = "the source takes it back, and the next recheck sees that"
 _RIGHTS = "a grant of the rights holder covers it (custody grant add)"
 _OPERATOR = "a grant of the site's operator covers it (custody grant add)"
 _AGAIN = "it is observed again: custody look, custody recheck, or a new crawl of the page"
+_CAPTIONED = "custody caption finds a caption that is sure enough"
 
 _MENDED = "the site mends what cannot be read, and the next recheck sees that"
 _ANSWERS = "the site answers again"
@@ -90,7 +91,14 @@ REMEDIES: Mapping[str, tuple[str, ...]] = {
     "nsfw-unsure": ("safety.defer_nsfw of policy.toml is changed",),
     "duplicate": ("the picture that stands for it goes, and custody look is run", "duplicate.near is changed"),
     "duplicate-reserved": (_RIGHTS, "the other picture's source puts a file without the reservation in its place"),
-    "caption-": ("custody caption finds a caption that is sure enough", "the page gets an alt text"),
+    "caption-": (_CAPTIONED, "the page gets an alt text"),
+    **dict.fromkeys(
+        (
+            *("text-file-name", "text-boilerplate", "text-keywords", "text-too-long", "text-language"),
+            *("text-disagrees", "text-read-off"),
+        ),
+        (_CAPTIONED, "the page gets another alt text", "the keys under [text] of policy.toml are changed"),
+    ),
     "text-": ("the page gets another alt text", "the keys under [text] of policy.toml are changed"),
     "tombstoned": ("nothing: a removal is final",),
     "removal-held": ("the removal request is decided (custody removal approve, or reject)",),

@@ -295,7 +295,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "quality": Rule(1, lambda r, e, _: judge_quality(e, r.quality), ("quality",)),
         "safety": Rule(1, lambda r, e, _: judge_safety(e, r.safety), ("safety",)),
         "duplicate": Rule(1, lambda r, e, _: judge_duplicate(e, r.duplicate), ("duplicate",)),
-        "text": Rule(2, lambda r, e, _: judge_text(e, r.text), ("text",)),
+        "text": Rule(3, lambda r, e, _: judge_text(e, r.text), ("text",)),
         "tombstone": Rule(1, lambda _, e, __: _judge_tombstone(e), ()),
     }
 )
