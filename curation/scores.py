@@ -166,4 +166,4 @@ def _longest_edge(steps: npt.NDArray[np.int16]) -> float:
         fenced[:, :length] = edge
         ends = np.flatnonzero(~fenced.ravel())  # at least one a row: no run goes on in the next
         longest = max(longest, int(np.diff(ends, prepend=-1).max()) - 1)
-    return longest / length
+    return float(longest / length)
