@@ -56,7 +56,8 @@ class CrawlSettings:
 class ImageSettings:
     """[images]: `size` is the largest shorter side kept, in pixels; pictures are never enlarged.
 
-    `c2pa_trust_anchors`: a PEM file of those whose C2PA signature is trusted; "" trusts nobody.
+    `c2pa_trust_anchors`: a PEM file of those whose C2PA signature is trusted; "" trusts nobody. `nsfw_model`: an ONNX
+    file of the kind of open_nsfw, `nsfw_sha256` its digest; "" is the packaged one.
     """
 
     size: int
@@ -65,6 +66,8 @@ class ImageSettings:
     max_pixels: int
     decode_workers: int
     c2pa_trust_anchors: str
+    nsfw_model: str
+    nsfw_sha256: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +214,9 @@ max_pixels = 50000000
 decode_workers = 2
 # A file of certificates (PEM) of those whose signed C2PA "allowed" is believed; "" believes nobody. A no needs none.
 c2pa_trust_anchors = ""
+# An ONNX file that takes and gives what open_nsfw does, and the sha256 that it must have; "": the packaged one.
+nsfw_model = ""
+nsfw_sha256 = ""
 
 [captions]
 architecture = ""             # an open_clip architecture; empty with pretrained = "trained:…"

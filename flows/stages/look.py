@@ -261,14 +261,17 @@ def _alone(content: str, known: Known, now: datetime) -> Evidence:
 
 
 def scorer_of(home: Home, mechanism: str) -> Scorer:
-    """What measures for this rule."""
+    """What measures for this rule, as custody.toml names it. Raises ConfigurationError."""
     if mechanism == QUALITY:
         from curation.scores import QualityScorer
 
         return QualityScorer()
     from curation.nsfw import NsfwScorer
 
-    return NsfwScorer()
+    settings = home.settings.images
+    if not settings.nsfw_model:
+        return NsfwScorer()
+    return NsfwScorer(home.path / settings.nsfw_model, settings.nsfw_sha256)
 
 
 def _unscored(home: Home, scorer: Scorer, contents: Sequence[str]) -> list[str]:
