@@ -61,7 +61,8 @@ QUALIFY row_number() OVER (PARTITION BY pair_key ORDER BY batch_seq DESC, row_no
 ORDER BY pair_key
 """
 _SAID = """
-SELECT pair_key, json_extract(body_json, '$.scores')::VARCHAR, json_extract(body_json, '$.duplicate')::VARCHAR
+SELECT pair_key, json_extract(body_json, '$.scores')::VARCHAR, json_extract(body_json, '$.duplicate')::VARCHAR,
+    json_exists(body_json, '$.alt') AND NOT json_exists(body_json, '$.text_language') AS lacks_language
 FROM evidence WHERE pair_key IN (SELECT unnest(?::VARCHAR[]))
 QUALIFY row_number() OVER (PARTITION BY pair_key ORDER BY batch_seq DESC, row_no DESC) = 1
 """
@@ -168,7 +169,7 @@ class Looking:
         self._contents = _settled(home, progress)
         self._known = Known(self._contents)
         self._looked: list[Looked] = []
-        self._unreadable = 0
+        self._unreadable: set[str] = set()
         self._turn: _Turn | None = None
 
     def begin(self, mechanism: str) -> int:
@@ -194,7 +195,7 @@ class Looking:
             self._known.duplicates |= find_duplicates(self._home, turn.passing, self._progress)
             return len(turn.passing)
         part = turn.missing[unit * UNIT : (unit + 1) * UNIT]
-        self._unreadable += _score_unit(self._home, turn.scorer, part, turn.pace)
+        self._unreadable |= _score_unit(self._home, turn.scorer, part, turn.pace)
         return len(part)
 
     def finish(self) -> LookSummary:
@@ -203,7 +204,7 @@ class Looking:
         pairs = _record(self._home, self._known, self._progress)
         decided = decide(self._home, self._progress)
         stood_for = sum(found.representative != content for content, found in self._known.duplicates.items())
-        return LookSummary(len(self._contents), tuple(self._looked), self._unreadable, stood_for, pairs, decided)
+        return LookSummary(len(self._contents), tuple(self._looked), len(self._unreadable), stood_for, pairs, decided)
 
     def _end_turn(self) -> None:
         """Know what a mechanism's units have measured."""
@@ -281,8 +282,8 @@ def _unscored(home: Home, scorer: Scorer, contents: Sequence[str]) -> list[str]:
     return [sha for sha in contents if said[sha] < len(scorer.names)]
 
 
-def _score_unit(home: Home, scorer: Scorer, contents: Sequence[str], pace: Pace) -> int:
-    """Score the contents of one unit and append what was measured; returns how many cannot be decoded."""
+def _score_unit(home: Home, scorer: Scorer, contents: Sequence[str], pace: Pace) -> set[str]:
+    """Score the contents of one unit and append what was measured; returns those that cannot be decoded."""
     now = utc_now().replace(tzinfo=None)
     measured = list(_scored(home, scorer, contents, pace))
     rows = [
@@ -293,7 +294,7 @@ def _score_unit(home: Home, scorer: Scorer, contents: Sequence[str], pace: Pace)
     if rows:
         with home.ledger() as ledger:
             ledger.append("score", rows, key=f"look/{scorer.digest[:16]}/{unit_id(*contents)}")
-    return len(contents) - len(measured)
+    return set(contents) - {content for content, _ in measured}
 
 
 def _scored(home: Home, scorer: Scorer, contents: Sequence[str], pace: Pace) -> Iterator[tuple[str, tuple[float, ...]]]:
@@ -334,15 +335,20 @@ def by(scorer: Scorer) -> str:
 
 
 def _record(home: Home, known: Known, progress: Progress) -> int:
-    """Write the evidence anew of every pair whose picture has something to be said of that its evidence lacks."""
+    """Write the evidence anew of every pair whose picture has something to be said of that its evidence lacks.
+
+    Where the ruleset asks for languages, that of its text as well.
+    """
+    languages = bool(home.ruleset.text.languages)
     with home.ledger(readonly=True) as ledger:
         pairs = ledger.query(_PASSING, {"looked": list(LOOKED)})
-        outdated = [pair for part in _parts(pairs, COMPARED_AT_ONCE) for pair in _outdated(ledger, part, known)]
+        parts = _parts(pairs, COMPARED_AT_ONCE)
+        outdated = [pair for part in parts for pair in _outdated(ledger, part, known, languages)]
     done = 0
     for part in _parts(outdated, PAIRS_AT_ONCE):
         with home.ledger() as ledger:
             evidence = newest_evidence(ledger, part)
-            written = [(pair, looked_at(evidence[pair], known)) for pair in part]
+            written = [(pair, looked_at(evidence[pair], known, languages)) for pair in part]
             head, _ = ledger.head()
             ledger.append_many(evidence_batches(ledger, written, "look", f"look/{head}/{unit_id(*part)}"))
         done += len(part)
@@ -350,25 +356,33 @@ def _record(home: Home, known: Known, progress: Progress) -> int:
     return done
 
 
-def looked_at(evidence: Evidence, known: Known) -> Evidence:
+def looked_at(evidence: Evidence, known: Known, languages: bool = False) -> Evidence:
     """The evidence with what is known of its picture; what others have measured stays."""
     content = evidence.content_sha256 or ""
     new = known.scores(content)
     names = {score.name for score in new}
     scores = (*(score for score in evidence.scores if score.name not in names), *new)
-    return replace(
-        evidence, scores=scores, duplicate=known.duplicates.get(content, evidence.duplicate), observer=OBSERVER
-    )
+    duplicate = known.duplicates.get(content, evidence.duplicate)
+    seen = replace(evidence, scores=scores, duplicate=duplicate, observer=OBSERVER)
+    if languages and seen.alt is not None and seen.text_language is None:
+        from curation.language import detect
+
+        return replace(seen, text_language=detect(seen.alt))
+    return seen
 
 
-def _outdated(ledger: Ledger, pairs: Sequence[tuple[str, str]], known: Known) -> Iterator[str]:
-    """The pairs whose newest evidence says of their pictures something else than is known."""
+def _outdated(ledger: Ledger, pairs: Sequence[tuple[str, str]], known: Known, languages: bool) -> Iterator[str]:
+    """The pairs whose newest evidence lacks something, or says of their pictures something else than is known."""
     said = {pair: stored for pair, *stored in ledger.query(_SAID, [[pair for pair, _ in pairs]])}
     for pair, content in pairs:
-        scores, duplicate = said[pair]
+        scores, duplicate, lacks_language = said[pair]
         measured = {Score(**score) for score in _read(scores, [])}
         found = DuplicateOf(**_read(duplicate, {})) if duplicate is not None else None
-        if not measured.issuperset(known.scores(content)) or known.duplicates.get(content, found) != found:
+        if (
+            not measured.issuperset(known.scores(content))
+            or known.duplicates.get(content, found) != found
+            or (languages and lacks_language)
+        ):
             yield pair
 
 

@@ -164,6 +164,27 @@ def test_evidence_keeps_what_others_have_measured(home: Home, monkeypatch: pytes
     assert Score("nsfw", 0.25, f"counting/1@{'a' * 16}") in found.scores
 
 
+def test_languages_are_told_where_the_ruleset_asks(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ruleset that names languages has every text's told, once; one that names none costs nothing."""
+    use(monkeypatch, Counting("a" * 64, []))
+    look(home)
+    assert "text_language" not in newest(home)
+    home.policy_path.write_text(replaced(home.policy_path.read_text(), {"languages = []": 'languages = ["de"]'}))
+    asked = look(Home.open(home.path))
+    assert asked.pairs == PICTURES
+    assert '"text_language":{"code":"en"' in newest(home)
+    assert look(Home.open(home.path)).pairs == 0
+
+
+def newest(home: Home) -> str:
+    """The newest evidence of one pair."""
+    with home.ledger(readonly=True) as ledger:
+        [(body,)] = ledger.query(
+            "SELECT arg_max(body_json, batch_seq) FROM evidence WHERE pair_key = (SELECT max(pair_key) FROM evidence)"
+        )
+    return str(body)
+
+
 def test_progress_says_how_long_it_takes(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     """The bar names what is looked for and its rate; the last word is that all is done."""
     use(monkeypatch, Counting("a" * 64, []))
