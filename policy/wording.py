@@ -16,11 +16,16 @@ from collections.abc import Mapping
 
 from policy.patterns import lazily
 
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 # What sites write under pictures whatever they show.
 _BOILERPLATE = lazily(
     r"""
-    \b(?:click|tap|press)\s+(?:here|to|for|on)\b | \bopens?\s+in\s+(?:a\s+)?new\b | \b(?:read|learn|see|show)\s+more\b
-    | \b(?:share|follow|like)\s+(?:\w{1,20}\s+)?(?:on|us)\b | \bsubscribe\b | \bsign\s*(?:in|up)\b
+    \b(?:click|tap|press)\s+(?:\w{1,20}\s+)?(?:here|to|for|on)\b | \bopens?\s+in\s+(?:a\s+)?new\b
+    | \b(?:read|learn|see|show)\s+more\b | \b(?:share|follow|like)\s+(?:\w{1,20}\s+)?(?:on|us)\b | \bsubscribe\b | \bsign\s*(?:in|up)\b
     | \blog\s*(?:in|out|on)\b | \bcookies?\s+(?:policy|settings|notice|consent|preferences|banner)\b
     | \b(?:accept|uses?|using)\s+(?:\w{1,20}\s+)?cookies\b | \badvert(?:isement|ising)?\b | \bsponsored\b
     | \b(?:image|picture|photo|content|preview)\s+(?:is\s+)?(?:not\s+(?:available|found)|unavailable|may\s+contain)\b
@@ -43,6 +48,11 @@ _CREDIT = lazily(
     | https?:// | \bwww\. | @ | \.(?:jpe?g|png|gif|webp|svg)\b
     """,
     re.VERBOSE,
+)
+# Beside boilerplate these say nothing more.
+_OF_THE_PAGE = _words(
+    "window tab browser user users content navigation newsletter email we us our you your more all use uses now"
+    " facebook instagram twitter pinterest linkedin youtube whatsapp tiktok agrandir vergrößern ampliar ingrandire"
 )
 _CREDITED_WORDS = 3  # a name and a house are no description; a credit behind one is no harm
 
@@ -71,18 +81,13 @@ def boilerplate(text: str, empty_words: frozenset[str]) -> str:
         found = pattern.search(said)
         if found is not None:
             rest = _CREDIT.sub(" ", _BOILERPLATE.sub(" ", said))
-            words = [w for w in _WORD.findall(rest) if len(w) > 1 and w not in empty_words and w not in FUNCTION_WORDS]
-            if len(words) <= spared:
+            words = {word for word in _WORD.findall(rest) if len(word) > 1}
+            if len(words - empty_words - FUNCTION_WORDS - _OF_THE_PAGE) <= spared:
                 return found.group()
     return ""
 
 
 _WORD = lazily(r"[^\W\d_]+")
-
-
-def _words(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
 
 # Words that make sentences, in the languages most alt texts are in: a list of keywords has none.
 FUNCTION_WORDS = _words(
@@ -118,9 +123,9 @@ _SHOP = lazily(
 _SEPARATOR = lazily(r"\s*(?:(?<!\d)[,/]|[,/](?!\d)|[;|•·、，；｜])+\s*|\s+[-–—]\s+")  # not within a number
 _LIST_FROM = 6  # segments: up to five things may stand in a picture
 _SEGMENT_WORDS = 3.0
-_REPEATED_FROM_WORDS = 8
+_REPEATED_FROM_WORDS = 6
 _REPEATED_TIMES = 4
-_REPEATED_SHARE = 0.3
+_REPEATED_SHARE = 0.4
 _REPEATED_LETTERS = 3  # what stands between combining marks is no word
 _SHOP_LIST_FROM = 4
 
@@ -128,7 +133,7 @@ _SHOP_LIST_FROM = 4
 def keywords(text: str) -> str:
     """What shows that a text was written for a search engine, in words; "" where nothing does.
 
-    * A word that is no function word stands there four times and is three of ten of at least eight words.
+    * A word that is no function word stands there four times and is two in five of at least six words.
     * Six or more short pieces, divided by commas, bars, slashes or dashes, without one function word.
     * Two different marks of a shop: a price, an article number, "buy … online", "free shipping"; or one in a list of
       at least four pieces without a function word.
