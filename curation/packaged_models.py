@@ -7,6 +7,7 @@ stay. Replay stands on that.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.util
 from collections.abc import Callable, Sequence
@@ -52,10 +53,17 @@ def packaged_file(package: str, name: str, sha256: str) -> Path:
     path = Path(spec.submodule_search_locations[0]) / name
     if not path.is_file():
         raise ConfigurationError(f"model file missing, expected sha256 {sha256}", where=str(path), remedy=remedy)
-    found = file_sha256(path)
+    stat = path.stat()
+    found = _sha256_once(path, stat.st_size, stat.st_mtime_ns, stat.st_ino)
     if found != sha256:
         raise ConfigurationError(f"model file has sha256 {found}, expected {sha256}", where=str(path), remedy=remedy)
     return path
+
+
+@functools.lru_cache(maxsize=64)
+def _sha256_once(path: Path, size: int, mtime_ns: int, inode: int) -> str:
+    """A file's sha256, not computed again while the file is the one it was: a model is loaded several times a run."""
+    return file_sha256(path)
 
 
 def file_sha256(path: Path) -> str:

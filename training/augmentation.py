@@ -68,4 +68,4 @@ def varied(picture: Rgb, draws: Draws, *, crop_area: float, jitter: float, mirro
     red, green, blue = np.moveaxis(pixels, 2, 0)
     grey = (np.float32(0.299) * red + np.float32(0.587) * green + np.float32(0.114) * blue)[:, :, None]
     pixels = (pixels - grey) * saturation + grey
-    return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(np.rint(pixels), 0, 255), dtype=np.uint8)

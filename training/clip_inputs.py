@@ -24,6 +24,9 @@ from training.clip_config import ClipConfig
 from training.clip_towers import ImageTower, autocast
 from training.randomness import Ints
 
+# Many together need fewer batches that are filled up.
+TEXTS_AT_ONCE = 1024
+
 Progress = Callable[[str, int, int], None]
 """Called with (what is being done, how much of it is done, of how much)."""
 
@@ -63,7 +66,11 @@ class ClipInputs:
         if config.views == 0 or 4 * slots * config.views * width > config.cache_bytes:
             return ()
         self._images = torch.zeros(slots, config.views, width, device=config.device)
-        wanted = [o for o in range(slots) if o not in set(left_out)]
+        out = set(left_out)
+        wanted = [o for o in range(slots) if o not in out]
+        for start in range(0, len(wanted), TEXTS_AT_ONCE):
+            self._text_features([_caption(self._reader, o) for o in wanted[start : start + TEXTS_AT_ONCE]])
+            progress("read texts", min(start + TEXTS_AT_ONCE, len(wanted)), len(wanted))
         undecodable: dict[int, str] = {}
         for done, block in enumerate(_blocks(wanted)):
             pictures = self._decoded(block, undecodable)

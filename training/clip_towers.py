@@ -38,7 +38,7 @@ def image_tower(model: Any, config: ClipConfig) -> ImageTower:
     if config.image_tower == SCRATCH:
         return ImageTower(
             frozen=lambda pixels: pixels.flatten(1),
-            trunk=lambda flat: trunk(flat.unflatten(1, (3, side, side))),
+            trunk=lambda flat: trunk(flat.reshape(-1, 3, side, side)),
             project=lambda features, keep: head.proj(features * keep),
             dropout_width=head.proj.in_features,
         )

@@ -13,6 +13,7 @@ from pathlib import Path
 from policy.errors import ConfigurationError, InputError
 from policy.provenance import ScheduleEntry, TrainingRun
 from training.checkpoint import (
+    STATE,
     Checkpoint,
     TrainerState,
     load_run,
@@ -23,7 +24,6 @@ from training.checkpoint import (
     save_schedule,
 )
 from training.order import exposure
-from training.sampling import CONFIG
 from training.step_log import StepLog, effective_rows, read_steps, steps_of
 
 
@@ -55,7 +55,7 @@ def plan_replay(run_dir: Path, removed: Iterable[int]) -> ReplayPlan:
 
 
 def begin_replay(plan: ReplayPlan, run_dir: Path, new_run_dir: Path) -> TrainingRun:
-    """Lay out the directory of the replayed run; `train` with the run's config then carries it to the end.
+    """Lay out the directory of the replayed run; its trainer, with the run's config, then carries it to the end.
 
     After a kill it is done again. ConfigurationError if the directory already holds something else.
     """
@@ -86,9 +86,10 @@ def begin_replay(plan: ReplayPlan, run_dir: Path, new_run_dir: Path) -> Training
             parent=parent,
             schedule=plan.schedule,
         )
-        stems = [Path(name).stem for name, _ in plan.base.record.files if name.endswith(".safetensors")]
+        names = [name for name, _ in plan.base.record.files if name != STATE]
+        stems = [Path(name).stem for name in names if name.endswith(".safetensors")]
         tensors = {stem: plan.base.tensors(stem) for stem in stems}
-        documents = {CONFIG: (plan.base.path / CONFIG).read_bytes()}
+        documents = {n: (plan.base.path / n).read_bytes() for n in names if not n.endswith(".safetensors")}
         save_checkpoint(new_run_dir, record, tensors, state, documents)
     save_run(new_run_dir, run)  # last: its presence says that the rest is complete
     return run

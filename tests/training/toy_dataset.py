@@ -19,6 +19,7 @@ from policy.removals import Tombstones
 
 COLOURS = {"red": (220, 30, 40), "green": (40, 180, 60), "blue": (50, 80, 220), "yellow": (250, 210, 40)}
 SHAPES = ("apple", "banana", "plum")
+NAMES = tuple(f"{colour} {shape}" for shape in SHAPES for colour in COLOURS)
 
 
 class HashedWords:
@@ -42,19 +43,23 @@ def flat_picture(i: int) -> bytes:
     return encode_jpeg(rgb)
 
 
-def seal(directory: Path, slots: int = 10, image: Callable[[int], bytes] | None = None) -> Path:
-    """Seal `slots` pictures of 20 x 24 pixels; every third has another licence."""
+def seal(
+    directory: Path,
+    slots: int = 10,
+    image: Callable[[int], bytes] | None = None,
+    captions: Sequence[str] = NAMES,
+) -> Path:
+    """Seal `slots` pictures of 20 x 24 pixels; every third has another licence. Captions are used in turn."""
     commitments = [hashlib.sha256(f"commitment {i}".encode()).digest() for i in range(slots)]
     manifest = DatasetManifest(
         "toys", dataset_root(commitments), slots, 24, "research", "0" * 32, "0" * 32, None, "2026-01-01T00:00:00Z"
     )
-    names = [f"{colour} {shape}" for shape in SHAPES for colour in COLOURS]
 
     def sample(i: int) -> SealedSample:
         body = (image or flat_picture)(i)
         metadata = {"licence": "CC0-1.0" if i % 3 == 0 else "CC-BY-4.0"}
         key = hashlib.sha256(f"key {i}".encode()).hexdigest()[:32]
-        return SealedSample(i, key, body, "jpg", names[i % len(names)], json.dumps(metadata))
+        return SealedSample(i, key, body, "jpg", captions[i % len(captions)], json.dumps(metadata))
 
     write_dataset(directory, manifest, commitments, (sample(i) for i in range(slots)), shard_slots=4)
     return directory
