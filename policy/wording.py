@@ -25,8 +25,9 @@ def _words(text: str) -> frozenset[str]:
 _BOILERPLATE = lazily(
     r"""
     \b(?:click|tap|press)\s+(?:\w{1,20}\s+)?(?:here|to|for|on)\b | \bopens?\s+in\s+(?:a\s+)?new\b
-    | \b(?:read|learn|see|show)\s+more\b | \b(?:share|follow|like)\s+(?:\w{1,20}\s+)?(?:on|us)\b | \bsubscribe\b | \bsign\s*(?:in|up)\b
-    | \blog\s*(?:in|out|on)\b | \bcookies?\s+(?:policy|settings|notice|consent|preferences|banner)\b
+    | \b(?:read|learn|see|show)\s+more\b | \b(?:share|follow|like)\s+(?:\w{1,20}\s+)?(?:on|us)\b
+    | \bsubscribe\b | \bsign\s*(?:in|up)\b | \blog\s*(?:in|out|on)\b
+    | \bcookies?\s+(?:policy|settings|notice|consent|preferences|banner)\b
     | \b(?:accept|uses?|using)\s+(?:\w{1,20}\s+)?cookies\b | \badvert(?:isement|ising)?\b | \bsponsored\b
     | \b(?:image|picture|photo|content|preview)\s+(?:is\s+)?(?:not\s+(?:available|found)|unavailable|may\s+contain)\b
     | \bno\s+(?:image|picture|photo|preview|description)(?:\s+(?:available|found|yet))?\b | \bcoming\s+soon\b
