@@ -1,135 +1,60 @@
-"""Captions for pictures without alt text: the nearest of texts that are known, never words made up.
+"""Captions for pictures without a text that fits: what a captioner proposes, and what of it is given.
 
-A `RetrievalCaptioner` asks CLIP which text of a bank fits a picture best. A text enters the bank from a named phrase
-list, or from the ledger's alt texts when several registrable domains use it: that keeps private names, and texts that
-one site has planted, out. Every answer says where its text came from and which model gave it which score.
+A `RetrievalCaptioner` asks CLIP which text of a bank (curation/caption_bank.py) fits a picture best: a text that is
+known, never words made up. A `CocaCaptioner` (curation/coca.py) makes its words up. Either proposes a few texts, the
+likeliest first, each with where it comes from and a score that says how sure it is; `chosen` takes the first that may
+still be given. Every answer says where its text came from and which model gave it which score.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
-import re
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
-import numpy as np
-
-from curation.clip_model import Embeddings, Rgb, best_matches, normalised_text, texts_digest
-from policy.durable import write_durably
-from policy.errors import ConfigurationError, StorageError
+from curation.caption_bank import BankEntry, BankText, CaptionBank, is_boilerplate
+from curation.caption_index import BankIndex, Told, bank_embeddings
+from curation.clip_model import Embeddings, Rgb
+from policy.errors import ConfigurationError
 from policy.provenance import canonical_json
 
-CAPTION_ORIGIN: Final = "clip-retrieval"
-LEDGER: Final = "ledger"
-LIST: Final = "list"
-MAX_CHARS: Final = 200
+__all__ = [
+    "CAPTION_ORIGIN",
+    "BankEntry",
+    "BankText",
+    "CaptionBank",
+    "CaptionResult",
+    "Captioner",
+    "Encoder",
+    "Proposal",
+    "RetrievalCaptioner",
+    "Standing",
+    "chosen",
+    "is_boilerplate",
+]
 
-# What sites write under pictures whatever they show. It comes from many domains, so their number does not stop it.
-_BOILERPLATE: Final = re.compile(
-    r"""
-    \b(?:click|tap|press)\s+(?:here|to|for|on)\b | \bopens?\s+in\s+(?:a\s+)?new\b | \b(?:read|learn|see|show)\s+more\b
-    | \b(?:share|follow|like)\s+(?:\w+\s+)?(?:on|us)\b | \bsubscribe\b | \bsign\s*(?:in|up)\b | \blog\s*(?:in|out|o)\b
-    | \ball\s+rights\s+reserved\b | \bcopyright\b | © | \bcookies?\b | \badvert(?:isement|ising)?\b | \bsponsored\b
-    | \b(?:photo|image|picture|illustration)\s*(?:by|credit|courtesy|source|from|may\s+contain|not\s+available)\b
-    | \bplaceholder\b | \bloading\b | \bthumbnail\b | \bavatar\b | \bprofile\s+(?:photo|picture|image)\b
-    | \bgo\s+back\b | \bback\s+to\s+top\b | \bskip\s+to\b | \bhome\s*page\b | \b(?:next|previous)\s+(?:page|slide)\b
-    | https?:// | \bwww\. | @ | \.(?:jpe?g|png|gif|webp|svg)\b
-    """,
-    re.VERBOSE,
-)
+CAPTION_ORIGIN: Final = "clip-retrieval"
+# So many texts are proposed for a picture: if a removal takes one away, the next best is at hand.
+PROPOSED: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
-class BankEntry:
-    """One occurrence of a text. `source`: who it comes from, as it shall stand beside a caption that uses it.
+class Proposal:
+    """A text for a picture. `score`: the cosine of both, which the threshold is compared with.
 
-    `source_kind`: "list" (a named phrase list) or "ledger" (an allowed alt text). `origins`: the registrable domains
-    it was seen on; lists need none.
+    `mean_log_probability`: of a text that was made up, a token's mean (natural logarithm); None of one that was found.
     """
 
-    text: str
-    source: str
-    source_kind: str
-    origins: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class BankText:
-    """A text of the bank with everything it stands on."""
-
-    text: str
-    sources: tuple[str, ...]
-    source_kind: str
-    origins: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class CaptionBank:
-    """The texts that captions are chosen from, each once, in the order of their normalised form."""
-
-    entries: tuple[BankText, ...]
-    digest: str
-
-    @classmethod
-    def build(
-        cls,
-        entries: Iterable[BankEntry],
-        *,
-        min_origins: int,
-        is_tombstoned: Callable[[str], bool] = lambda text: False,
-    ) -> CaptionBank:
-        """Merge equal texts; leave out what is tombstoned, and of the ledger's what is boilerplate or too rarely used.
-
-        min_origins: how many registrable domains must use an alt text. is_tombstoned: asked of every text, in each
-        spelling it was found in.
-        """
-        if min_origins < 1:
-            raise ConfigurationError(f"bank_min_origins must be at least 1, not {min_origins}", where="policy.toml")
-        found: defaultdict[str, list[BankEntry]] = defaultdict(list)
-        for entry in entries:
-            if entry.source_kind not in (LEDGER, LIST):
-                raise ConfigurationError(f"unknown source kind {entry.source_kind!r}", where=entry.source)
-            found[normalised_text(entry.text)].append(entry)
-        texts = []
-        for plain, group in sorted(found.items()):
-            if not plain or len(plain) > MAX_CHARS or any(is_tombstoned(text) for text in {e.text for e in group}):
-                continue
-            # A list vouches for its texts alone: what only adds to it is no source of the caption.
-            listed = [entry for entry in group if entry.source_kind == LIST]
-            group = listed or group
-            origins = tuple(sorted({origin for entry in group for origin in entry.origins}))
-            if not listed and (len(origins) < min_origins or is_boilerplate(plain)):
-                continue
-            sources = tuple(sorted({entry.source for entry in group}))
-            texts.append(BankText(_usual_spelling(group), sources, group[0].source_kind, origins))
-        return cls(tuple(texts), texts_digest([text.text for text in texts]))
-
-    @property
-    def texts(self) -> tuple[str, ...]:
-        return tuple(entry.text for entry in self.entries)
-
-    def __len__(self) -> int:
-        return len(self.entries)
-
-
-def is_boilerplate(text: str) -> bool:
-    """Whether a text is about the page rather than the picture, or names no word at all."""
-    plain = normalised_text(text)
-    return sum(map(str.isalpha, plain)) < 3 or _BOILERPLATE.search(plain) is not None
-
-
-def _usual_spelling(group: Sequence[BankEntry]) -> str:
-    spellings = Counter(" ".join(entry.text.split()) for entry in group)
-    return min(spellings, key=lambda text: (-spellings[text], text))
+    text: BankText
+    score: float
+    mean_log_probability: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class CaptionResult:
-    """The best text for one picture. `score`: cosine; `margin`: by how much the second best text is behind.
+    """The text given to one picture. `score`: cosine; `margin`: by how much the next text that was proposed is behind.
 
     `kept`: whether the score reaches the threshold. `sources`: everyone the text comes from, for the day one of them
     is removed.
@@ -151,13 +76,27 @@ class CaptionResult:
         return ",".join(self.sources)
 
 
+Standing = Callable[[Sequence[BankText]], Sequence[BankText | None]]
+"""What of some texts may still be given: as they are, with fewer sources, or None."""
+
+
 class Captioner(Protocol):
-    """Anything that gives pictures a text and says how sure it is."""
+    """Anything that proposes texts for pictures and says how sure it is.
+
+    `origin`: what a caption of it is called. `digest`: of the model and of what else decides its words.
+    """
 
     threshold: float
+    origin: str
 
-    def caption_images(self, pictures: Sequence[Rgb]) -> list[CaptionResult]:
-        """[H, W, 3] uint8 pictures -> one result each, in their order."""
+    @property
+    def digest(self) -> str: ...
+
+    @property
+    def bank_digest(self) -> str: ...
+
+    def propose(self, pictures: Sequence[Rgb], top: int = PROPOSED) -> list[tuple[Proposal, ...]]:
+        """[H, W, 3] uint8 pictures -> the texts for each, the likeliest first, at most `top`."""
 
 
 class Encoder(Protocol):
@@ -170,13 +109,51 @@ class Encoder(Protocol):
     def encode_texts(self, texts: Sequence[str]) -> Embeddings: ...
 
 
+def chosen(
+    captioner: Captioner, proposed: Sequence[Sequence[Proposal]], standing: Standing = lambda texts: texts
+) -> list[CaptionResult | None]:
+    """For each picture the first of its proposals that may still be given; None where none of them may.
+
+    standing: asked of the first proposals of all pictures at once, then of the second ones of those left, and so on.
+    """
+    results: list[CaptionResult | None] = [None] * len(proposed)
+    waiting = list(range(len(proposed)))
+    rank = 0
+    while waiting := [number for number in waiting if rank < len(proposed[number])]:
+        left = standing([proposed[number][rank].text for number in waiting])
+        for number, text in zip(waiting, left, strict=True):
+            if text is not None:
+                results[number] = _result(captioner, text, proposed[number][rank:])
+        waiting = [number for number in waiting if results[number] is None]
+        rank += 1
+    return results
+
+
+def _result(captioner: Captioner, text: BankText, proposals: Sequence[Proposal]) -> CaptionResult:
+    score = proposals[0].score
+    return CaptionResult(
+        text=text.text,
+        sources=text.sources,
+        source_kind=text.source_kind,
+        score=score,
+        margin=score - (proposals[1].score if len(proposals) > 1 else 0.0),
+        kept=score >= captioner.threshold,
+        model_digest=captioner.digest,
+        bank_digest=captioner.bank_digest,
+        origin=captioner.origin,
+    )
+
+
 class RetrievalCaptioner:
     """The text of the bank that CLIP finds nearest, kept from `threshold` (a cosine) on.
 
     templates: a text is embedded as the mean over them ("{}" stands for it), which helps CLIPs that learnt from
-    sentences. cache_dir: where the bank's embeddings are kept between processes, one file a model; a bank that
-    changed, because a text was removed from it, replaces it.
+    sentences. cache_dir: where the embeddings are kept between processes, in a folder for each model and set of
+    templates (curation/caption_index.py). expected: how many pictures will come; with many, and a large bank, the
+    search is approximate. told: called while texts are embedded.
     """
+
+    origin = CAPTION_ORIGIN
 
     def __init__(
         self,
@@ -186,6 +163,8 @@ class RetrievalCaptioner:
         threshold: float | None,
         cache_dir: Path | None = None,
         templates: tuple[str, ...] = ("{}",),
+        expected: int = 0,
+        told: Told = lambda done, total: None,
     ) -> None:
         if threshold is None:
             raise ConfigurationError(
@@ -198,74 +177,34 @@ class RetrievalCaptioner:
         if not templates or any("{}" not in template for template in templates):
             raise ConfigurationError('a template without "{}"', where="[captions]")
         self.clip, self.bank, self.threshold, self.templates = clip, bank, threshold, templates
-        self._embeddings = self._cached(cache_dir) if cache_dir else self._embed()
+        folder = None if cache_dir is None else captioner_folder(cache_dir, clip.digest, templates)
+        embeddings = bank_embeddings(clip, bank, templates, folder, told)
+        self.index = BankIndex(embeddings, bank.ids, folder=folder, name=bank.digest, expected=expected, told=told)
 
-    def caption_images(self, pictures: Sequence[Rgb]) -> list[CaptionResult]:
-        """[H, W, 3] uint8 pictures -> the bank's best text for each."""
-        matches = best_matches(self.clip.encode_images(pictures), self._embeddings)
-        results = []
-        for index, score, margin in zip(matches.index, matches.cosine, matches.margin, strict=True):
-            entry = self.bank.entries[int(index)]
-            results.append(
-                CaptionResult(
-                    text=entry.text,
-                    sources=entry.sources,
-                    source_kind=entry.source_kind,
-                    score=float(score),
-                    margin=float(margin),
-                    kept=bool(score >= self.threshold),
-                    model_digest=self.clip.digest,
-                    bank_digest=self.bank.digest,
-                )
-            )
-        return results
+    @property
+    def digest(self) -> str:
+        return self.clip.digest
 
-    def rank(self, pictures: Sequence[Rgb], top: int) -> list[list[tuple[BankText, float]]]:
-        """The `top` texts of the bank for each picture, best first, with their cosines."""
-        cosines = self.clip.encode_images(pictures) @ self._embeddings.T
-        best = np.argsort(-cosines, axis=1, kind="stable")[:, :top]
+    @property
+    def bank_digest(self) -> str:
+        return self.bank.digest
+
+    def propose(self, pictures: Sequence[Rgb], top: int = PROPOSED) -> list[tuple[Proposal, ...]]:
+        """The `top` texts of the bank for each picture, nearest first, with their cosines."""
+        if not len(pictures):
+            return []
+        rows, cosines = self.index.search(self.clip.encode_images(pictures), top)
         return [
-            [(self.bank.entries[int(i)], float(row[i])) for i in chosen]
-            for row, chosen in zip(cosines, best, strict=True)
+            tuple(Proposal(self.bank[int(row)], float(cosine)) for row, cosine in zip(found, near, strict=True))
+            for found, near in zip(rows, cosines, strict=True)
         ]
 
-    def _embed(self) -> Embeddings:
-        total = sum(
-            self.clip.encode_texts([template.replace("{}", text) for text in self.bank.texts])
-            for template in self.templates
-        )
-        normalised: Embeddings = np.asarray(total / np.linalg.norm(total, axis=1, keepdims=True), dtype=np.float32)
-        return normalised
-
-    def _cached(self, folder: Path) -> Embeddings:
-        model = hashlib.sha256(self.clip.digest.encode()).hexdigest()[:16]
-        inputs = canonical_json([self.bank.digest, list(self.templates)])
-        path = folder / f"bank-{model}-{hashlib.sha256(inputs.encode()).hexdigest()[:32]}.npy"
-        known = _read(path, len(self.bank))
-        if known is not None:
-            return known
-        embeddings = self._embed()
-        _store(path, embeddings)
-        for outdated in folder.glob(f"bank-{model}-*.npy"):
-            if outdated != path:
-                outdated.unlink(missing_ok=True)
-        return embeddings
+    def caption_images(self, pictures: Sequence[Rgb]) -> list[CaptionResult]:
+        """[H, W, 3] uint8 pictures -> one result each, in their order; nobody is asked whether a text still stands."""
+        return [result for result in chosen(self, self.propose(pictures)) if result is not None]
 
 
-def _read(path: Path, rows: int) -> Embeddings | None:
-    """Cached embeddings, or None where there are none that can be used: they are then computed again."""
-    try:
-        found = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        return None
-    whole = found.ndim == 2 and len(found) == rows and found.dtype == np.float32 and bool(np.isfinite(found).all())
-    return found if whole else None
-
-
-def _store(path: Path, embeddings: Embeddings) -> None:
-    buffer = io.BytesIO()
-    np.save(buffer, embeddings, allow_pickle=False)
-    try:
-        write_durably(path, buffer.getvalue())
-    except OSError as error:
-        raise StorageError(f"cannot write ({error.strerror})", where=str(path)) from error
+def captioner_folder(cache_dir: Path, model_digest: str, templates: Sequence[str]) -> Path:
+    """Where what is known of a model's texts is kept."""
+    inputs = canonical_json([model_digest, list(templates)])
+    return cache_dir / "captions" / hashlib.sha256(inputs.encode()).hexdigest()[:32]

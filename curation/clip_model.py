@@ -129,10 +129,14 @@ NOTHING_KEPT: Final = 2.0
 
 @dataclass(frozen=True, slots=True)
 class ClipSpec:
-    """Which CLIP: `pretrained` is open_clip's tag, the path of a weights file, or "trained:<run directory>"."""
+    """Which CLIP: `pretrained` is open_clip's tag, the path of a weights file, or "trained:<run directory>".
+
+    `sha256`: what the weights file must have, in hex; "" takes any (a trained run's record says it itself).
+    """
 
     architecture: str | None
     pretrained: str
+    sha256: str = ""
 
 
 class ClipModel:
@@ -220,10 +224,10 @@ def load_clip(spec: ClipSpec, device: str = "cpu") -> ClipModel:
         raise ConfigurationError(
             "no architecture is named for these weights", where=spec.pretrained, remedy="Name one, such as ViT-B-32"
         )
-    return _load_released(spec.architecture, spec.pretrained, device)
+    return _load_released(spec.architecture, spec.pretrained, spec.sha256, device)
 
 
-def _load_released(architecture: str, pretrained: str, device: str) -> ClipModel:
+def _load_released(architecture: str, pretrained: str, expected: str, device: str) -> ClipModel:
     open_clip = import_open_clip()
     config = open_clip.get_model_config(architecture)
     if config is None:
@@ -233,7 +237,17 @@ def _load_released(architecture: str, pretrained: str, device: str) -> ClipModel
     is_file = Path(pretrained).suffix in {".safetensors", ".pt", ".pth", ".bin"}
     path = Path(pretrained) if is_file else _cached_weights(open_clip, architecture, pretrained)
     if not path.is_file():
-        raise ConfigurationError("CLIP weights missing", where=str(path), remedy="Put the file there or name another")
+        wanted = f", expected sha256 {expected}" if expected else ""
+        raise ConfigurationError(
+            f"CLIP weights missing{wanted}", where=str(path), remedy="Put the file there or name another"
+        )
+    sha256 = file_sha256(path)
+    if expected and sha256 != expected.lower():
+        raise ConfigurationError(
+            f"CLIP weights have sha256 {sha256}, expected {expected}",
+            where=str(path),
+            remedy="Fetch the file again, or name the digest of the one that is meant (pretrained_sha256)",
+        )
     tag_config = {} if is_file else dict(open_clip.get_pretrained_cfg(architecture, pretrained))
     kept = ("mean", "std", "interpolation", "resize_mode")
     try:
@@ -256,8 +270,9 @@ def _load_released(architecture: str, pretrained: str, device: str) -> ClipModel
             where=str(path),
             remedy="Use a safetensors file, or a .pt that holds tensors only",
         ) from error
-    sha256 = file_sha256(path)
-    digest = files_digest([(WEIGHTS_FILE, sha256), (CONFIG_FILE, hashlib.sha256(_bytes(config)).hexdigest())])
+    # The same weights see other things through another preprocessing or another activation.
+    decides = {"model_cfg": config, **{key: tag_config[key] for key in (*kept, "quick_gelu") if tag_config.get(key)}}
+    digest = files_digest([(WEIGHTS_FILE, sha256), (CONFIG_FILE, hashlib.sha256(_bytes(decides)).hexdigest())])
     return ClipModel(
         model,
         name=f"{architecture}/{path.name if is_file else pretrained}",

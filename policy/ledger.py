@@ -271,6 +271,14 @@ class Ledger:
         with self._reading(sql) as connection:
             return connection.execute(sql, _given(params)).to_arrow_table()
 
+    def query_batches(self, sql: str, params: object = None, *, rows: int = 8_192) -> Iterator[pa.RecordBatch]:
+        """The rows of one SELECT, so many at a time, for what is too large to hold; parameters as `query` takes them.
+
+        Until the last is taken nothing else may be asked of this ledger. Raises `InputError`.
+        """
+        with self._reading(sql) as connection:
+            yield from connection.execute(sql, _given(params)).to_arrow_reader(rows)
+
     def head(self) -> tuple[int, str]:
         """The newest batch's sequence number and chain; (0, 64 zeros) of an empty ledger."""
         return _head(self._connected())

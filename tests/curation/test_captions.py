@@ -5,13 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from curation import captions
-from curation.captions import BankEntry, CaptionBank, RetrievalCaptioner
+from curation.captions import BankEntry, BankText, CaptionBank, RetrievalCaptioner
 from curation.clip_model import Embeddings, Rgb
 from policy.errors import ConfigurationError
 
@@ -130,21 +131,37 @@ def test_a_bank_of_one_text_still_answers() -> None:
     assert result.margin == pytest.approx(result.score)
 
 
+def test_what_may_not_be_given_any_more_is_passed_over() -> None:
+    """A proposal that does not stand is not given: the next that does is, with the sources that it has left."""
+    captioner = RetrievalCaptioner(ColourClip(), CaptionBank.build(listed(*COLOURS), min_origins=1), threshold=0.1)
+    proposed = captioner.propose([plain(200, 100, 0), plain(0, 0, 9)])
+    assert [p.text.text for p in proposed[0]] == ["a red square", "a green square", "a blue square"]
+
+    def standing(texts: Sequence[BankText]) -> list[BankText | None]:
+        return [None if "red" in text.text else replace(text, sources=("list:left:1",)) for text in texts]
+
+    first, second = captions.chosen(captioner, proposed, standing)
+    assert first is not None
+    assert second is not None
+    assert (first.text, first.sources, second.text) == ("a green square", ("list:left:1",), "a blue square")
+    assert first.score == proposed[0][1].score
+    assert captions.chosen(captioner, proposed, lambda texts: [None] * len(texts)) == [None, None]
+
+
 def test_embeddings_are_computed_once_a_bank(tmp_path: Path) -> None:
-    """The cache serves the same model and bank, is replaced when the bank changes, and is recomputed when damaged."""
+    """The cache serves the same model, bank and templates, and no others; what is damaged is computed again."""
     clip, bank = ColourClip(), CaptionBank.build(listed(*COLOURS), min_origins=1)
     first = RetrievalCaptioner(clip, bank, threshold=0.5, cache_dir=tmp_path)
     again = RetrievalCaptioner(clip, bank, threshold=0.5, cache_dir=tmp_path)
     assert clip.texts_encoded == 3
     pictures = [plain(9, 1, 0), plain(0, 3, 9)]
     assert first.caption_images(pictures) == again.caption_images(pictures)
-    (file,) = tmp_path.iterdir()
-    file.write_bytes(file.read_bytes()[:40])
-    RetrievalCaptioner(clip, bank, threshold=0.5, cache_dir=tmp_path)
+    RetrievalCaptioner(clip, bank, threshold=0.5, cache_dir=tmp_path, templates=("a photo of {}",))
     assert clip.texts_encoded == 6
-    smaller = CaptionBank.build(listed("a red square"), min_origins=1)
-    RetrievalCaptioner(clip, smaller, threshold=0.5, cache_dir=tmp_path)
-    assert [f.name == file.name for f in tmp_path.iterdir()] == [False]
+    for file in tmp_path.rglob("*.npy"):
+        file.write_bytes(file.read_bytes()[:40])
+    RetrievalCaptioner(clip, bank, threshold=0.5, cache_dir=tmp_path)
+    assert clip.texts_encoded == 9
 
 
 def test_templates_are_averaged() -> None:

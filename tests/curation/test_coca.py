@@ -1,0 +1,223 @@
+"""CoCa's own words: a small one, trained for seconds on coloured shapes, says what they are, however it is decoded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from curation import coca as coca_module
+from curation.captions import chosen
+from curation.clip_model import ClipSpec, Rgb, import_open_clip
+from curation.coca import CocaCaptioner, CocaModel, Decoding, detokenised, load_coca
+from policy.errors import ConfigurationError
+
+ARCHITECTURE = "custody-test-coca"
+CONFIG: dict[str, Any] = {
+    "embed_dim": 32,
+    "vision_cfg": {"image_size": 16, "layers": 1, "width": 32, "head_width": 16, "patch_size": 4,
+                   "attentional_pool": True, "attn_pooler_heads": 2, "attn_pooler_queries": 8, "output_tokens": True},
+    "text_cfg": {"context_length": 12, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1, "embed_cls": True,
+                 "output_tokens": True},
+    "multimodal_cfg": {"context_length": 12, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1,
+                       "attn_pooler_heads": 2},
+    "custom_text": True,
+}  # fmt: skip
+COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 60, 230)}
+SHAPES = ("square", "cross")
+CAPTIONS = [f"a {colour} {shape}" for colour in COLOURS for shape in SHAPES]
+GREEDY, BEAMS, SAMPLED = Decoding("greedy", 8), Decoding("beam", 8, beams=4), Decoding("top-k", 8, top_k=5)
+
+
+def drawn(caption: str, seed: int = 0) -> Rgb:
+    """A coloured shape on grey, a little moved and noisy: [16, 16, 3]."""
+    _, colour, shape = caption.split()
+    rng = np.random.default_rng([seed, *caption.encode()])
+    picture = rng.integers(120, 136, (16, 16, 3)).astype(np.uint8)
+    y, x = rng.integers(2, 5, 2)
+    if shape == "square":
+        picture[y : y + 10, x : x + 10] = COLOURS[colour]
+    else:
+        picture[y + 4 : y + 6, x : x + 10] = picture[y : y + 10, x + 4 : x + 6] = COLOURS[colour]
+    return picture
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A CoCa of 5 million weights (most of them words) that has learnt six captions, as a safetensors file."""
+    open_clip = import_open_clip()
+    folder = tmp_path_factory.mktemp("coca")
+    (folder / f"{ARCHITECTURE}.json").write_text(json.dumps(CONFIG))
+    open_clip.add_model_config(folder)
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(0)
+        path = folder / "coca.safetensors"
+        _train(open_clip, path)
+    yield path
+    open_clip.factory._MODEL_CONFIG_PATHS.remove(folder)
+    open_clip.factory._rescan_model_configs()
+
+
+def _train(open_clip: Any, path: Path) -> None:
+    """Learn the captions with the few words that they have, then give these words their places among 49,408."""
+    from open_clip.coca_model import CoCa
+    from safetensors.torch import save_file
+
+    from curation.clip_model import picture_transform
+
+    whole = open_clip.create_model(ARCHITECTURE, pretrained=None, load_weights=False)
+    preprocess = picture_transform(whole.visual.preprocess_cfg)
+    ids = open_clip.get_tokenizer(ARCHITECTURE)(CAPTIONS)
+    words = torch.unique(ids)  # 0, which fills up, stays 0
+    ids = torch.searchsorted(words, ids)
+    few = {part: {**CONFIG[part], "vocab_size": len(words)} for part in ("text_cfg", "multimodal_cfg")}
+    model = CoCa(embed_dim=CONFIG["embed_dim"], vision_cfg=CONFIG["vision_cfg"], **few)
+    torch.nn.init.normal_(model.text_decoder.text_projection, std=0.2)  # open_clip leaves what was in memory
+    optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3)
+    for step in range(120):
+        pixels = torch.stack([preprocess(drawn(caption, step)) for caption in CAPTIONS])
+        said = model(pixels, ids)
+        caption_loss = torch.nn.functional.cross_entropy(said["logits"].transpose(1, 2), said["labels"])
+        logits = said["logit_scale"] * said["image_features"] @ said["text_features"].T
+        own = torch.arange(len(CAPTIONS))
+        contrastive = torch.nn.functional.cross_entropy(logits, own) + torch.nn.functional.cross_entropy(logits.T, own)
+        optimizer.zero_grad()
+        (caption_loss + 0.2 * contrastive).backward()
+        optimizer.step()
+        with torch.no_grad():
+            # One feature is 1 whatever is read: by it the words that were never learnt are made unlikely.
+            model.text_decoder.ln_final.weight[0], model.text_decoder.ln_final.bias[0] = 0.0, 1.0
+    learnt = model.state_dict()
+    for name, axis in (("text.token_embedding.weight", 0), ("text_decoder.text_projection", 1)):
+        wide = torch.zeros_like(whole.state_dict()[name])
+        if axis:
+            wide[0] = -30.0
+        learnt[name] = wide.index_copy_(axis, words, learnt[name])
+    save_file({name: value.contiguous() for name, value in learnt.items()}, path)
+
+
+@pytest.fixture(scope="module")
+def coca(weights: Path) -> CocaModel:
+    return load_coca(ClipSpec(ARCHITECTURE, str(weights)))
+
+
+@pytest.fixture(scope="module")
+def pictures() -> list[Rgb]:
+    return [drawn(caption, 1000) for caption in CAPTIONS]
+
+
+def test_greedy_says_what_is_there(coca: CocaModel, pictures: list[Rgb]) -> None:
+    """After some seconds of training the likeliest words are the right ones, end in time, and are well written."""
+    said = [first for (first,) in coca.generate(pictures, GREEDY)]
+    assert [g.text for g in said] == CAPTIONS
+    assert all(g.length == len(g.tokens) + 1 for g in said)
+    assert all(g.mean_log_probability <= 0 for g in said)
+
+
+def test_beams_are_never_worse_than_greedy(coca: CocaModel) -> None:
+    """Under every length penalty, with one beam or many, on pictures it knows and on noise it does not."""
+    noise = [np.random.default_rng(n).integers(0, 256, (16, 16, 3)).astype(np.uint8) for n in range(5)]
+    for penalty in (0.0, 1.0, 2.0):
+        for beams in (1, 4):
+            decoding = Decoding("beam", 8, beams=beams, length_penalty=penalty)
+            by_beams = coca.generate(noise, decoding)
+            for (best,), (greedy,) in zip(by_beams, coca.generate(noise, GREEDY), strict=True):
+                assert best.ranked_by(penalty) >= greedy.ranked_by(penalty) - 1e-5
+
+
+def test_beams_give_several_texts_the_likeliest_first(coca: CocaModel, pictures: list[Rgb]) -> None:
+    """Asked for three, a picture has three different texts in the order of their scores; the first is right."""
+    several = coca.generate(pictures, BEAMS, 3)
+    for caption, three in zip(CAPTIONS, several, strict=True):
+        assert three[0].text == caption
+        assert len({g.text for g in three}) == 3
+        assert [g.ranked_by(1.0) for g in three] == sorted((g.ranked_by(1.0) for g in three), reverse=True)
+
+
+@pytest.mark.parametrize("decoding", [GREEDY, BEAMS, SAMPLED], ids=lambda d: d.method)
+def test_a_picture_is_captioned_alone_as_among_others(coca: CocaModel, pictures: list[Rgb], decoding: Decoding) -> None:
+    """The same bits, whichever pictures share the batch and in whatever order: also where words are drawn."""
+    noise = [np.random.default_rng(n).integers(0, 256, (16, 16, 3)).astype(np.uint8) for n in range(4)]
+    among = coca.generate([*pictures, *noise], decoding, 2)
+    assert coca.generate(noise[2:3], decoding, 2) == among[len(pictures) + 2 : len(pictures) + 3]
+    assert coca.generate([*noise, *pictures], decoding, 2) == among[len(pictures) :] + among[: len(pictures)]
+
+
+def test_what_is_drawn_follows_the_seed(coca: CocaModel) -> None:
+    """Sampling with another seed says something else somewhere, with one candidate it is greedy."""
+    noise = [np.random.default_rng(n).integers(0, 256, (16, 16, 3)).astype(np.uint8) for n in range(12)]
+    hot = replace(SAMPLED, temperature=3.0)
+    assert coca.generate(noise, hot) != coca.generate(noise, replace(hot, seed=1))
+    assert coca.generate(noise, replace(SAMPLED, top_k=1)) == coca.generate(noise, GREEDY)
+
+
+def test_no_words_are_repeated_where_that_is_asked(coca: CocaModel) -> None:
+    """With no_repeat_ngram = 1 no token comes twice; a text stops at max_tokens at the latest."""
+    noise = [np.random.default_rng(n).integers(0, 256, (16, 16, 3)).astype(np.uint8) for n in range(6)]
+    for decoding in (GREEDY, BEAMS):
+        for (said,) in coca.generate(noise, replace(decoding, no_repeat_ngram=1)):
+            assert len(set(said.tokens)) == len(said.tokens)
+    for (said,) in coca.generate(noise, replace(GREEDY, max_tokens=2)):
+        assert len(said.tokens) == 2 == said.length
+    assert coca_module._would_repeat((1, 2, 3, 1, 2), 3) == {3}
+
+
+def test_captions_carry_their_model_and_a_confidence(coca: CocaModel, pictures: list[Rgb]) -> None:
+    """Source, kind and origin say that a model made the words; the score is the cosine under its other half."""
+    captioner = CocaCaptioner(coca, threshold=0.3, decoding=BEAMS)
+    results = captioner.caption_images(pictures)
+    assert [r.text for r in results] == CAPTIONS
+    assert {(r.origin, r.source_kind, r.source) for r in results} == {("coca", "model", f"generated:{coca.digest}")}
+    own = coca.clip.encode_texts(CAPTIONS)
+    for result, image, text in zip(results, coca.clip.encode_images(pictures), own, strict=True):
+        assert result.score == pytest.approx(float(image @ text), abs=1e-6)
+    assert all(r.kept for r in results)
+    unsure = CocaCaptioner(coca, threshold=1.1, decoding=GREEDY).propose(pictures[:1])
+    [result] = chosen(CocaCaptioner(coca, threshold=1.1, decoding=GREEDY), unsure)
+    assert result is not None
+    assert not result.kept
+
+
+def test_what_cannot_write_says_so(weights: Path, tmp_path: Path) -> None:
+    """No text decoder, a downloaded tokenizer, no weights, another model's weights, unknown decodings: one message."""
+    with pytest.raises(ConfigurationError, match="no text decoder"):
+        load_coca(ClipSpec("ViT-B-32", str(weights)))
+    with pytest.raises(ConfigurationError, match="downloaded"):
+        load_coca(ClipSpec("coca_roberta-ViT-B-32", str(weights)))
+    with pytest.raises(ConfigurationError, match="weights"):
+        load_coca(ClipSpec(ARCHITECTURE, str(tmp_path / "none.safetensors")))
+    with pytest.raises(ConfigurationError, match=f"expected sha256 {'0' * 64}"):
+        load_coca(ClipSpec(ARCHITECTURE, str(tmp_path / "none.safetensors"), "0" * 64))
+    with pytest.raises(ConfigurationError, match=f"have sha256 [0-9a-f]{{64}}, expected {'0' * 64}"):
+        load_coca(ClipSpec(ARCHITECTURE, str(weights), "0" * 64))
+    with pytest.raises(ConfigurationError, match="cannot be loaded into coca_ViT-B-32"):
+        load_coca(ClipSpec("coca_ViT-B-32", str(weights)))
+    with pytest.raises(ConfigurationError, match="not on this machine"):
+        load_coca(ClipSpec("coca_ViT-B-32", "laion2b_s13b_b90k"))
+    with pytest.raises(ConfigurationError, match="greedy"):
+        Decoding("best")  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="beams"):
+        Decoding("beam", beams=0)
+    with pytest.raises(ConfigurationError, match="no score"):
+        CocaCaptioner(load_coca(ClipSpec(ARCHITECTURE, str(weights))), threshold=None, decoding=GREEDY)
+
+
+@given(st.lists(st.sampled_from(["a", "dog", ",", ".", "'s", "(", ")", " "])))
+def test_texts_are_written_as_people_write(pieces: list[str]) -> None:
+    """No double space, none before punctuation or after an opening bracket; doing it twice changes nothing."""
+    text = detokenised(" ".join(pieces))
+    assert not any(wrong in text for wrong in ("  ", " ,", " .", " )", "( "))
+    assert detokenised(text) == text
+
+
+def test_a_decoded_sentence() -> None:
+    """Spaces as the tokenizer leaves them become spaces as they are read."""
+    assert detokenised("a dog 's ball , red ( and wet ) . ") == "a dog's ball, red (and wet)."
