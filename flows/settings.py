@@ -57,7 +57,8 @@ class ImageSettings:
     """[images]: `size` is the largest shorter side kept, in pixels; pictures are never enlarged.
 
     `c2pa_trust_anchors`: a PEM file of those whose C2PA signature is trusted; "" trusts nobody. `nsfw_model`: an ONNX
-    file of the kind of open_nsfw, `nsfw_sha256` its digest; "" is the packaged one.
+    file of the kind of open_nsfw, `nsfw_sha256` its digest; "" is the packaged one. `face_detector`: an ONNX file of
+    the YuNet, SCRFD or CenterFace kind, `face_detector_sha256` its digest; "" is the packaged detector, any digest.
     """
 
     size: int
@@ -68,17 +69,35 @@ class ImageSettings:
     c2pa_trust_anchors: str
     nsfw_model: str
     nsfw_sha256: str
+    face_detector: str
+    face_detector_sha256: str
 
 
 @dataclass(frozen=True, slots=True)
 class CaptionSettings:
-    """[captions]: which CLIP is asked, and the phrases it may answer with besides the ledger's allowed alt texts."""
+    """[captions]: which model is asked, and the phrases it may answer with besides the ledger's allowed alt texts.
 
+    `kind`: "retrieval" (a CLIP chooses among known texts) or "coca" (a CoCa writes its own; `decoding` and what follows
+    are curation.coca.Decoding's). `templates`: what a known text is embedded in, as "a photo of {}".
+    """
+
+    kind: str
     architecture: str
     pretrained: str
+    pretrained_sha256: str
     phrase_lists: tuple[str, ...]
+    templates: tuple[str, ...]
     unique: bool
     threshold: float
+    agreement: bool
+    decoding: str
+    max_tokens: int
+    beams: int
+    length_penalty: float
+    no_repeat_ngram: int
+    top_k: int
+    temperature: float
+    seed: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +117,7 @@ class ClipSettings:
     learning_rate: float
     precision: str
     device: str
-    cache_bytes: int
+    feature_bytes: int
     held_out: int
     target_precision: float
     confidence: float
@@ -217,13 +236,29 @@ c2pa_trust_anchors = ""
 # An ONNX file that takes and gives what open_nsfw does, and the sha256 that it must have; "": the packaged one.
 nsfw_model = ""
 nsfw_sha256 = ""
+# An ONNX file of the YuNet, SCRFD or CenterFace kind that looks for faces, and the sha256 that it must have ("": any);
+# "": the packaged detector. Pictures that another detector has seen are looked at anew when they are crawled again.
+face_detector = ""
+face_detector_sha256 = ""
 
 [captions]
+kind = "retrieval"            # a CLIP chooses the nearest known text; or "coca": a CoCa writes one
 architecture = ""             # an open_clip architecture; empty with pretrained = "trained:…"
-pretrained = "trained:latest" # an open_clip tag, a local path, or "trained:<run>"
+pretrained = "trained:latest" # an open_clip tag, a local path, or "trained:<run>" (retrieval only)
+pretrained_sha256 = ""        # what the weights file must have; "": any
 phrase_lists = []             # text files, one phrase a line, that captions may be chosen from
+templates = ["{{}}"]            # a known text is embedded as the mean over these, as ["a photo of {{}}", "a drawing of {{}}"]
 unique = false                # true for a catalogue: a text that a picture carries is given to no other one
-threshold = 0.0               # 0: the model's own calibrated threshold
+threshold = 0.0               # a cosine; 0: the calibrated one, from the training run or from pairs of the ledger
+agreement = false             # true: score how every alt text fits its picture, also where policy.toml asks for none
+decoding = "beam"             # of a CoCa; or "greedy", "top-k"
+max_tokens = 30
+beams = 6
+length_penalty = 1.0
+no_repeat_ngram = 0           # so many words in a row never come twice; 0: they may
+top_k = 10
+temperature = 1.0
+seed = 0
 
 [clip]                         # the CLIP that is trained here, on allowed pairs that have a text
 image_tower = "head"          # a projection over frozen EfficientNet-Lite0; or "finetune" it, or "scratch"
@@ -236,7 +271,7 @@ views = 1                     # 1: pictures as they are; more: so many variants 
 learning_rate = 0.0           # 0: what suits the image tower
 precision = "fp32"            # or "bf16"
 device = "cpu"                # or "cuda"
-cache_bytes = 2000000000      # of memory, for what frozen towers give
+feature_bytes = 2000000000    # of memory, for what frozen towers give
 held_out = 250                # pairs never trained on, to measure and to calibrate
 target_precision = 0.9        # captions are kept from the score on from which so many are proven right
 confidence = 0.95             # of that proof, on half of the pairs held out
@@ -294,6 +329,11 @@ _RANGES = {
     "images.max_pixels": (1, math.inf),
     "images.decode_workers": (1, 256),
     "captions.threshold": (0, 1),
+    "captions.max_tokens": (1, 1000),
+    "captions.beams": (1, 32),
+    "captions.length_penalty": (0, 10),
+    "captions.top_k": (1, 10_000),
+    "captions.temperature": (0.01, 100),
     "clip.unlocked_from": (1, 8),
     "clip.steps": (1, math.inf),
     "clip.batch_size": (2, 1_000_000),

@@ -10,7 +10,7 @@ from policy.errors import ConfigurationError
 from policy.provenance import config_digest
 
 # Where and how often, not what is learnt: these may differ between a run and its resume, as in training/config.py.
-OPERATIONAL = frozenset({"threads", "device", "checkpoint_every", "keep_checkpoints", "cache_bytes"})
+OPERATIONAL = frozenset({"threads", "device", "checkpoint_every", "keep_checkpoints", "feature_bytes"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class ClipConfig:
     `views`: 1 shows every picture as it is; more are fixed variants of a slot, the first of them the picture as it is,
     of which each epoch draws one; 0 makes a new variant every time. A variant is a crop of at least `crop_area` of the
     picture, its colours changed by up to `jitter`, mirrored half of the time if `flip` and its caption allow it
-    (training/augmentation.py). `cache_bytes`: what the frozen part of a tower gives is kept in memory up to this size.
+    (training/augmentation.py). `feature_bytes`: what the frozen part of a tower gives is kept in memory up to this size.
 
     `learning_rate` of what starts from nothing; packaged weights that are unlocked take `packaged_rate` times as much.
     `initial_scale`: one over the temperature; learned and at most `max_scale`, or fixed where `learn_scale` is false.
@@ -47,7 +47,7 @@ class ClipConfig:
     crop_area: float = 0.5
     jitter: float = 0.2
     flip: bool = True
-    cache_bytes: int = 2_000_000_000
+    feature_bytes: int = 2_000_000_000
     learning_rate: float = 2e-3
     packaged_rate: float = 0.1
     warmup_steps: int = 20

@@ -63,7 +63,7 @@ class ClipInputs:
         """
         config, slots = self._config, self._reader.slots
         width = self._run(torch.zeros(BATCH_ROWS, 3, config.image_size, config.image_size)).shape[1]
-        if config.views == 0 or 4 * slots * config.views * width > config.cache_bytes:
+        if config.views == 0 or 4 * slots * config.views * width > config.feature_bytes:
             return ()
         self._images = torch.zeros(slots, config.views, width, device=config.device)
         out = set(left_out)

@@ -200,8 +200,8 @@ def test_inputs_that_are_kept_are_those_made_anew(toys: Path) -> None:
     fed = np.array([True, True, False, True, False, True])
     with DatasetReader.open(toys) as reader:
         batches = []
-        for cache_bytes in (0, 10**9):
-            inputs = ClipInputs(reader, model, image_tower(model, config), replace(config, cache_bytes=cache_bytes))
+        for feature_bytes in (0, 10**9):
+            inputs = ClipInputs(reader, model, image_tower(model, config), replace(config, feature_bytes=feature_bytes))
             inputs.read({0}, lambda what, done, total: None)
             batches.append(inputs.batch(ordinals, epochs, fed))
     assert torch.equal(batches[0].images, batches[1].images)
