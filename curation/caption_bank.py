@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import itertools
 import os
-import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from numpy.typing import NDArray
 from curation.clip_model import normalised_text
 from policy.durable import sync_directory, sync_file
 from policy.errors import ConfigurationError, StorageError
+from policy.wording import mentions_boilerplate
 
 LEDGER: Final = "ledger"
 LIST: Final = "list"
@@ -35,20 +35,6 @@ MAX_CHARS: Final = 200
 ROWS_AT_ONCE: Final = 8_192
 
 _Row = TypeVar("_Row")
-
-# What sites write under pictures whatever they show. It comes from many domains, so their number does not stop it.
-_BOILERPLATE: Final = re.compile(
-    r"""
-    \b(?:click|tap|press)\s+(?:here|to|for|on)\b | \bopens?\s+in\s+(?:a\s+)?new\b | \b(?:read|learn|see|show)\s+more\b
-    | \b(?:share|follow|like)\s+(?:\w+\s+)?(?:on|us)\b | \bsubscribe\b | \bsign\s*(?:in|up)\b | \blog\s*(?:in|out|o)\b
-    | \ball\s+rights\s+reserved\b | \bcopyright\b | © | \bcookies?\b | \badvert(?:isement|ising)?\b | \bsponsored\b
-    | \b(?:photo|image|picture|illustration)\s*(?:by|credit|courtesy|source|from|may\s+contain|not\s+available)\b
-    | \bplaceholder\b | \bloading\b | \bthumbnail\b | \bavatar\b | \bprofile\s+(?:photo|picture|image)\b
-    | \bgo\s+back\b | \bback\s+to\s+top\b | \bskip\s+to\b | \bhome\s*page\b | \b(?:next|previous)\s+(?:page|slide)\b
-    | https?:// | \bwww\. | @ | \.(?:jpe?g|png|gif|webp|svg)\b
-    """,
-    re.VERBOSE,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,9 +217,12 @@ def text_ids(texts: Sequence[str]) -> NDArray[np.uint64]:
 
 
 def is_boilerplate(text: str) -> bool:
-    """Whether a text is about the page rather than the picture, or names no word at all."""
+    """Whether any of a text is about the page rather than the picture, or it names no word at all.
+
+    Such texts come from many domains, so their number does not stop them.
+    """
     plain = normalised_text(text)
-    return sum(map(str.isalpha, plain)) < 3 or _BOILERPLATE.search(plain) is not None
+    return sum(map(str.isalpha, plain)) < 3 or mentions_boilerplate(plain)
 
 
 def may_enter(text: BankText, min_origins: int) -> bool:
