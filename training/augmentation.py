@@ -49,11 +49,12 @@ def varied(picture: Rgb, draws: Draws, *, crop_area: float, jitter: float, mirro
     draws: eight uniforms (area, shape, top, left, mirror, brightness, contrast, saturation).
     """
     height, width = picture.shape[:2]
-    area = height * width * (crop_area + (1 - crop_area) * draws[0])
-    # A shape between 3:4 and 4:3 of the picture's own.
-    shape = (width / height) * WIDEST ** (2 * draws[1] - 1)
-    w = min(width, max(1, round((area * shape) ** 0.5)))
-    h = min(height, max(1, round((area / shape) ** 0.5)))
+    share = crop_area + (1 - crop_area) * draws[0]
+    # How much wider than the picture's own shape, as far as so large a crop can be.
+    widest = min(WIDEST, 1 / share)
+    shape = widest ** (2 * draws[1] - 1)
+    w = min(width, max(1, round(width * (share * shape) ** 0.5)))
+    h = min(height, max(1, round(height * (share / shape) ** 0.5)))
     top, left = int(draws[2] * (height - h + 1)), int(draws[3] * (width - w + 1))
     cropped = picture[top : top + h, left : left + w]
     if mirror and draws[4] < 0.5:

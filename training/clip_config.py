@@ -26,7 +26,7 @@ class ClipConfig:
     `views`: 1 shows every picture as it is; more are fixed variants of a slot, the first of them the picture as it is,
     of which each epoch draws one; 0 makes a new variant every time. A variant is a crop of at least `crop_area` of the
     picture, its colours changed by up to `jitter`, mirrored half of the time if `flip` and its caption allow it
-    (training/augmentation.py). `feature_bytes`: what the frozen part of a tower gives is kept in memory up to this size.
+    (training/augmentation.py). `feature_bytes`: what a tower's frozen part gives is kept in memory up to this size.
 
     `learning_rate` of what starts from nothing; packaged weights that are unlocked take `packaged_rate` times as much.
     `initial_scale`: one over the temperature; learned and at most `max_scale`, or fixed where `learn_scale` is false.

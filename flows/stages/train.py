@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from curation.shards import DatasetReader
 from flows.home import Home, utc_now
+from flows.settings import Settings
 from flows.stages.decide import decide
 from flows.stages.recheck import recheck
 from flows.terminal import Progress, silent
@@ -23,6 +24,7 @@ from policy.snapshot import publish
 
 if TYPE_CHECKING:
     from training.clip import ClipResult
+    from training.clip_config import ClipConfig
 
 
 # Sealed when it was allowed, and not allowed now: by a new no, by a grant that ended, by evidence that grew too old.
@@ -136,16 +138,8 @@ def train_clip(
     """Train a CLIP on a dataset of pairs that have alt text."""
     from flows.stages.caption import phrases
     from training.clip import train_clip as train_loop
-    from training.clip_config import for_tower
 
-    settings = asdict(home.settings.clip)
-    config = for_tower(
-        settings.pop("image_tower"),
-        **{name: value for name, value in settings.items() if (name, value) != ("learning_rate", 0.0)},
-        unique_captions=home.settings.captions.unique,
-        threads=home.settings.training.threads,
-    )
-    config = replace(config, steps=steps or config.steps, seed=config.seed if seed is None else seed)
+    config = clip_config(home.settings, seed=seed, steps=steps)
     events: list[tuple[str, str, str]] = []
     home.tombstones()
     with open_dataset(home, dataset) as reader:
@@ -167,6 +161,24 @@ def train_clip(
         finally:
             register_run(home, run_dir, events)
     return result
+
+
+def clip_config(settings: Settings, *, seed: int | None = None, steps: int | None = None) -> ClipConfig:
+    """What [clip] and its neighbours ask of a CLIP run; `seed` and `steps` go before.
+
+    Raises:
+        ConfigurationError: a value that no run can have.
+    """
+    from training.clip_config import for_tower
+
+    asked = asdict(settings.clip)
+    config = for_tower(
+        asked.pop("image_tower"),
+        **{name: value for name, value in asked.items() if (name, value) != ("learning_rate", 0.0)},
+        unique_captions=settings.captions.unique,
+        threads=settings.training.threads,
+    )
+    return replace(config, steps=steps or config.steps, seed=config.seed if seed is None else seed)
 
 
 def clear(home: Home, dataset: str, *, offline: bool = False, progress: Progress = silent) -> frozenset[int]:
