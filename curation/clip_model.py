@@ -112,6 +112,7 @@ __all__ = [
     "text_encoder_folder",
     "text_tokenizer",
     "texts_digest",
+    "trained_identity",
 ]
 
 Rgb = NDArray[np.uint8]
@@ -487,6 +488,18 @@ def clip_digest(record: CheckpointRecord) -> str:
     if not {WEIGHTS_FILE, CONFIG_FILE} <= files.keys():
         raise IntegrityError("not a checkpoint of a CLIP", where=record.checkpoint)
     return files_digest([(name, files[name]) for name in (WEIGHTS_FILE, CONFIG_FILE)])
+
+
+def trained_identity(run_dir: Path) -> tuple[str, str]:
+    """Name and digest that `load_clip` would give a run's newest checkpoint, from its records alone.
+
+    Raises:
+        ConfigurationError: the run has no complete checkpoint. IntegrityError: its records are damaged.
+    """
+    folder = newest_checkpoint(run_dir)
+    record = _record_of(folder)
+    config = json.loads(_recorded_bytes(folder, CONFIG_FILE, dict(record.files)))
+    return str(config["name"]), clip_digest(record)
 
 
 def _recorded_bytes(folder: Path, name: str, recorded: Mapping[str, str]) -> bytes:

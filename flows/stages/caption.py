@@ -1,68 +1,84 @@
-"""Caption: what has no alt text is asked of CLIP; where CLIP is one of our own, it learns first from what has some."""
+"""Caption: what has no text, or one that does not fit, is asked of a captioner; a CLIP of our own learns first.
+
+A unit of work is some thousand pictures. Their captions are appended a chunk at a time, with the evidence that they
+change: a run that was killed asks those that have no answer yet, and nobody twice. A picture is asked once a model; it
+is asked again where the answer on record would be another under the threshold of now.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from curation.pair import sample_key
 from flows.home import Home, utc_now
+from flows.pace import Pace
+from flows.stages.agreement import score_agreement
+from flows.stages.captioning.bank import StandingTexts, bank_path, phrases
+from flows.stages.captioning.models import CaptionerChoice
 from flows.stages.decide import decide
 from flows.stages.evidence import evidence_batches, newest_evidence
 from flows.stages.parts import unit_id
 from flows.stages.seal import seal
-from flows.stages.train import newest_run, register_run, train_clip
+from flows.stages.train import register_run, train_clip
 from flows.terminal import Progress, silent
-from policy.errors import ConfigurationError
+from policy.errors import CustodyError
 from policy.evidence import Evidence
 from policy.ledger import Ledger
-from policy.origins import host_of, site_of
+from policy.text import CAPTION_WANTED
 
 if TYPE_CHECKING:
-    from curation.captions import CaptionBank, CaptionResult, RetrievalCaptioner
-    from curation.clip_model import ClipModel
+    from curation.captions import Captioner, CaptionResult
     from training.clip import ClipResult
+
+__all__ = ["CAPTION_ORIGIN", "CaptionSummary", "Captioning", "caption", "needs_training", "phrases", "train_captioner"]
 
 CAPTION_ORIGIN = "clip-retrieval"
 OBSERVER = "custody-caption/1"
-CHUNK = 128
+UNIT = 1_024  # pictures of one unit of work
+CHUNK = 128  # of one append
 CALIBRATION = "calibration.json"
 
-# Pairs that only lack a text: every other rule lets them pass. One a content; equal bytes get the same caption.
+# Pairs that only lack a text that fits: every other rule lets them pass. One a content; equal bytes get the same
+# caption. `score`, `state`: what the model has said of it, if it was asked.
 _LACKING_TEXT = """
-WITH newest AS (
-    SELECT pair_key, rule, verdict, reason_code FROM decision WHERE pair_key IS NOT NULL
-    QUALIFY row_number() OVER (PARTITION BY pair_key, rule ORDER BY batch_seq DESC, row_no DESC) = 1
-), lacking AS (
-    SELECT pair_key FROM newest GROUP BY pair_key
+WITH lacking AS (
+    SELECT pair_key FROM latest_decision GROUP BY pair_key
     HAVING bool_and(verdict IN ('allow', 'unset') OR rule = 'text')
-       AND bool_or(rule = 'text' AND reason_code IN ('caption-missing', 'caption-uncertain'))
+       AND bool_or(rule = 'text' AND list_contains($wanted::VARCHAR[], reason_code))
 ), content_of AS (
     SELECT pair_key, content_sha256 FROM evidence WHERE pair_key IS NOT NULL AND content_sha256 IS NOT NULL
     QUALIFY row_number() OVER (PARTITION BY pair_key ORDER BY batch_seq DESC, row_no DESC) = 1
+), asked AS (
+    SELECT content_sha256, score, state FROM caption
+    WHERE model_digest = $model AND caption_origin = $origin AND ($name IS NULL OR model_name = $name)
+    QUALIFY row_number() OVER (PARTITION BY content_sha256 ORDER BY batch_seq DESC, row_no DESC) = 1
 )
-SELECT content_sha256, list(pair_key ORDER BY pair_key)
-FROM lacking JOIN content_of USING (pair_key)
-WHERE content_sha256 NOT IN (
-    SELECT content_sha256 FROM caption WHERE model_digest = $model AND content_sha256 IS NOT NULL
-)
+SELECT content_sha256, list(pair_key ORDER BY pair_key), any_value(score), any_value(state)
+FROM lacking JOIN content_of USING (pair_key) LEFT JOIN asked USING (content_sha256)
 GROUP BY content_sha256 ORDER BY content_sha256
 """
-_BANK_TEXTS = """
-SELECT t.caption, t.pair_key, t.page_url FROM trainable t
-WHERE t.caption_origin IN ('alt', 'figcaption', 'title') ORDER BY t.caption, t.pair_key
-"""
 _ASKED = """
-SELECT state, score, caption, sample_key FROM caption WHERE model_digest = ? AND caption_origin = ?
+SELECT state, score, caption, sample_key FROM caption
+WHERE model_digest = ? AND caption_origin = ? AND content_sha256 IS NOT NULL
+QUALIFY row_number() OVER (PARTITION BY content_sha256 ORDER BY batch_seq DESC, row_no DESC) = 1
 ORDER BY score DESC, sample_key
 """
+
+Waiting = tuple[str, list[str]]
+"""A content and the pairs that show it."""
 
 
 @dataclass(frozen=True, slots=True)
 class CaptionSummary:
-    """What the captioner's model has captioned so far. `examples`: (score, caption, sample key)."""
+    """What the captioner's model has captioned so far. `examples`: (score, caption, sample key).
+
+    `bank`: texts that may be chosen. Of this run: `unreadable` pictures, whose pixels are gone or no picture, and
+    `unanswered` ones, for which no text is left that may be given.
+    """
 
     model: str
     model_digest: str
@@ -73,6 +89,8 @@ class CaptionSummary:
     kept: int
     deferred: int
     examples: tuple[tuple[str, str, str], ...]
+    unreadable: int = 0
+    unanswered: int = 0
 
 
 def needs_training(home: Home) -> bool:
@@ -91,147 +109,162 @@ def train_captioner(home: Home, progress: Progress = silent, *, dataset: str | N
 
 
 def caption(home: Home, progress: Progress = silent) -> CaptionSummary:
-    """Caption what lacks only a text, keep what is sure enough, then judge anew.
+    """Caption what lacks only a text that fits, keep what is sure enough, then judge anew.
 
     Raises:
-        ConfigurationError: the model of custody.toml cannot be had, or a phrase list cannot be read.
+        ConfigurationError: the model of custody.toml cannot be had, a phrase list cannot be read, or no threshold is
+            known and there are too few pairs to measure one.
     """
-    clip, run, threshold = load_captioner_model(home)
-    if run is not None:
-        register_run(home, home.runs_path / run)  # its training may have been killed after its last file
-    with home.ledger(readonly=True) as ledger:
-        waiting = ledger.query(_LACKING_TEXT, {"model": clip.digest})
-    captioner, bank = build_captioner(home, clip, threshold)
-    tombstones = home.tombstones()
-    waiting = [(sha, pairs) for sha, pairs in waiting if not tombstones.covers_content(sha)]
-    for start in range(0, len(waiting), CHUNK):
-        chunk = waiting[start : start + CHUNK]
-        results = captioner.caption_images([_pixels(home, sha) for sha, _ in chunk])
-        with home.ledger() as ledger:
-            _append(ledger, chunk, results, clip, run, captioner.threshold)
-        progress(min(start + CHUNK, len(waiting)), len(waiting), "caption: ")
-    decide(home, progress)
-    return summary(home, clip, run, captioner.threshold, len(bank))
+    captioning = Captioning(home, progress)
+    for unit in range(captioning.units):
+        captioning.do(unit)
+    return captioning.finish()
 
 
-def load_captioner_model(home: Home) -> tuple[ClipModel, str | None, float | None]:
-    """The CLIP of custody.toml, the run it came from if it is ours, and its calibrated threshold if it has one."""
-    from curation.clip_model import ClipSpec, load_clip, read_calibration
+class Captioning:
+    """A run: what waits is known when it begins, its units are done one after the other, then all is judged.
 
-    settings = home.settings.captions
-    if not settings.pretrained.startswith("trained:"):
-        threshold = settings.threshold or None
-        return load_clip(ClipSpec(settings.architecture or None, settings.pretrained)), None, threshold
-    name = settings.pretrained.removeprefix("trained:")
-    run_dir = newest_run(home, "clip", None if name == "latest" else name)
-    threshold = settings.threshold or read_calibration(run_dir).threshold
-    return load_clip(ClipSpec(None, f"trained:{run_dir}")), run_dir.name, threshold
-
-
-def build_captioner(home: Home, clip: ClipModel, threshold: float | None) -> tuple[RetrievalCaptioner, CaptionBank]:
-    """The retrieval captioner over the bank: allowed texts of the ledger and the phrase lists of custody.toml."""
-    from curation.captions import CaptionBank, RetrievalCaptioner
-
-    bank = CaptionBank.build(_bank_entries(home), min_origins=home.ruleset.bank_min_origins)
-    if not len(bank):
-        raise ConfigurationError(
-            "the caption bank is empty",
-            where=str(home.settings_path),
-            remedy="Name phrase_lists under [captions], or crawl pages with alt text on more domains",
-        )
-    return RetrievalCaptioner(clip, bank, threshold=threshold, cache_dir=home.path / "cache"), bank
-
-
-def summary(home: Home, clip: ClipModel, run: str | None, threshold: float, bank: int) -> CaptionSummary:
-    """What a model has captioned, from the ledger."""
-    with home.ledger(readonly=True) as ledger:
-        rows = ledger.query(_ASKED, [clip.digest, CAPTION_ORIGIN])
-    kept = [r for r in rows if r[0] == "kept"]
-    examples = kept[:: max(len(kept) // 5, 1)][:5]
-    return CaptionSummary(
-        clip.name,
-        clip.digest,
-        run,
-        threshold,
-        bank,
-        len(rows),
-        len(kept),
-        len(rows) - len(kept),
-        tuple((f"{score:.2f}", text, key) for _, score, text, key in examples),
-    )
-
-
-def _bank_entries(home: Home) -> Iterator[Any]:
-    from curation.captions import BankEntry
-    from curation.clip_model import normalised_text
-
-    tombstones = home.tombstones()
-    with home.ledger(readonly=True) as ledger:
-        texts = ledger.query(_BANK_TEXTS)
-    unique = home.settings.captions.unique
-    carried = {normalised_text(text) for text, _, _ in texts} if unique else set()
-    for text, pair, page_url in texts:
-        if not unique and not tombstones.covers_url(page_url):
-            yield BankEntry(text, f"pair:{pair}", "ledger", (site_of(host_of(page_url)),))
-    for text, source in phrases(home):
-        if normalised_text(text) not in carried:
-            yield BankEntry(text, source, "list", ())
-
-
-def phrases(home: Home) -> Iterator[tuple[str, str]]:
-    """The phrases of custody.toml's phrase lists, each with its source, "list:<file>:<line>".
-
-    Raises:
-        ConfigurationError: a list cannot be read.
+    Model and bank are loaded by the first unit, so that a run in which nothing waits costs next to nothing.
     """
-    for name in home.settings.captions.phrase_lists:
-        path = Path(name) if Path(name).is_absolute() else home.path / name
-        try:
-            lines = path.read_text("utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigurationError(
-                f"the phrase list cannot be read ({error})", where=str(path), remedy="See [captions] phrase_lists"
-            ) from error
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                yield line.strip(), f"list:{path.stem}:{number}"
 
+    def __init__(self, home: Home, progress: Progress = silent) -> None:
+        self._home, self._progress = home, progress
+        self.choice = CaptionerChoice(home)
+        self._unreadable = self._unanswered = 0
+        if self.choice.run_dir is not None:
+            register_run(home, self.choice.run_dir)  # its training may have been killed after its last file
+        if asks_agreement(home):
+            score_agreement(home, self.choice.loaded.clip, progress, run=self.choice.run)
+            decide(home, progress)
+        self._waiting = self._find_waiting()
+        self._pace = Pace(progress, "caption", len(self._waiting))
 
-def _append(
-    ledger: Ledger,
-    chunk: Sequence[tuple[str, list[str]]],
-    results: Sequence[CaptionResult],
-    clip: ClipModel,
-    run: str | None,
-    threshold: float,
-) -> None:
-    evidence = newest_evidence(ledger, [pair for _, pairs in chunk for pair in pairs])
-    now = utc_now().replace(tzinfo=None)
-    captions, evidences = [], []
-    for (sha, pairs), result in zip(chunk, results, strict=True):
-        captions.append(
-            {
-                "sample_key": sample_key(sha, result.text, CAPTION_ORIGIN),
-                "pair_key": pairs[0],
-                "content_sha256": sha,
-                "caption": result.text,
-                "caption_origin": CAPTION_ORIGIN,
-                "source": ",".join(result.sources),
-                "source_kind": result.source_kind,
-                "model_name": clip.name,
-                "model_digest": clip.digest,
-                "model_run": run,
-                "score": result.score,
-                "threshold": threshold,
-                "state": "kept" if result.kept else "deferred",
-                "captioned_at": now,
-            }
+    @property
+    def units(self) -> int:
+        """How many there are to do."""
+        return -(-len(self._waiting) // UNIT)
+
+    def do(self, unit: int) -> int:
+        """Caption the pictures of one unit; how many that were."""
+        pictures = self._waiting[unit * UNIT : (unit + 1) * UNIT]
+        for start in range(0, len(pictures), CHUNK):
+            chunk = pictures[start : start + CHUNK]
+            self._caption(chunk)
+            self._pace.add(len(chunk))
+        return len(pictures)
+
+    def finish(self) -> CaptionSummary:
+        """Judge what has a caption now, and sum up."""
+        decide(self._home, self._progress)
+        with self._home.ledger(readonly=True) as ledger:
+            rows = ledger.query(_ASKED, [self.choice.digest, self.choice.origin])
+        kept = [r for r in rows if r[0] == "kept"]
+        examples = kept[:: max(len(kept) // 5, 1)][:5]
+        return CaptionSummary(
+            self.choice.name,
+            self.choice.digest,
+            self.choice.run,
+            self.threshold,
+            self._bank_size(),
+            len(rows),
+            len(kept),
+            len(rows) - len(kept),
+            tuple((f"{score:.2f}", text, key) for _, score, text, key in examples),
+            self._unreadable,
+            self._unanswered,
         )
-        for pair in pairs:
-            evidences.append((pair, captioned(evidence[pair], result)))
-    key = f"caption/{clip.digest[:16]}/{unit_id(*(sha for sha, _ in chunk))}"
-    observed = evidence_batches(ledger, evidences, "caption", key)
-    ledger.append_many([("caption", captions, f"{key}/caption"), *observed])
+
+    @cached_property
+    def threshold(self) -> float:
+        """From which score on a caption is kept."""
+        return self.choice.threshold(self._progress)
+
+    @cached_property
+    def captioner(self) -> Captioner:
+        """Model and bank, loaded."""
+        return self.choice.captioner(self.threshold, len(self._waiting), self._progress)
+
+    def _find_waiting(self) -> list[Waiting]:
+        given = {
+            "wanted": list(CAPTION_WANTED),
+            "model": self.choice.digest,
+            "origin": self.choice.origin,
+            # What a CoCa says depends on how its words are chosen, too.
+            "name": self.choice.name if self.choice.decoding is not None else None,
+        }
+        with self._home.ledger(readonly=True) as ledger:
+            rows = ledger.query(_LACKING_TEXT, given)
+            tombstones = self._home.tombstones(ledger)
+        waiting = []
+        for sha, pairs, score, state in rows:
+            answered = state is not None and (score >= self.threshold) == (state == "kept")
+            if not answered and not tombstones.covers_content(sha):
+                waiting.append((sha, list(pairs)))
+        return waiting
+
+    def _caption(self, chunk: Sequence[Waiting]) -> None:
+        from curation.captions import chosen
+
+        readable = [(asked, rgb) for asked in chunk if (rgb := _pixels(self._home, asked[0])) is not None]
+        self._unreadable += len(chunk) - len(readable)
+        proposed = self.captioner.propose([rgb for _, rgb in readable])
+        with self._home.ledger() as ledger:
+            # Under the lock, so that no removal can be approved between asking for it and writing.
+            tombstones = self._home.tombstones(ledger)
+            standing = StandingTexts(ledger, tombstones, self._home.ruleset.bank_min_origins)
+            results = chosen(self.captioner, proposed, standing)
+            answers = [
+                (asked, result)
+                for (asked, _), result in zip(readable, results, strict=True)
+                if result is not None and not tombstones.covers_content(asked[0])
+            ]
+            self._append(ledger, answers)
+        self._unanswered += results.count(None)
+
+    def _append(self, ledger: Ledger, answers: Sequence[tuple[Waiting, CaptionResult]]) -> None:
+        if not answers:
+            return
+        evidence = newest_evidence(ledger, [pair for (_, pairs), _ in answers for pair in pairs])
+        now, choice = utc_now().replace(tzinfo=None), self.choice
+        captions, evidences = [], []
+        for (sha, pairs), result in answers:
+            captions.append(
+                {
+                    "sample_key": sample_key(sha, result.text, result.origin),
+                    "pair_key": pairs[0],
+                    "content_sha256": sha,
+                    "caption": result.text,
+                    "caption_origin": result.origin,
+                    "source": result.source,
+                    "source_kind": result.source_kind,
+                    "model_name": choice.name,
+                    "model_digest": result.model_digest,
+                    "model_run": choice.run,
+                    "score": result.score,
+                    "threshold": self.threshold,
+                    "state": "kept" if result.kept else "deferred",
+                    "captioned_at": now,
+                }
+            )
+            evidences += [(pair, captioned(evidence[pair], result)) for pair in pairs]
+        head, _ = ledger.head()
+        key = f"caption/{head}/{unit_id(choice.digest, *(sha for (sha, _), _ in answers))}"
+        observed = evidence_batches(ledger, evidences, "caption", key)
+        ledger.append_many([("caption", captions, f"{key}/caption"), *observed])
+
+    def _bank_size(self) -> int:
+        from curation.caption_bank import CaptionBank
+
+        if "captioner" in self.__dict__:
+            return len(getattr(self.captioner, "bank", ()))
+        bank = CaptionBank.opened(bank_path(self._home)) if self.choice.decoding is None else None
+        return 0 if bank is None else len(bank)
+
+
+def asks_agreement(home: Home) -> bool:
+    """Whether every alt text is to be compared with its picture: custody.toml wants it, or the ruleset has a bound."""
+    rules = home.ruleset.text
+    return home.settings.captions.agreement or rules.min_agreement > 0 or rules.max_flip_drop > 0
 
 
 def captioned(evidence: Evidence, result: CaptionResult) -> Evidence:
@@ -242,7 +275,11 @@ def captioned(evidence: Evidence, result: CaptionResult) -> Evidence:
 
 
 def _pixels(home: Home, sha: str) -> Any:
+    """The kept pixels of a content; None where there are none, or none that can be read."""
     from curation.images import decode
     from curation.pixel_store import PixelStore
 
-    return decode(PixelStore(home.pixels_path).get(sha))
+    try:
+        return decode(PixelStore(Path(home.pixels_path)).get(sha))
+    except CustodyError:
+        return None

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from flows.home import Home
+from flows.home import Home, utc_now
 from policy.errors import CustodyError, InputError
+from policy.evidence import Evidence, Score
+from policy.quality import QUALITY, SIZE
+from policy.ruleset import judge
+from policy.safety import SAFETY
+from policy.text import AGREEMENT, AGREEMENT_FLIPPED, TEXT
+
+if TYPE_CHECKING:
+    from curation.agreement import Agreement
 
 
 def page(file: Path, base: str) -> dict[str, Any]:
@@ -56,45 +65,141 @@ def fetch(home: Home, url: str) -> dict[str, Any]:
     }
 
 
-def faces(files: Iterable[Path]) -> Iterator[dict[str, Any]]:
-    """Faces in each picture, one line a file; an unreadable one gives {"path", "error"}."""
-    from curation.face_detection import default_detector
+def faces(files: Iterable[Path], home: Home | None = None) -> Iterator[dict[str, Any]]:
+    """Faces in each picture, one line a file; an unreadable one gives {"path", "error"}.
 
-    detector = default_detector()
+    `home`: whose [images] face_detector looks; None: the packaged one.
+
+    Raises:
+        ConfigurationError: the detector's weights are missing, are others, or fit no kind that is known.
+    """
+    from curation.face_detection import DetectorChoice, chosen_detector
+    from flows.stages.faces import detector_choice
+
+    choice = detector_choice(home) if home is not None else DetectorChoice()
+    detector = chosen_detector(*choice.arguments)
     for file in files:
         try:
             rgb = _decode(file)
+            seen = detector.detect(rgb)
         except CustodyError as error:
             yield {"path": str(file), "error": error.what}
             continue
         height, width = rgb.shape[:2]
-        found = [{"box": [f.x, f.y, f.w, f.h], "score": f.score} for f in detector.detect(rgb)]
+        found = [{"box": [f.x, f.y, f.w, f.h], "score": f.score} for f in seen]
         yield {"path": str(file), "width": width, "height": height, "faces": found, "detector": detector.id}
 
 
 def captions(home: Home, files: Sequence[Path], top: int) -> Iterator[dict[str, Any]]:
-    """The captioner's best candidates for each picture, and whether the first is sure enough to be kept."""
-    from flows.stages.caption import build_captioner, load_captioner_model
+    """The captioner's best candidates for each picture, and whether the first is sure enough to be kept.
 
-    clip, run, threshold = load_captioner_model(home)
-    captioner, _ = build_captioner(home, clip, threshold)
+    Asked and not recorded; a text that a removal has taken away since the bank was built is no candidate.
+    """
+    from curation.captions import PROPOSED, chosen
+    from flows.stages.captioning.bank import StandingTexts
+    from flows.stages.captioning.models import CaptionerChoice
+    from flows.terminal import silent
+
+    choice = CaptionerChoice(home)
+    captioner = choice.captioner(choice.threshold(silent), len(files), silent)
     for file in files:
         try:
             rgb = _decode(file)
         except CustodyError as error:
             yield {"path": str(file), "error": error.what}
             continue
-        (ranked,) = captioner.rank([rgb], top)
-        (result,) = captioner.caption_images([rgb])
+        (proposals,) = captioner.propose([rgb], max(top, PROPOSED))
+        with home.ledger(readonly=True) as ledger:
+            standing = StandingTexts(ledger, home.tombstones(ledger), home.ruleset.bank_min_origins)
+            (result,) = chosen(captioner, [proposals], standing)
+            left = standing([proposal.text for proposal in proposals])
+        candidates = [(t, p) for t, p in zip(left, proposals, strict=True) if t is not None][:top]
         yield {
             "path": str(file),
-            "kept": result.kept,
+            "kept": result is not None and result.kept,
             "threshold": captioner.threshold,
-            "model": clip.name,
-            "model_digest": clip.digest,
-            "run": run,
-            "candidates": [{"text": t.text, "score": score, "sources": list(t.sources)} for t, score in ranked],
+            "origin": captioner.origin,
+            "model": choice.name,
+            "model_digest": choice.digest,
+            "run": choice.run,
+            "candidates": [
+                {"text": t.text, "score": p.score, "sources": list(t.sources)}
+                | ({} if p.mean_log_probability is None else {"mean_log_probability": p.mean_log_probability})
+                for t, p in candidates
+            ],
         }
+
+
+def scores(home: Home, files: Sequence[Path], *, text: str | None, with_clip: bool) -> Iterator[dict[str, Any]]:
+    """What is measured of each picture as it would be kept, and what the ruleset makes of it, one line a file.
+
+    `text`: judged beside the pictures, as their alt text; `with_clip` asks the captioner's CLIP how well it fits.
+    Where a scorer cannot tell, the value is None. Raises ConfigurationError for weights that are missing or wrong.
+    """
+    from curation.images import DecodeLimits, ShapeConfig, decode, shape
+    from curation.language import detect
+    from flows.stages.look import by, scorer_of
+
+    settings, rules, now = home.settings.images, home.ruleset, utc_now()
+    config = ShapeConfig(settings.size, settings.quality, settings.full_chroma)
+    limits = DecodeLimits(max_pixels=settings.max_pixels)
+    scorers = [scorer_of(home, mechanism) for mechanism in (QUALITY, SAFETY)]
+    agreement = _agreement(home) if with_clip and text is not None else None
+    language = detect(text) if text is not None else None
+    for file in files:
+        try:
+            shaped = shape(_bytes(file), config, limits)
+        except CustodyError as error:
+            yield {"path": str(file), "error": error.what}
+            continue
+        kept = decode(shaped.jpeg)
+        found = [
+            (name, value, by(scorer))
+            for scorer in scorers
+            for name, value in zip(scorer.names, scorer.score([kept])[0], strict=True)
+        ]
+        if agreement is not None and text is not None:
+            [[agreed]] = agreement.score([kept], [[text]])
+            said = ((AGREEMENT, agreed.score), (AGREEMENT_FLIPPED, agreed.flipped))
+            found += [(name, value, agreement.by) for name, value in said]
+        evidence = Evidence(
+            page_url=None,
+            image_url="",
+            observed_at=now,
+            observer="inspect score",
+            observer_version="1",
+            content_sha256=shaped.content_sha256,
+            width=shaped.width,
+            height=shaped.height,
+            alt=text,
+            text_language=language,
+            scores=tuple(Score(*score) for score in found if not math.isnan(score[1])),
+        )
+        asked = (SIZE, QUALITY, SAFETY, *((TEXT,) if text is not None else ()))
+        judged = [judge(rules, mechanism, evidence, now) for mechanism in asked]
+        line = {
+            "path": str(file),
+            "width": shaped.width,
+            "height": shaped.height,
+            "scores": [{"name": n, "value": None if math.isnan(v) else v, "by": source} for n, v, source in found],
+            "judged": [
+                {
+                    "mechanism": j.mechanism,
+                    "verdict": j.verdict.value if j.verdict is not None else "unset",
+                    "reason": j.reason.code,
+                    "detail": j.reason.detail,
+                }
+                for j in judged
+            ],
+        }
+        yield line | ({"language": asdict(language)} if language is not None else {})
+
+
+def _agreement(home: Home) -> Agreement:
+    from curation.agreement import Agreement
+    from flows.stages.captioning.models import CaptionerChoice
+
+    return Agreement(CaptionerChoice(home).loaded.clip)
 
 
 def _decode(file: Path) -> Any:
