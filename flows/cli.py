@@ -922,11 +922,16 @@ def inspect_fetch(home_path: Path, as_json: bool, url: str) -> None:
 @_common
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
 def inspect_faces(home_path: Path, as_json: bool, images: tuple[Path, ...]) -> None:
-    """Faces in IMAGES: boxes in pixels of the original, and scores."""
+    """Faces in IMAGES: boxes in pixels of the original, and scores.
+
+    Outside a home the packaged detector looks; in one, that of custody.toml.
+    """
+    from flows.home import Home
     from flows.stages import inspection as stage
 
+    home = Home(home_path) if Home(home_path).ledger_path.is_file() else None
     unreadable = False
-    for line in stage.faces(images):
+    for line in stage.faces(images, home):
         unreadable |= "error" in line
         if as_json:
             print_json(line)
@@ -935,6 +940,32 @@ def inspect_faces(home_path: Path, as_json: bool, images: tuple[Path, ...]) -> N
         else:
             boxes = "  ".join(f"{[round(v) for v in f['box']]} {f['score']:.2f}" for f in line["faces"])
             answer(f"{escape(line['path'])}: {counted(len(line['faces']), 'face')}  {boxes}".rstrip())
+    sys.exit(2 if unreadable else 0)
+
+
+@inspect.command("score")
+@_common
+@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--text", help="An alt text, judged as that of each of IMAGES.")
+@click.option("--clip", "with_clip", is_flag=True, help="Ask the captioner's CLIP how well the text fits.")
+def inspect_score(home_path: Path, as_json: bool, images: tuple[Path, ...], text: str | None, with_clip: bool) -> None:
+    """What is measured of IMAGES as they would be kept, and what the ruleset makes of it."""
+    from flows.stages import inspection as stage
+
+    if with_clip and text is None:
+        raise click.UsageError("--clip asks how well a text fits: give one with --text")
+    unreadable = False
+    for line in stage.scores(_open(home_path), images, text=text, with_clip=with_clip):
+        unreadable |= "error" in line
+        if as_json:
+            print_json(line)
+        elif "error" in line:
+            say(f"{escape(line['path'])}: {escape(line['error'])}")
+        else:
+            told = (f"{s['name']} {'-' if s['value'] is None else format(s['value'], '.3f')}" for s in line["scores"])
+            judged = (f"{j['mechanism']} {j['verdict']} ({j['reason']})" for j in line["judged"])
+            answer(f"{escape(line['path'])}: {'  '.join(told)}")
+            answer(f"  {escape('  '.join(judged))}")
     sys.exit(2 if unreadable else 0)
 
 
