@@ -94,6 +94,7 @@ def _run_job(home: Home, notes: Notes, preset: str) -> None:
     """The stages in order. Each can be called again; one that was told of before is not."""
     stages: tuple[tuple[str, str, Callable[[Home, Notes], None]], ...] = (
         ("crawl", "Crawl the museum, ask every opt-out, decide with evidence", _crawl),
+        ("look", "Look at what passed: quality, near duplicates, safety; models last", _look),
         ("caption", "Train a CLIP on the pairs that have alt text; caption those that have none", _caption),
         ("seal", f"Seal what is allowed and hangs in {', '.join(THEMES)}", _seal),
         ("train", "Train a text-to-image diffusion model on it", lambda h, n: _train(h, n, preset)),
@@ -121,6 +122,13 @@ def _crawl(home: Home, notes: Notes) -> None:
         decide.decide(home)  # killed between the crawl and its verdicts
     else:
         run(crawl_pages, str(home.path))
+
+
+def _look(home: Home, notes: Notes) -> None:
+    from flows.look_at_images import look_at_images
+    from flows.steps import run
+
+    run(look_at_images, str(home.path))
 
 
 def _caption(home: Home, notes: Notes) -> None:

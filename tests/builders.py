@@ -214,6 +214,7 @@ def stages(museum: Museum) -> dict[str, tuple[str, ...]]:
     return {
         "crawl": ("crawl",),
         "decide": ("decide",),
+        "look": ("look",),
         "caption": ("caption",),
         "seal": ("seal", "--name", DATASET, "--where", garden),
         "train": ("train", "--dataset", DATASET),

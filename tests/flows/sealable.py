@@ -11,15 +11,45 @@ from curation.pair import sample_key
 from curation.pixel_store import PixelStore
 from flows.home import Home
 from flows.stages.evidence import evidence_batches
-from policy.evidence import C2pa, Document, Embedded, Evidence, Hop, LicenceClaim, OriginEvidence
+from policy.evidence import (
+    C2pa,
+    Document,
+    DuplicateOf,
+    Embedded,
+    Evidence,
+    Hop,
+    LicenceClaim,
+    OriginEvidence,
+    Score,
+)
 
+SCORES = tuple(
+    Score(name, value, "test")
+    for name, value in (("entropy", 6.0), ("sharpness", 1.5), ("flatness", 0.5), ("screenshot", 0.1), ("nsfw", 0.01))
+)
 ORIGINS, PAGE = 50, 25  # origins, and pictures a page
 BATCH = 5_000
 
 
-def sealable_home(path: Path, count: int, jpeg: Callable[[int], bytes], *, settings_text: str | None = None) -> Home:
-    """A new home with `count` allowed samples, each a picture of its own at an address and with a text of its own."""
-    home = Home.create(path, settings_text=settings_text)
+def text_of(n: int) -> str:
+    """A text that no other picture has."""
+    return f"a photograph of apple number {n} on a table"
+
+
+def sealable_home(
+    path: Path,
+    count: int,
+    jpeg: Callable[[int], bytes],
+    *,
+    alt: Callable[[int], str | None] = text_of,
+    settings_text: str | None = None,
+    policy_text: str | None = None,
+) -> Home:
+    """A new home with `count` allowed samples, each a picture of its own at an address, with the text `alt` gives it.
+
+    Where that is None the picture has no text, and waits for a caption.
+    """
+    home = Home.create(path, settings_text=settings_text, policy_text=policy_text)
     store, now = PixelStore(home.pixels_path), datetime.now(UTC)
     origins = [_origin(number, now) for number in range(ORIGINS)]
     for start in range(0, count, BATCH):
@@ -29,14 +59,16 @@ def sealable_home(path: Path, count: int, jpeg: Callable[[int], bytes], *, setti
             body = jpeg(n)
             sha = hashlib.sha256(n.to_bytes(8, "big")).hexdigest()
             store.put(sha, body)
-            pair, observed = f"{n * 2654435761 % (1 << 32):08x}{n:024x}", _evidence(n, sha, origins, now)
+            pair, observed = f"{n * 2654435761 % (1 << 32):08x}{n:024x}", _evidence(n, sha, origins, now, alt(n))
             evidence.append((pair, observed))
             at = {"unit_id": "sealable"}
             where = {"page_url": observed.page_url, "image_url": observed.image_url, "url_key": f"{n:032x}"}
             rows["occurrence"].append(where | at | {"pair_key": pair, "alt": observed.alt, "text_origin": "alt"})
             measured = {"width": 256, "height": 256, "size_bytes": 40_000, "media_type": "image/jpeg", "face_count": 0}
             rows["content"].append(measured | at | {"content_sha256": sha, "url_key": f"{n:032x}"})
-            key = sample_key(sha, observed.alt or "", "alt")
+            if observed.alt is None:
+                continue
+            key = sample_key(sha, observed.alt, "alt")
             text = {"caption": observed.alt, "caption_origin": "alt", "state": "kept"}
             rows["caption"].append(text | {"sample_key": key, "pair_key": pair, "content_sha256": sha})
         store.settle()
@@ -53,7 +85,7 @@ def _origin(number: int, now: datetime) -> OriginEvidence:
     return OriginEvidence(name, tuple((what, Document(name + path, 404, now)) for what, path in paths.items()))
 
 
-def _evidence(n: int, sha: str, origins: list[OriginEvidence], now: datetime) -> Evidence:
+def _evidence(n: int, sha: str, origins: list[OriginEvidence], now: datetime, alt: str | None) -> Evidence:
     page, image = origins[n // PAGE % ORIGINS], origins[(n // PAGE + 1) % ORIGINS]
     url = f"{image.origin}/pictures/{n}.jpg"
     return Evidence(
@@ -84,7 +116,9 @@ def _evidence(n: int, sha: str, origins: list[OriginEvidence], now: datetime) ->
         height=256,
         faces=(),
         face_detector="test",
-        alt=f"a photograph of apple number {n} on a table",
-        text_origin="alt",
+        alt=alt,
+        text_origin="alt" if alt is not None else None,
         tombstoned="",
+        scores=SCORES,
+        duplicate=DuplicateOf(sha, "none", 0.0),
     )

@@ -14,11 +14,13 @@ from policy.evidence import (
     ORIGIN_DOCUMENTS,
     C2pa,
     Document,
+    DuplicateOf,
     Embedded,
     Evidence,
     Hop,
     LicenceClaim,
     OriginEvidence,
+    Score,
     Shared,
 )
 from policy.judgements import SENTENCES, reason, sentence
@@ -58,6 +60,11 @@ GOOD = Evidence(
     alt="red apple",
     text_origin="alt",
     tombstoned="",
+    scores=tuple(
+        Score(name, value, "test")
+        for name, value in {"entropy": 6.0, "sharpness": 1.5, "flatness": 0.5, "screenshot": 0.1, "nsfw": 0.01}.items()
+    ),
+    duplicate=DuplicateOf("0" * 64, "none", 0.0),
 )
 
 
@@ -177,6 +184,14 @@ def test_no_single_observation_can_be_missing(field: str) -> None:
     assert ruleset.verdict(ruleset.decide(replace(GOOD, **{field: None}), NOW)) is Verdict.DEFER
 
 
+@pytest.mark.parametrize("name", [score.name for score in GOOD.scores if score.name != "flatness"])
+def test_no_score_can_be_missing(name: str) -> None:
+    """A picture of which one measure is not known is out until it is."""
+    ruleset = Ruleset.default()
+    others = tuple(score for score in GOOD.scores if score.name != name)
+    assert ruleset.verdict(ruleset.decide(replace(GOOD, scores=others), NOW)) is Verdict.DEFER
+
+
 def test_origins_that_were_not_asked_keep_out() -> None:
     """Without the origins' documents nothing passes."""
     ruleset = Ruleset.default()
@@ -191,6 +206,7 @@ def test_old_evidence_keeps_out() -> None:
     stale = {j.mechanism for j in judgements if j.reason.code == "evidence-stale"}
     # The licence may be older; what lies in the bytes, and what is asked anew each time, does not age.
     young = {"licence", "xmp", "c2pa", "registry", "faces", "size", "text", "tombstone"}
+    young |= {"quality", "safety", "duplicate"}
     assert stale == set(ruleset.mechanisms) - young
 
 
