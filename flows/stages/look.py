@@ -26,7 +26,6 @@ from flows.home import Home, utc_now
 from flows.pace import Pace
 from flows.stages.decide import DecideSummary, decide, judge_pairs
 from flows.stages.evidence import evidence_batches, newest_evidence
-from flows.stages.languages import tell_languages
 from flows.stages.parts import unit_id
 from flows.terminal import Progress, silent
 from policy.duplicates import DUPLICATE
@@ -200,10 +199,9 @@ class Looking:
         return len(part)
 
     def finish(self) -> LookSummary:
-        """Write the evidence anew of what has something new to be said of, tell the languages of texts, and judge."""
+        """Write the evidence anew of what has something new to be said of, and judge."""
         self._end_turn()
         pairs = _record(self._home, self._known, self._progress)
-        tell_languages(self._home, self._progress)
         decided = decide(self._home, self._progress)
         stood_for = sum(found.representative != content for content, found in self._known.duplicates.items())
         return LookSummary(len(self._contents), tuple(self._looked), len(self._unreadable), stood_for, pairs, decided)

@@ -1,4 +1,4 @@
-"""Agreement and languages in a home: asked once, kept beside the text, judged when the ruleset asks."""
+"""Agreement in a home: asked once, kept beside the text, judged when the ruleset asks."""
 
 from __future__ import annotations
 
@@ -21,8 +21,7 @@ from flows.stages import removal
 from flows.stages.agreement import TRAINED_ON_IT, score_agreement
 from flows.stages.decide import decide
 from flows.stages.evidence import evidence_batches, newest_evidence
-from flows.stages.languages import tell_languages
-from policy.evidence import Evidence, Language, Score
+from policy.evidence import Evidence, Score
 from policy.ruleset import Ruleset
 from tests.builders import replaced
 from tests.flows.sealable import sealable_home
@@ -215,23 +214,3 @@ def test_damaged_pixels_are_counted_and_left_without_a_score(home: Home) -> None
     store.settle()
     found = score_agreement(home, ColourClip())
     assert (found.pairs, found.unreadable) == (4, 1)
-
-
-def test_languages_are_told_where_the_ruleset_asks(home: Home) -> None:
-    """Without languages in the ruleset nothing is told; with some, every text's is, once, and decides."""
-    assert tell_languages(home) == 0
-    home = ask(home, languages='["en"]')
-    decide(home)
-    assert set(reasons(home)) == {"not-observed", "caption-missing"}
-    assert tell_languages(home) == 5
-    told = {e.alt: e.text_language for e in evidence_of(home).values() if e.alt}
-    german = told["ein rotes Quadrat auf weissem Grund"]
-    assert isinstance(german, Language)
-    assert german.code == "de"
-    decide(home)
-    found = reasons(home)
-    assert (found.count("alt-text"), found.count("text-language"), found.count("caption-missing")) == (4, 1, 1)
-    assert tell_languages(home) == 0
-    home = ask(home, languages='["de", "en"]')
-    decide(home)
-    assert reasons(home).count("alt-text") == 5
