@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
@@ -42,17 +41,6 @@ def detect(text: str) -> Language:
     code, probability = identifier.classify(" ".join(text[:MAX_CHARS].split()))
     # Three digits: what lies below differs between processors.
     return Language(str(code), round(float(probability), 3))
-
-
-def detect_all(texts: Sequence[str]) -> list[Language]:
-    """`detect` for each of them; equal texts are told once."""
-    known: dict[str, Language] = {}
-    return [known[text] if text in known else known.setdefault(text, detect(text)) for text in texts]
-
-
-def detector_id() -> str:
-    """Name and version, as it stands in evidence."""
-    return f"{WEIGHTS_PACKAGE}-{WEIGHTS_VERSION}/{len(LANGUAGES)}"
 
 
 @functools.cache

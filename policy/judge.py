@@ -30,6 +30,7 @@ from policy.evidence import (
     Face,
     Headers,
     Hop,
+    Language,
     LicenceClaim,
     OriginEvidence,
     RegistryAnswer,
@@ -98,7 +99,19 @@ _IN_ROBOTS = frozenset({"ai_agents", "content_usage", "content_signal", "rsl"})
 
 _KEYS = frozenset(
     {"url", "page_url", "agent", "now", "origins", "page", "image", "licence", "faces", "width", "height", "sha256"}
-    | {"pdq", "md5", "nsfw", "mechanisms", "alt", "caption", "caption_score", "tombstoned", *ORIGIN_DOCUMENTS}
+    | {
+        "pdq",
+        "md5",
+        "nsfw",
+        "scores",
+        "language",
+        "mechanisms",
+        "alt",
+        "caption",
+        "caption_score",
+        "tombstoned",
+        *ORIGIN_DOCUMENTS,
+    }
 )
 
 
@@ -185,6 +198,10 @@ def _given(case: _Case, evidence: Evidence) -> Iterator[str]:
     for key, mechanism in (("alt", "text"), ("caption", "text"), ("tombstoned", "tombstone"), ("nsfw", "safety")):
         if case.has(key):
             yield mechanism
+    if any(evidence.score(name) is not None for name in ("entropy", "sharpness", "flatness", "screenshot")):
+        yield "quality"
+    if evidence.score("nsfw") is not None:
+        yield "safety"
     if page and case.child("page").has("html"):
         yield "licence"
 
@@ -256,12 +273,30 @@ def _evidence(case: _Case, now: datetime, readers: Readers) -> Evidence:
         text_origin="alt" if case.has("alt") else None,
         caption=case.text("caption"),
         caption_score=case.number("caption_score"),
-        scores=() if (nsfw := case.number("nsfw")) is None else (Score("nsfw", nsfw, "given"),),
+        text_language=_language(case),
+        scores=tuple(_scores(case)),
         tombstoned=(case.text("tombstoned") or "") if case.has("tombstoned") else None,
     )
     if readers.registries is None:
         return evidence
     return dataclasses.replace(evidence, registry=readers.registries(evidence))
+
+
+def _scores(case: _Case) -> Iterator[Score]:
+    """The scores that the line gives; `nsfw` by itself, as it has always been."""
+    given = case.child("scores") if case.has("scores") else None
+    for holder, names in ((case, ("nsfw",)), (given, sorted(given.keys) if given is not None else ())):
+        for name in names:
+            if holder is not None and (value := holder.number(name)) is not None:
+                yield Score(name, value, "given")
+
+
+def _language(case: _Case) -> Language | None:
+    if not case.has("language"):
+        return None
+    said = case.child("language").only(("code", "probability"))
+    probability = said.number("probability")
+    return Language(said.required_text("code"), 1.0 if probability is None else probability)
 
 
 class _TooLong(Exception):

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curation import language
-from curation.language import LANGUAGES, detect, detect_all
+from curation.language import LANGUAGES, detect
 from policy.errors import ConfigurationError
 
 SENTENCES = (
@@ -70,13 +70,6 @@ def test_white_space_changes_nothing(sentence: tuple[str, str], gap: str) -> Non
     """Lines and indents are no part of a language."""
     _, text = sentence
     assert detect(f" {text.replace(' ', gap)}\n") == detect(text)
-
-
-def test_texts_are_told_in_their_order() -> None:
-    """Many at once are told as each alone, equal ones alike."""
-    texts = [text for _, text in SENTENCES] * 2
-    assert detect_all(texts) == [detect(text) for text in texts]
-    assert detect_all([]) == []
 
 
 @pytest.fixture

@@ -122,6 +122,9 @@ def test_unset_everywhere_is_allow() -> None:
         ({"robots": {"status": 200, "body": "Content-Usage: train-ai=n"}}, {"robots", "content_usage"}),
         ({"alt": "red apple"}, {"text"}),
         ({"nsfw": 0.1}, {"safety"}),
+        ({"scores": {"nsfw": 0.1}}, {"safety"}),
+        ({"scores": {"entropy": 3.0}}, {"quality"}),
+        ({"alt": "red apple", "scores": {"clip-agreement": 0.3}, "language": {"code": "en"}}, {"text"}),
         ({"tombstoned": None}, {"tombstone"}),
     ],
 )
