@@ -192,6 +192,11 @@ class Home:
         return self.path / "cache" / "shards"
 
     @property
+    def vectors_path(self) -> Path:
+        """Embeddings by content, for near duplicates. Beside the cache: a removal overwrites those it concerns."""
+        return self.path / "vectors"
+
+    @property
     def runs_path(self) -> Path:
         return self.path / "runs"
 
