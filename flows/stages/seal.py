@@ -20,6 +20,7 @@ from policy.errors import InputError
 from policy.evidence import Evidence, LicenceClaim, embedded_from_plain
 from policy.ledger import Ledger
 from policy.licences import Attribution, attribution
+from policy.personal_data import contact_data, person_name
 from policy.provenance import DatasetManifest, Generation, dataset_root, utc_text
 from policy.removals import Tombstones
 from policy.snapshot import publish
@@ -92,11 +93,15 @@ def seal(
 
 @dataclass(frozen=True, slots=True)
 class _Ready:
-    """A dataset whose slots stand in the ledger: what its shards are written from. `credits`: by ordinal."""
+    """A dataset whose slots stand in the ledger: what its shards are written from.
+
+    `credits`, `replaced` (the texts in whose place captions stand): by ordinal.
+    """
 
     manifest: DatasetManifest
     slots: Sequence[Mapping[str, Any]]
     credits: Mapping[int, Mapping[str, Any]]
+    replaced: Mapping[int, str]
     tombstones: Tombstones
 
 
@@ -220,7 +225,28 @@ def _fixed(
         attributions = _attributions(ledger, home, dataset, selected)
         slots = _record_slots(ledger, home, dataset, selected, where, purpose, attributions)
         credits = {row["ordinal"]: {name: row[name] for name in CREDITS} for row in attributions}
-    return _Ready(_manifest(ledger, dataset), slots, credits, home.tombstones(ledger))
+    return _Ready(_manifest(ledger, dataset), slots, credits, _replaced(ledger, dataset), home.tombstones(ledger))
+
+
+def _replaced(ledger: Ledger, dataset: str) -> dict[int, str]:
+    """The alt texts in whose place captions stand; not those by which somebody can be named or reached."""
+    return {
+        ordinal: alt
+        for ordinal, alt in ledger.query(_REPLACED, [dataset])
+        if contact_data(alt) is None and person_name(alt) is None
+    }
+
+
+_REPLACED = """
+WITH said AS (
+    SELECT pair_key, json_extract_string(body_json, '$.alt') AS alt FROM evidence
+    WHERE pair_key IN (
+        SELECT pair_key FROM slot WHERE dataset = $1 AND caption_origin NOT IN ('alt', 'figcaption', 'title')
+    )
+    QUALIFY row_number() OVER (PARTITION BY pair_key ORDER BY batch_seq DESC, row_no DESC) = 1
+)
+SELECT ordinal, alt FROM slot JOIN said USING (pair_key) WHERE dataset = $1 AND alt IS NOT NULL AND alt <> ''
+"""
 
 
 def _record_slots(
@@ -338,6 +364,7 @@ def _samples(home: Home, ready: _Ready, store: PixelStore, progress: Progress) -
             "ordinal": slot["ordinal"],
             "content_sha256": slot["content_sha256"],
             "caption_origin": slot["caption_origin"],
+            **({"alt": ready.replaced[slot["ordinal"]]} if slot["ordinal"] in ready.replaced else {}),
             **credits[slot["ordinal"]],
         }
         yield SealedSample(

@@ -2,106 +2,31 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from curation import coca as coca_module
 from curation.captions import chosen
-from curation.clip_model import ClipSpec, Rgb, import_open_clip
+from curation.clip_model import ClipSpec, Rgb
 from curation.coca import CocaCaptioner, CocaModel, Decoding, detokenised, load_coca
 from policy.errors import ConfigurationError
+from tests.curation.tiny_coca import ARCHITECTURE, CAPTIONS, drawn, known_to_open_clip, trained_weights
 
-ARCHITECTURE = "custody-test-coca"
-CONFIG: dict[str, Any] = {
-    "embed_dim": 32,
-    "vision_cfg": {"image_size": 16, "layers": 1, "width": 32, "head_width": 16, "patch_size": 4,
-                   "attentional_pool": True, "attn_pooler_heads": 2, "attn_pooler_queries": 8, "output_tokens": True},
-    "text_cfg": {"context_length": 12, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1, "embed_cls": True,
-                 "output_tokens": True},
-    "multimodal_cfg": {"context_length": 12, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1,
-                       "attn_pooler_heads": 2},
-    "custom_text": True,
-}  # fmt: skip
-COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 60, 230)}
-SHAPES = ("square", "cross")
-CAPTIONS = [f"a {colour} {shape}" for colour in COLOURS for shape in SHAPES]
 GREEDY, BEAMS, SAMPLED = Decoding("greedy", 8), Decoding("beam", 8, beams=4), Decoding("top-k", 8, top_k=5)
-
-
-def drawn(caption: str, seed: int = 0) -> Rgb:
-    """A coloured shape on grey, a little moved and noisy: [16, 16, 3]."""
-    _, colour, shape = caption.split()
-    rng = np.random.default_rng([seed, *caption.encode()])
-    picture = rng.integers(120, 136, (16, 16, 3)).astype(np.uint8)
-    y, x = rng.integers(2, 5, 2)
-    if shape == "square":
-        picture[y : y + 10, x : x + 10] = COLOURS[colour]
-    else:
-        picture[y + 4 : y + 6, x : x + 10] = picture[y : y + 10, x + 4 : x + 6] = COLOURS[colour]
-    return picture
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A CoCa of 5 million weights (most of them words) that has learnt six captions, as a safetensors file."""
-    open_clip = import_open_clip()
+    """A CoCa that has learnt six captions, as a safetensors file."""
     folder = tmp_path_factory.mktemp("coca")
-    (folder / f"{ARCHITECTURE}.json").write_text(json.dumps(CONFIG))
-    open_clip.add_model_config(folder)
-    with torch.random.fork_rng(devices=()):
-        torch.manual_seed(0)
-        path = folder / "coca.safetensors"
-        _train(open_clip, path)
-    yield path
-    open_clip.factory._MODEL_CONFIG_PATHS.remove(folder)
-    open_clip.factory._rescan_model_configs()
-
-
-def _train(open_clip: Any, path: Path) -> None:
-    """Learn the captions with the few words that they have, then give these words their places among 49,408."""
-    from open_clip.coca_model import CoCa
-    from safetensors.torch import save_file
-
-    from curation.clip_model import picture_transform
-
-    whole = open_clip.create_model(ARCHITECTURE, pretrained=None, load_weights=False)
-    preprocess = picture_transform(whole.visual.preprocess_cfg)
-    ids = open_clip.get_tokenizer(ARCHITECTURE)(CAPTIONS)
-    words = torch.unique(ids)  # 0, which fills up, stays 0
-    ids = torch.searchsorted(words, ids)
-    few = {part: {**CONFIG[part], "vocab_size": len(words)} for part in ("text_cfg", "multimodal_cfg")}
-    model = CoCa(embed_dim=CONFIG["embed_dim"], vision_cfg=CONFIG["vision_cfg"], **few)
-    torch.nn.init.normal_(model.text_decoder.text_projection, std=0.2)  # open_clip leaves what was in memory
-    optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3)
-    for step in range(120):
-        pixels = torch.stack([preprocess(drawn(caption, step)) for caption in CAPTIONS])
-        said = model(pixels, ids)
-        caption_loss = torch.nn.functional.cross_entropy(said["logits"].transpose(1, 2), said["labels"])
-        logits = said["logit_scale"] * said["image_features"] @ said["text_features"].T
-        own = torch.arange(len(CAPTIONS))
-        contrastive = torch.nn.functional.cross_entropy(logits, own) + torch.nn.functional.cross_entropy(logits.T, own)
-        optimizer.zero_grad()
-        (caption_loss + 0.2 * contrastive).backward()
-        optimizer.step()
-        with torch.no_grad():
-            # One feature is 1 whatever is read: by it the words that were never learnt are made unlikely.
-            model.text_decoder.ln_final.weight[0], model.text_decoder.ln_final.bias[0] = 0.0, 1.0
-    learnt = model.state_dict()
-    for name, axis in (("text.token_embedding.weight", 0), ("text_decoder.text_projection", 1)):
-        wide = torch.zeros_like(whole.state_dict()[name])
-        if axis:
-            wide[0] = -30.0
-        learnt[name] = wide.index_copy_(axis, words, learnt[name])
-    save_file({name: value.contiguous() for name, value in learnt.items()}, path)
+    with known_to_open_clip(folder):
+        yield trained_weights(folder / "coca.safetensors")
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ import pytest
 from curation.clip_model import normalised_text
 from flows.home import Home
 from flows.museum import Museum
-from flows.stages import caption
+from flows.stages.captioning.bank import build_bank
 from flows.stages.evidence import evidence_batches, newest_evidence
 from tests.builders import (
     DATASET,
@@ -280,7 +280,7 @@ def test_in_a_catalogue_no_text_is_given_twice(journey: Journey, copy_of: Callab
     home.settings_path.write_text(home.settings_path.read_text().replace("unique = false", "unique = true"))
     home = Home.open(home.path)
     carried = {normalised_text(t) for (t,) in ask(home, "SELECT caption FROM trainable WHERE caption_origin = 'alt'")}
-    offered = {normalised_text(entry.text) for entry in caption._bank_entries(home)}
+    offered = {normalised_text(text) for text in build_bank(home).texts}
     assert offered
     assert carried
     assert not carried & offered
