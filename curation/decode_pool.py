@@ -31,10 +31,10 @@ _USUAL_BYTES, _WANTED_BYTES = 96 << 20, 80 << 20
 class DecodePool(WorkerPool[Result]):
     """Shapes untrusted pictures in worker processes, within `limits` of memory, CPU and time for each.
 
-    `analyser`: "module:factory" of an `Analyser`, built once a worker. Workers are fresh interpreters (no fork, no
-    import of the caller's main module, no torch), one thread each, started by the first picture or by `start`. At most
-    `queue_depth` pictures are laid out for each; up to `max_bytes` of bodies may be waiting in all. Not for several
-    threads.
+    `analyser`: "module:factory" of an `Analyser`, built once a worker with `analyser_arguments`. Workers are fresh
+    interpreters (no fork, no import of the caller's main module, no torch), one thread each, started by the first
+    picture or by `start`. At most `queue_depth` pictures are laid out for each; up to `max_bytes` of bodies may be
+    waiting in all. Not for several threads.
 
     ::
 
@@ -54,6 +54,7 @@ class DecodePool(WorkerPool[Result]):
         config: ShapeConfig | None = None,
         limits: DecodeLimits | None = None,
         analyser: str | None = None,
+        analyser_arguments: tuple[str, ...] = (),
         queue_depth: int = 4,
         max_bytes: int = 24 << 20,
     ) -> None:
@@ -61,7 +62,11 @@ class DecodePool(WorkerPool[Result]):
         super().__init__(
             workers,
             entry="curation.decode_pool:work",
-            greeting={"config": asdict(self.config), "limits": asdict(self.limits), "analyser": analyser},
+            greeting={
+                "config": asdict(self.config),
+                "limits": asdict(self.limits),
+                "analyser": None if analyser is None else [analyser, *analyser_arguments],
+            },
             limits=self.limits,
             queue_depth=queue_depth,
             max_bytes=max_bytes,
@@ -103,11 +108,14 @@ def _told(shaped: Shaped) -> list[Any]:
         shaped.analyser_error,
         embedded and (embedded.media_type if embedded == Embedded(embedded.media_type) else asdict(embedded)),
         c2pa and (c2pa.state if c2pa == C2pa(c2pa.state) else asdict(c2pa)),
+        shaped.faces_blurred,
+        shaped.transforms,
     ]
 
 
 def _shaped(told: list[Any], jpeg: bytes) -> Shaped:
-    sha256, md5, media_type, width, height, pdq, pdq_quality, faces, detector, error, embedded, c2pa = told
+    sha256, md5, media_type, width, height, pdq, pdq_quality, faces, detector, error, embedded, c2pa, *rest = told
+    is_blurred, transforms = rest
     return Shaped(
         content_sha256=sha256,
         media_type=media_type,
@@ -122,6 +130,8 @@ def _shaped(told: list[Any], jpeg: bytes) -> Shaped:
         embedded=Embedded(embedded) if isinstance(embedded, str) else embedded and embedded_from_plain(embedded),
         c2pa=C2pa(c2pa) if isinstance(c2pa, str) else c2pa and c2pa_from_plain(c2pa),
         content_md5=md5,
+        faces_blurred=is_blurred,
+        transforms=tuple(transforms),
     )
 
 
@@ -133,7 +143,7 @@ def work() -> None:
 
 def _prepare(greeting: Mapping[str, Any]) -> Do:
     limits, config = DecodeLimits(**greeting["limits"]), ShapeConfig(**greeting["config"])
-    analyser = None if greeting["analyser"] is None else _build(greeting["analyser"])
+    analyser = None if greeting["analyser"] is None else _build(*greeting["analyser"])
     _warm_up(analyser, config)
 
     def do(_: bytes, body: bytes) -> tuple[bytes, bytes] | NotDone:
@@ -150,11 +160,11 @@ def _prepare(greeting: Mapping[str, Any]) -> Do:
     return do
 
 
-def _build(factory: str) -> Analyser:
+def _build(factory: str, *arguments: str) -> Analyser:
     module, colon, name = factory.partition(":")
     if not colon:
         raise ConfigurationError(f"{factory!r} is not written as module:factory", where="analyser")
-    analyser: Analyser = getattr(import_module(module), name)()
+    analyser: Analyser = getattr(import_module(module), name)(*arguments)
     return analyser
 
 

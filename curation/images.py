@@ -13,15 +13,16 @@ import re
 import struct
 import warnings
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import simplejpeg  # type: ignore[import-untyped]  # it ships no types
-from PIL import AvifImagePlugin, Image, ImageFile, ImageFilter
+from PIL import AvifImagePlugin, Image, ImageFile
 
+from curation.faces.blurring import BLUR_ID, BLUR_ROUNDS, blur_boxes
 from curation.fingerprints import pdq_of_luma, sha256
 from curation.png_rows import rows_are_missing
 from policy.errors import InputError
@@ -348,33 +349,13 @@ def encode_jpeg(rgb: Rgb, quality: int = 95) -> bytes:
     return encoded
 
 
-def blur_boxes(rgb: Rgb, boxes: Iterable[Face], *, scale: float = 1.0, margin: float = 0.2) -> Rgb:
-    """A copy with the boxes made unrecognisable: averaged to a few cells, then smoothed.
-
-    Boxes are in pixels of the original picture; `scale` is this picture's width over the original's, `margin` what is
-    blurred beyond each side of a box, as a share of it.
-    """
-    height, width = rgb.shape[:2]
-    picture = Image.fromarray(rgb)
-    for box in boxes:
-        left = max(0, math.floor((box.x - margin * box.w) * scale))
-        top = max(0, math.floor((box.y - margin * box.h) * scale))
-        right = min(width, math.ceil((box.x + (1 + margin) * box.w) * scale))
-        bottom = min(height, math.ceil((box.y + (1 + margin) * box.h) * scale))
-        if right <= left or bottom <= top:
-            continue
-        area = picture.crop((left, top, right, bottom))
-        cells = area.resize((4, 4), Image.Resampling.BOX).resize(area.size, Image.Resampling.BICUBIC)
-        picture.paste(cells.filter(ImageFilter.GaussianBlur(max(1.0, min(area.size) / 8))), (left, top))
-    return np.asarray(picture)
-
-
 @dataclass(frozen=True, slots=True)
 class ShapeConfig:
     """How a picture is kept: shorter side at most `size_px`, JPEG quality, with `full_chroma` at 4:4:4 and else 4:2:0.
 
     Faces are looked for in at most `analysis_px` (longer side). `c2pa_trust_anchors`: certificates in PEM of those
-    whose C2PA signature is trusted.
+    whose C2PA signature is trusted. `blur_from`: faces with this score or a higher one are blurred in what is kept;
+    None: none are.
     """
 
     size_px: int = 256
@@ -382,6 +363,7 @@ class ShapeConfig:
     full_chroma: bool = True
     analysis_px: int = 1024
     c2pa_trust_anchors: str | None = None
+    blur_from: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -390,7 +372,9 @@ class Shaped:
 
     `width`, `height`: of the original as displayed, in pixels; face boxes are in those. `faces` None: not looked for,
     or the detector failed (`analyser_error`). `jpeg`: resized and encoded anew, without metadata. `embedded`, `c2pa`:
-    what the original bytes say of rights.
+    what the original bytes say of rights. `faces_blurred`: whether a new look at what is kept finds none of them any
+    more; None: there was nothing to blur. `transforms`: what was done to the pixels before they were resized. All
+    digests are the original's.
     """
 
     content_sha256: str
@@ -406,6 +390,8 @@ class Shaped:
     embedded: Embedded | None = None
     c2pa: C2pa | None = None
     content_md5: str | None = None
+    faces_blurred: bool | None = None
+    transforms: tuple[str, ...] = ()
 
 
 class Analyser(Protocol):
@@ -433,6 +419,10 @@ def shape(
     kept = _turned(_shrunk(picture, size, config.size_px / min(size)), header.orientation)
     luma = np.frombuffer(kept.convert("L").tobytes(), np.uint8).reshape(kept.height, kept.width)
     digest, quality = pdq_of_luma(luma, (header.width, header.height))
+    is_blurred: bool | None = None
+    transforms: tuple[str, ...] = ()
+    if analyser is not None and (named := _to_blur(faces.faces, config)):
+        kept, is_blurred, transforms = _blurred(header, picture, kept.size, named, analyser, config)
     rgbx = np.frombuffer(kept.tobytes("raw", "RGBX"), np.uint8).reshape(kept.height, kept.width, 4)
     jpeg: bytes = simplejpeg.encode_jpeg(rgbx, config.quality, "RGBX", "444" if config.full_chroma else "420")
     return Shaped(
@@ -449,6 +439,8 @@ def shape(
         embedded=read_embedded(body),
         c2pa=read_c2pa(body, config.c2pa_trust_anchors),
         content_md5=hashlib.md5(body, usedforsecurity=False).hexdigest(),
+        faces_blurred=is_blurred,
+        transforms=transforms,
     )
 
 
@@ -471,14 +463,61 @@ _NO_FACES = _Faces()
 
 
 def _faces(header: Header, picture: Image.Image, analyser: Analyser, analysis_px: int) -> _Faces:
+    """What the detector finds in a picture as it lies in the file."""
     small = _shrunk(picture, header.size_in_file, analysis_px / max(header.size_in_file))
-    small = _turned(small, header.orientation)
-    scale_x, scale_y = header.width / small.width, header.height / small.height
+    return _looked(header, _turned(small, header.orientation), analyser)
+
+
+def _looked(header: Header, upright: Image.Image, analyser: Analyser) -> _Faces:
+    """The faces that a detector finds in a picture of any size, in pixels of the original."""
+    scale_x, scale_y = header.width / upright.width, header.height / upright.height
     try:
-        found = analyser.detect(np.asarray(small.convert("RGB")))
+        found = analyser.detect(np.asarray(upright.convert("RGB")))
     except MemoryError:
         raise
     except Exception as error:  # whatever a detector stumbles over: the faces are then not observed, and that defers
         return _Faces(error=f"{type(error).__name__}: {error}"[:200])
     faces = tuple(Face(f.x * scale_x, f.y * scale_y, f.w * scale_x, f.h * scale_y, f.score) for f in found)
     return _Faces(faces, analyser.id)
+
+
+# ── blur ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+def _to_blur(faces: tuple[Face, ...] | None, config: ShapeConfig) -> tuple[Face, ...]:
+    if config.blur_from is None:
+        return ()
+    return tuple(face for face in faces or () if not face.score < config.blur_from)  # NaN is a face
+
+
+def _blurred(
+    header: Header,
+    picture: Image.Image,
+    size: tuple[int, int],
+    faces: tuple[Face, ...],
+    analyser: Analyser,
+    config: ShapeConfig,
+) -> tuple[Image.Image, bool, tuple[str, ...]]:
+    """The picture with these faces blurred and in the size that is kept; whether a new look proves it; the transform.
+
+    They are blurred in as many pixels as the detector sees, which is more than are kept. Both are looked at anew: while
+    one still shows a face, a round more blurs it as well, and a wider margin of all. A detector that fails proves
+    nothing.
+    """
+    fine = _shrunk(picture, header.size_in_file, _analysis_side(header, config) / min(header.size_in_file))
+    fine = _turned(fine, header.orientation).convert("RGB")
+    found, is_proven, kept = faces, False, fine
+    for margin, cells in BLUR_ROUNDS:
+        blurred = blur_boxes(fine, found, scale=fine.width / header.width, margin=margin, cells=cells)
+        kept = blurred if blurred.size == size else blurred.resize(size, Image.Resampling.HAMMING, reducing_gap=2.0)
+        seen = (_shrunk(upright, upright.size, config.analysis_px / max(upright.size)) for upright in (blurred, kept))
+        looks = [_looked(header, upright, analyser) for upright in seen]
+        left = [face for look in looks for face in _to_blur(look.faces, config)]
+        is_proven = not left and all(look.faces is not None for look in looks)
+        if is_proven:
+            break
+        found = (*found, *(face for face in left if not any(_has_middle_of(box, face) for box in found)))
+    return kept, is_proven, (f"{BLUR_ID} n={len(found)}",)
+
+
+def _has_middle_of(box: Face, face: Face) -> bool:
+    x, y = face.x + face.w / 2, face.y + face.h / 2
+    return box.x <= x <= box.x + box.w and box.y <= y <= box.y + box.h

@@ -66,13 +66,15 @@ def observe(
 
 # What is measured on a picture's bytes, by the names that `Shaped` and `Evidence` share.
 _MEASURED = (
-    *("content_sha256", "content_md5", "width", "height", "pdq", "faces", "face_detector", "embedded", "c2pa"),
+    *("content_sha256", "content_md5", "width", "height", "pdq", "faces", "face_detector", "faces_blurred"),
+    *("transforms", "embedded", "c2pa"),
 )
 _OF_THE_PICTURE = (*_MEASURED, "hops", "refused_url", "fetch_error")
 
 
 def _facts(shaped: Shaped | None) -> dict[str, Any]:
-    return {name: getattr(shaped, name) if shaped is not None else None for name in _MEASURED}
+    unseen = {name: () if name == "transforms" else None for name in _MEASURED}
+    return unseen if shaped is None else {name: getattr(shaped, name) for name in _MEASURED}
 
 
 def observe_again(
@@ -104,7 +106,7 @@ def observe_again(
     shaped = facts if isinstance(facts, Shaped) else None
     if shaped is None or shaped.content_sha256 != known.content_sha256:
         # What models said of other bytes is not said of these.
-        known = replace(known, caption=None, caption_score=None, faces_blurred=None, **_NOTHING_SAID)
+        known = replace(known, caption=None, caption_score=None, **_NOTHING_SAID)
     return replace(
         known,
         observed_at=now if known.page_url is None else min(known.observed_at, now),
@@ -117,7 +119,7 @@ def observe_again(
 
 
 # What the stages after the crawl say of a picture.
-_NOTHING_SAID: dict[str, Any] = {"transforms": (), "scores": (), "duplicate": None}
+_NOTHING_SAID: dict[str, Any] = {"scores": (), "duplicate": None}
 
 
 def without_picture(evidence: Evidence, why: str) -> Evidence:

