@@ -28,6 +28,7 @@ from policy.durable import sweep_unfinished, sync_directory
 from policy.errors import IntegrityError
 from policy.evidence import Evidence, RegistryAnswer
 from policy.origins import host_of
+from policy.turned_hashes import turned_hashes
 
 if TYPE_CHECKING:
     from policy.ledger import Ledger
@@ -293,6 +294,7 @@ class NearHashes:
 
     Of two hashes that differ in at most d bits some 16-bit chunk differs in at most d // 16 (Norouzi, Punjani and
     Fleet, CVPR 2012): looking up each chunk and its neighbours misses none. The index is made when first asked.
+    Each hash is asked in all eight orientations.
     """
 
     def __init__(self, hashes: Keys, max_distance: int) -> None:
@@ -303,11 +305,13 @@ class NearHashes:
         self._flips = np.array(flips, dtype=np.uint16)
         self._indexed = len(hashes) in _INDEXED_ROWS and near <= 1
 
-    def nearest(self, pdq: str) -> int | None:
-        """The distance of the nearest hash to this one (64 hex digits), if it is near enough."""
-        wanted = keys_of("pdq", [pdq])[0]
-        found = min(self._distances(wanted), default=self._max + 1)
-        return found if found <= self._max else None
+    def nearest(self, pdq: str) -> tuple[int, bool] | None:
+        """The distance of the nearest hash to this one (64 hex digits), if it is near enough, and whether it is near
+        to the picture as it is (False) or only to a mirrored or turned one (True).
+        """
+        found = [min(self._distances(way), default=self._max + 1) for way in keys_of("pdq", turned_hashes(pdq))]
+        nearest = min(found)
+        return (nearest, found[0] > nearest) if nearest <= self._max else None
 
     def _distances(self, wanted: Keys) -> Iterator[int]:
         if self._indexed:
@@ -459,9 +463,10 @@ def _match(one: _Loaded, urls: Sequence[str], asked: Mapping[str, str | None]) -
         return ""
     if one.near is None:
         return f"{kind} {value}" if _holds(one.keys, _key(value.lower())) else ""
-    if not _PDQ.fullmatch(value) or (distance := one.near.nearest(value)) is None:
+    if not _PDQ.fullmatch(value) or (found := one.near.nearest(value)) is None:
         return ""
-    return f"pdq {value}, {distance} of 256 bits away"
+    distance, turned = found
+    return f"pdq {value}, {distance} of 256 bits away{', mirrored or turned' if turned else ''}"
 
 
 _PDQ: Final = re.compile(r"[0-9a-fA-F]{64}")

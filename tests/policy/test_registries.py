@@ -19,6 +19,7 @@ from policy.evidence import Evidence, Hop
 from policy.ledger import Ledger
 from policy.origins import is_registry_suffix
 from policy.registries import ImportedList, NearHashes, Registries, check_keys, domains_of, found_in, keys_of, url_value
+from policy.turned_hashes import turned_hashes
 
 NOW = datetime(2026, 11, 21, 9, 30, tzinfo=UTC)
 SEEN = Evidence(
@@ -290,4 +291,16 @@ def test_the_index_of_hashes_misses_none_that_comparing_finds(distance: int) -> 
             value = int.from_bytes(hashes[draw.randrange(5000)].astype(">u8").tobytes(), "big")
             for bit in bits:
                 value ^= 1 << bit
-            assert near.nearest(f"{value:064x}") == (len(bits) if len(bits) <= distance else None)
+            assert near.nearest(f"{value:064x}") == ((len(bits), False) if len(bits) <= distance else None)
+
+
+@pytest.mark.parametrize("rows", [3, 5000])
+def test_a_turned_or_mirrored_copy_is_on_a_list(rows: int) -> None:
+    """A listed picture is found in each of its eight orientations, with its distance, and said to be turned."""
+    rng = np.random.default_rng(11)
+    hashes = rng.integers(0, 2**64, (rows, 4), dtype=np.uint64)
+    near = NearHashes(hashes, 31)
+    listed = hashes[1].astype(">u8").tobytes().hex()
+    for number, turned in enumerate(turned_hashes(listed)):
+        damaged = f"{int(turned, 16) ^ 0b10110 << 77:064x}"
+        assert near.nearest(damaged) == (3, number > 0)
