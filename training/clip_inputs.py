@@ -76,8 +76,8 @@ class ClipInputs:
             pictures = self._decoded(block, undecodable)
             for view in range(config.views):
                 pixels = torch.zeros(BATCH_ROWS, 3, config.image_size, config.image_size)
-                for ordinal, variant in self._variants(pictures, np.full(len(block), view), block):
-                    pixels[ordinal % BATCH_ROWS] = variant
+                for i, variant in self._variants(pictures, np.full(len(block), view), block):
+                    pixels[block[i] % BATCH_ROWS] = variant
                 places = [ordinal % BATCH_ROWS for ordinal in pictures]
                 self._images[list(pictures), view] = self._run(pixels)[places]
             progress("read pictures", min((done + 1) * BATCH_ROWS, len(wanted)), len(wanted))
@@ -121,18 +121,18 @@ class ClipInputs:
         for start in range(0, len(ordinals), BATCH_ROWS):
             part = slice(start, start + BATCH_ROWS)
             pixels = torch.zeros(BATCH_ROWS, 3, config.image_size, config.image_size)
-            places = {int(o): i for i, o in enumerate(ordinals[part]) if fed[part][i]}
-            pictures = self._decoded(list(places), undecodable)
-            shown = np.array([views[part][places[o]] for o in places], dtype=np.int64)
-            for ordinal, variant in self._variants(pictures, shown, list(places)):
-                pixels[places[ordinal]] = variant
+            places = np.flatnonzero(fed[part])
+            shown = ordinals[part][places].tolist()  # a slot may come up twice, where an epoch ends
+            pictures = self._decoded(shown, undecodable)
+            for i, variant in self._variants(pictures, views[part][places], shown):
+                pixels[places[i]] = variant
             parts.append(self._run(pixels)[: len(ordinals[part])])
         return torch.cat(parts), undecodable
 
     def _variants(
         self, pictures: dict[int, Rgb], variants: Ints, ordinals: Sequence[int]
     ) -> Iterable[tuple[int, torch.Tensor]]:
-        """(ordinal, pixels [3, S, S]) of the pictures; `variants` [N] belongs to `ordinals` [N]."""
+        """(i, pixels [3, S, S]): the variant `variants[i]` of the slot `ordinals[i]`, where its picture is there."""
         config = self._config
         draws = draw_variants(config.seed, variants, np.array(ordinals, dtype=np.int64))
         for i, ordinal in enumerate(ordinals):
@@ -142,11 +142,11 @@ class ClipInputs:
             if config.views == 0 or variants[i] > 0:  # of fixed variants the first is the picture as it is
                 mirror = config.flip and may_be_mirrored(_caption(self._reader, ordinal))
                 picture = varied(picture, draws[i], crop_area=config.crop_area, jitter=config.jitter, mirror=mirror)
-            yield ordinal, self._preprocess(picture)
+            yield i, self._preprocess(picture)
 
     def _decoded(self, ordinals: Sequence[int], undecodable: dict[int, str]) -> dict[int, Rgb]:
         pictures = {}
-        for ordinal in ordinals:
+        for ordinal in dict.fromkeys(ordinals):
             try:
                 pictures[ordinal] = picture(self._reader, ordinal)
             except DecodeError as error:
