@@ -60,7 +60,7 @@ def clipart_folder() -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for package in PACKAGES:
         if not (folder / package).is_dir():
-            _fetch(package, folder)
+            fetch_package(package, folder)
     return folder
 
 
@@ -107,7 +107,7 @@ def readable(cliparts: list[Clipart]) -> Iterator[tuple[Clipart, Rgb]]:
             continue
 
 
-def _fetch(package: str, folder: Path) -> None:
+def fetch_package(package: str, folder: Path) -> None:
     """`apt-get download` and unpack one package; under its name only once it is whole."""
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         try:
