@@ -1,9 +1,9 @@
 """What the scores of a model that brings no calibration are worth, measured on pairs of the ledger itself.
 
 Allowed pairs with a text of their own are captioned as if they had none, with their own texts among those that may be
-chosen. Half of them choose the threshold: the lowest cosine from which on the captions prove 9 in 10 to be right. The
-other half say what that is worth. A text that was found is right if it is the pair's own; one that was made up, if it
-has all of the own text's words, or nothing but words of it.
+chosen. Half of them choose the threshold: the lowest cosine from which on the captions prove the precision that [clip]
+asks for. The other half say what that is worth. A text that was found is right if it is the pair's own; one that was
+made up, if it has all of the own text's words, or nothing but words of it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 FILE = "calibration.json"
 # At 95 % confidence 9 in 10 takes 29 captions without an error; of a half, and not all are kept.
 FEWEST_PAIRS, MOST_PAIRS = 100, 1_000
-TARGET_PRECISION = 0.9
-CONFIDENCE = 0.95
 CHUNK = 128
 
 # In the order of their keys, which are digests: a choice that follows nothing. A twin would flatter the measure.
@@ -67,8 +65,8 @@ def calibrated(home: Home, choice: CaptionerChoice, progress: Progress) -> Calib
             where=str(home.settings_path),
             remedy="Crawl more pages with alt text, or set captions.threshold (a cosine: about 0.3 for ViT-B/32)",
         )
-    captioner = choice.captioner(0.0, len(pairs), progress)
-    measured = measure(captioner, choice, pairs, progress)
+    captioner, wanted = choice.captioner(0.0, len(pairs), progress), home.settings.clip
+    measured = measure(captioner, choice, pairs, wanted.target_precision, wanted.confidence, progress)
     try:
         write_durably(path, json.dumps(asdict(measured), indent=1, sort_keys=True).encode())
     except OSError as error:
@@ -76,8 +74,18 @@ def calibrated(home: Home, choice: CaptionerChoice, progress: Progress) -> Calib
     return measured
 
 
-def measure(captioner: Captioner, choice: CaptionerChoice, pairs: Sequence[_Pair], progress: Progress) -> Calibration:
-    """Caption the pairs, choose the threshold on the first half of them and test it on the second."""
+def measure(
+    captioner: Captioner,
+    choice: CaptionerChoice,
+    pairs: Sequence[_Pair],
+    target: float,
+    confidence: float,
+    progress: Progress,
+) -> Calibration:
+    """Caption the pairs, choose the threshold on the first half of them and test it on the second.
+
+    target, confidence: [clip]'s target_precision and confidence, as for a CLIP that is trained here.
+    """
     from curation.caption_bank import MODEL
     from curation.clip_model import Calibration, normalised_text
     from training.calibration import choose_threshold, recall_at, without_qualifiers
@@ -111,7 +119,7 @@ def measure(captioner: Captioner, choice: CaptionerChoice, pairs: Sequence[_Pair
     choosing, testing = np.arange(0, len(pairs), 2), np.arange(1, len(pairs), 2)
     criterion = "none"
     for name, right in criteria:
-        cut = choose_threshold(cosine[choosing], right[choosing], TARGET_PRECISION, CONFIDENCE)
+        cut = choose_threshold(cosine[choosing], right[choosing], target, confidence)
         if cut.reached:
             criterion = name
             break
@@ -123,8 +131,8 @@ def measure(captioner: Captioner, choice: CaptionerChoice, pairs: Sequence[_Pair
         threshold=cut.threshold,
         criterion=criterion,
         reached=cut.reached,
-        target_precision=TARGET_PRECISION,
-        confidence=CONFIDENCE,
+        target_precision=target,
+        confidence=confidence,
         lower_bound=cut.lower_bound,
         calibration_kept=cut.kept if cut.reached else 0,
         calibration_pairs=len(choosing),
@@ -166,7 +174,7 @@ def _pairs(home: Home) -> list[_Pair]:
     return pairs
 
 
-def _read(path: Path, digest: str) -> Any:
+def _read(path: Path, digest: str) -> Calibration | None:
     from curation.clip_model import Calibration
 
     try:
