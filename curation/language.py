@@ -8,17 +8,15 @@ written in: with all 139, three words of English are as soon Scots or Luxembourg
 from __future__ import annotations
 
 import functools
-import hashlib
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, Final
 
-from policy.errors import ConfigurationError
+from curation.weights import package_directory, read_weights
 from policy.evidence import Language
 
 WEIGHTS_PACKAGE, WEIGHTS_VERSION = "py3langid", "0.4.0"
 WEIGHTS_FILE: Final = "data/model.npz.xz"
 WEIGHTS_SHA256: Final = "f4f4a2c3465ca1f081541037f9cac23021d68151c2f709c55ae5eedfca522963"
+_OF: Final = "the language detector"
 MAX_CHARS: Final = 1_000  # more of a text tells no more
 
 # ISO 639-1; Norwegian is "no", whichever of its two forms. What is in none of them comes out as its nearest kin.
@@ -46,25 +44,8 @@ def detect(text: str) -> Language:
 @functools.cache
 def _identifier() -> Any:  # py3langid has no types
     """Loaded once a process: it takes one to two seconds, and 130 MB."""
-    remedy = f"Install {WEIGHTS_PACKAGE}=={WEIGHTS_VERSION}"
-    spec = find_spec(WEIGHTS_PACKAGE)
-    if spec is None or not spec.submodule_search_locations:
-        raise ConfigurationError(
-            f"the weights of the language detector are missing: {WEIGHTS_FILE}, sha256 {WEIGHTS_SHA256}",
-            where=f"the package {WEIGHTS_PACKAGE}",
-            remedy=remedy,
-        )
-    path = Path(spec.submodule_search_locations[0]) / WEIGHTS_FILE
-    try:
-        found = hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        what = (
-            f"weights of the language detector cannot be read ({error.strerror}), sha256 {WEIGHTS_SHA256} is expected"
-        )
-        raise ConfigurationError(what, where=str(path), remedy=remedy) from error
-    if found != WEIGHTS_SHA256:
-        what = f"not the weights that are expected: sha256 {found}, expected {WEIGHTS_SHA256}"
-        raise ConfigurationError(what, where=str(path), remedy=remedy)
+    path = package_directory(WEIGHTS_PACKAGE, WEIGHTS_PACKAGE, WEIGHTS_VERSION, of=_OF) / WEIGHTS_FILE
+    read_weights(path, WEIGHTS_SHA256, f"Install {WEIGHTS_PACKAGE}=={WEIGHTS_VERSION}", of=_OF)
     from py3langid.langid import LanguageIdentifier  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
     identifier = LanguageIdentifier.from_model_file(path, norm_probs=True)

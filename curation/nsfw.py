@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from curation.scores import NOT_TOLD, Rgb, checked
+from curation.weights import CPU, Net, package_directory, read_weights, session
 from policy.errors import ConfigurationError
 
 NSFW: Final = "nsfw"
@@ -28,7 +28,7 @@ WEIGHTS_FILE: Final = "open-nsfw.onnx"
 WEIGHTS_SHA256: Final = "864bb37bf8863564b87eb330ab8c785a79a773f4e7c43cb96db52ed8611305fa"
 WEIGHTS_LICENCE: Final = "Apache-2.0 (model: BSD-2-Clause)"
 
-CPU: Final = ("CPUExecutionProvider",)
+_OF: Final = "the NSFW score"
 _VERSION: Final = 1
 _RESIZED_PX: Final = 256
 _SIDE_PX: Final = 224
@@ -54,7 +54,9 @@ class NsfwScorer:
     ) -> None:
         self._sha256 = sha256.lower()
         self._name = f"{WEIGHTS_PACKAGE}-{WEIGHTS_VERSION}" if weights is None else weights.stem
-        self._net = _session(weights or _packaged_weights(), self._sha256, providers)
+        read, path = _read(weights, self._sha256)
+        self._net = session(read, path, providers)
+        _check_shape(self._net, path)
         # On the CPU batches gain nothing, and a picture alone has no neighbours that could change its last bit.
         self._rows = 1 if tuple(providers) == CPU else _GPU_ROWS
 
@@ -101,62 +103,19 @@ def _input(picture: Rgb) -> npt.NDArray[np.float32]:
     return rgb[:, :, ::-1] - np.array(_MEAN_BGR, np.float32)
 
 
-def _packaged_weights() -> Path:
-    spec = find_spec(WEIGHTS_MODULE)
-    if spec is None or not spec.submodule_search_locations:
+def _read(path: Path | None, sha256: str) -> tuple[bytes, Path]:
+    """The weights that are asked for, by default the packaged ones, and where they lie."""
+    if path is None:
+        path = package_directory(WEIGHTS_MODULE, WEIGHTS_PACKAGE, WEIGHTS_VERSION, of=_OF) / WEIGHTS_FILE
+    elif not sha256:
         raise ConfigurationError(
-            f"the weights of the NSFW score are missing: {WEIGHTS_FILE}, sha256 {WEIGHTS_SHA256}",
-            where=f"the package {WEIGHTS_PACKAGE}",
-            remedy=f"Install {WEIGHTS_PACKAGE}=={WEIGHTS_VERSION}",
+            "which sha256 the model must have is not said", where=str(path), remedy="Name it beside the file"
         )
-    return Path(spec.submodule_search_locations[0]) / WEIGHTS_FILE
+    remedy = f"Install {WEIGHTS_PACKAGE}=={WEIGHTS_VERSION}, or name another file and its sha256 under [images]"
+    return read_weights(path, sha256, remedy, of=_OF), path
 
 
-class _Named(Protocol):
-    """What is used of onnxruntime.NodeArg."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def shape(self) -> Sequence[int | str | None]: ...
-    @property
-    def type(self) -> str: ...
-
-
-class _Net(Protocol):
-    """What is used of onnxruntime.InferenceSession, which comes without types."""
-
-    def get_inputs(self) -> Sequence[_Named]: ...
-    def get_outputs(self) -> Sequence[_Named]: ...
-    def run(self, outputs: None, inputs: Mapping[str, npt.NDArray[np.float32]]) -> list[npt.NDArray[np.float32]]: ...
-
-
-def _session(path: Path, sha256: str, providers: Sequence[str]) -> _Net:
-    import onnxruntime  # type: ignore[import-untyped]  # it ships none
-
-    remedy = f"Install {WEIGHTS_PACKAGE}=={WEIGHTS_VERSION}, or name the file and its sha256 under [images]"
-    try:
-        weights = path.read_bytes()
-    except OSError as error:
-        what = f"weights of the NSFW score cannot be read ({error.strerror}), sha256 {sha256} is expected"
-        raise ConfigurationError(what, where=str(path), remedy=remedy) from error
-    found = hashlib.sha256(weights).hexdigest()
-    if found != sha256:
-        what = f"not the weights that are expected: sha256 {found}, expected {sha256 or 'one that [images] names'}"
-        raise ConfigurationError(what, where=str(path), remedy=remedy)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    try:
-        net: _Net = onnxruntime.InferenceSession(weights, options, providers=list(providers))
-    except Exception as error:  # onnxruntime's own exceptions have no common base but this
-        what = f"no ONNX model that can be run ({str(error).splitlines()[0][:200]})"
-        raise ConfigurationError(what, where=str(path), remedy=remedy) from error
-    _check_shape(net, path)
-    return net
-
-
-def _check_shape(net: _Net, path: Path) -> None:
+def _check_shape(net: Net, path: Path) -> None:
     """Raises ConfigurationError for a model that does not fit what is given to it and what is read from it."""
     inputs, outputs = net.get_inputs(), net.get_outputs()
     fits = (
@@ -172,5 +131,5 @@ def _check_shape(net: _Net, path: Path) -> None:
             f"a model that does not fit: it has {', '.join(has)}, expected one input of tensor(float)"
             f" [N, {_SIDE_PX}, {_SIDE_PX}, 3] and one output of tensor(float) [N, 2]",
             where=str(path),
-            remedy="Name another model under [images], or none",
+            remedy="Name another model under [images], or none for the packaged one",
         )

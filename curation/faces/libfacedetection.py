@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from curation.faces.boxes import NO_BOXES, Boxes, Rgb, checked, faces_of, scaled, suppress
-from curation.faces.weights import package_directory, read_weights
+from curation.weights import package_directory, read_weights
 from policy.errors import ConfigurationError
 from policy.evidence import Face
 

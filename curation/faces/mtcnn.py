@@ -16,7 +16,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from curation.faces.boxes import NO_BOXES, Boxes, Rgb, checked, faces_of, suppress
-from curation.faces.weights import Net, package_directory, read_weights, session
+from curation.weights import Net, package_directory, read_weights, session
 from policy.errors import ConfigurationError
 from policy.evidence import Face
 

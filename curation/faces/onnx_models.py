@@ -22,7 +22,7 @@ from PIL import Image
 
 from curation.faces.boxes import NO_BOXES, Boxes, Rgb, checked, faces_of, scaled, suppress
 from curation.faces.onnx_graph import with_free_input
-from curation.faces.weights import Named, Net, Tensor, read_weights, session
+from curation.weights import Named, Net, Tensor, read_weights, session
 from policy.errors import ConfigurationError, InputError
 from policy.evidence import Face
 

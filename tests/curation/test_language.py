@@ -85,14 +85,16 @@ def test_weights_that_are_missing_or_others_are_refused(tmp_path: Path, monkeypa
     """What is missing, which digest was expected, what to install: nothing is guessed without the weights."""
     with monkeypatch.context() as changed:
         changed.setattr(language, "WEIGHTS_PACKAGE", "no_such_package_of_weights")
-        with pytest.raises(ConfigurationError, match=rf"model\.npz\.xz, sha256 {language.WEIGHTS_SHA256}.*Install"):
+        with pytest.raises(ConfigurationError, match=r"the language detector are missing .*Install "):
             detect("A red apple")
     with monkeypatch.context() as changed:
         changed.setattr(language, "WEIGHTS_FILE", "data/none.xz")
-        with pytest.raises(ConfigurationError, match=rf"none\.xz: .*{language.WEIGHTS_SHA256} is expected"):
+        with pytest.raises(
+            ConfigurationError, match=rf"none\.xz: weights .* cannot be read .*{language.WEIGHTS_SHA256}"
+        ):
             detect("A red apple")
     (tmp_path / "model.npz.xz").write_bytes(b"other weights")
     with monkeypatch.context() as changed:
         changed.setattr(language, "WEIGHTS_FILE", str(tmp_path / "model.npz.xz"))  # an absolute path stands for itself
-        with pytest.raises(ConfigurationError, match=rf"not the weights .*expected {language.WEIGHTS_SHA256}"):
+        with pytest.raises(ConfigurationError, match=rf"not the weights .*sha256 {language.WEIGHTS_SHA256}"):
             detect("A red apple")

@@ -12,7 +12,8 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from curation.faces import libfacedetection, weights
+from curation import weights
+from curation.faces import libfacedetection
 from curation.faces.libfacedetection import LIBRARY, LIBRARY_SHA256, LibFaceDetection, LibrarySettings, library_id
 from policy.errors import ConfigurationError, InputError
 from policy.ruleset import Ruleset

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -35,8 +35,12 @@ class Net(Protocol):
     def run(self, outputs: None, inputs: Mapping[str, Tensor]) -> list[Tensor]: ...
 
 
-def read_weights(path: Path, sha256: str, remedy: str) -> bytes:
-    """The file's bytes. `sha256`: what they must be, "" for any.
+FACES: Final = "the face detector"
+CPU: Final = ("CPUExecutionProvider",)
+
+
+def read_weights(path: Path, sha256: str, remedy: str, *, of: str = FACES) -> bytes:
+    """The file's bytes. `sha256`: what they must be, "" for any. `of`: whose weights they are, in words.
 
     Raises ConfigurationError naming the file, the digest that was expected and the one that was found.
     """
@@ -44,7 +48,7 @@ def read_weights(path: Path, sha256: str, remedy: str) -> bytes:
     try:
         weights = path.read_bytes()
     except OSError as error:
-        what = f"weights of the face detector cannot be read ({error.strerror})"
+        what = f"weights of {of} cannot be read ({error.strerror})"
         raise ConfigurationError(what, where=str(path), remedy=expected) from error
     found = hashlib.sha256(weights).hexdigest()
     if sha256 and found != sha256:
@@ -54,27 +58,30 @@ def read_weights(path: Path, sha256: str, remedy: str) -> bytes:
     return weights
 
 
-def package_directory(module: str, package: str, version: str) -> Path:
+def package_directory(module: str, package: str, version: str, *, of: str = FACES) -> Path:
     """Where a package that carries weights lies; it is not imported. Raises ConfigurationError where it is missing."""
     spec = find_spec(module)
     if spec is None or spec.origin is None:
         raise ConfigurationError(
-            f"the weights of the face detector are missing (package {package})",
-            where="face detection",
+            f"the weights of {of} are missing (package {package})",
+            where=package,
             remedy=f"Install {package}=={version}",
         )
     return Path(spec.origin).parent
 
 
-def session(weights: bytes, path: Path) -> Net:
-    """A net on one thread. Raises ConfigurationError for what onnxruntime does not take."""
+def session(weights: bytes, path: Path, providers: Sequence[str] = CPU) -> Net:
+    """A net; on the CPU it has one thread. `providers`: of onnxruntime, in the order they are tried.
+
+    Raises ConfigurationError for what onnxruntime does not take.
+    """
     import onnxruntime  # type: ignore[import-untyped]  # it ships none
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
     try:
-        net: Net = onnxruntime.InferenceSession(weights, options, providers=["CPUExecutionProvider"])
+        net: Net = onnxruntime.InferenceSession(weights, options, providers=list(providers))
     except Exception as error:  # it raises a dozen classes of its own, none with a base but Exception
         what = f"no ONNX model that onnxruntime can run: {str(error).splitlines()[0][:200]}"
         raise ConfigurationError(what, where=str(path), remedy="Name another file") from error
