@@ -218,6 +218,7 @@ def crawl(
 def decide(home_path: Path, as_json: bool) -> None:
     """Judge every pair from its stored evidence under policy.toml; append what changed."""
     from flows.stages import decide as stage
+    from policy.text import CAPTION_WANTED
 
     summary = stage.decide(_open(home_path), _bar(as_json))
     if as_json:
@@ -228,7 +229,7 @@ def decide(home_path: Path, as_json: bool) -> None:
     print_table(("verdict", "rule", "reason", "pairs"), summary.standing, title="Standing verdicts")
     say(f"{counted(summary.judged, 'pair')} judged, {summary.changed} changed, under ruleset {summary.ruleset_digest}")
     reasons = {reason for _, rule, reason, _ in summary.standing if rule == "text"}
-    if "caption-missing" in reasons:
+    if reasons.intersection(CAPTION_WANTED):
         say("Next: custody caption, for the pictures without a text; or custody seal, with those that have one")
     elif any(verdict == "allow" for verdict, *_ in summary.standing):
         say("Next: custody seal")
