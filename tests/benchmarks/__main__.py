@@ -18,6 +18,7 @@ BENCHMARKS = (
     *("startup", "ledger", "judging", "deciding", "registry", "embedded", "peers"),
     *("pages", "wat", "pictures", "shards", "crawl"),
     *("looking", "clip", "scores", "faces"),
+    *("captions", "caption_bank"),
 )
 RESULTS = Path(__file__).resolve().parent.parent.parent / "docs" / "benchmarks.md"
 

@@ -156,6 +156,19 @@ class TestReading:
         assert ledger.query("SELECT ? + 1", [1]) == [(2,)]
         assert ledger.query_arrow("SELECT $a AS a", {"a": "x"}).to_pylist() == [{"a": "x"}]
 
+    def test_rows_come_a_batch_at_a_time(self, ledger: Ledger) -> None:
+        """All rows in their order, no batch larger than a vector of DuckDB's; nothing is held when it is left early."""
+        asked = "SELECT i FROM range($n) t(i) ORDER BY i"
+        batches = list(ledger.query_batches(asked, {"n": 10_000}, rows=2_048))
+        assert [i for batch in batches for i in batch["i"].to_pylist()] == list(range(10_000))
+        assert max(batch.num_rows for batch in batches) <= 2_048
+        left = ledger.query_batches(asked, {"n": 10_000}, rows=2_048)
+        next(left)
+        left.close()  # type: ignore[attr-defined]  # a generator
+        assert ledger.append("event", [{"kind": "a"}], key="after")
+        with pytest.raises(InputError, match="one SELECT"):
+            next(ledger.query_batches("DELETE FROM event"))
+
     @pytest.mark.parametrize(
         "sql",
         [
