@@ -515,7 +515,7 @@ def _blurred(
         if is_proven:
             break
         found = (*found, *(face for face in left if not any(_has_middle_of(box, face) for box in found)))
-    return kept, is_proven, (f"{BLUR_ID} n={len(found)}",)
+    return kept, is_proven, (f"{BLUR_ID} n={len(found)} from={config.blur_from:g}",)
 
 
 def _has_middle_of(box: Face, face: Face) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -43,10 +44,19 @@ def judge_faces(evidence: Evidence, rules: FacesRules) -> Judgement:
     match rules.mode:
         case "deny":
             return judgement(FACES, Verdict.DENY, "face-found", detail, by)
-        case "blur" if evidence.faces_blurred:
+        case "blur" if evidence.faces_blurred and _blurred_from(evidence) <= rules.min_score:
             return judgement(FACES, Verdict.ALLOW, "face-blur", detail, by)
         case "blur":
             return judgement(FACES, Verdict.DEFER, "face-not-blurred", detail, by)
         case "allow":
-            # Consents come with the grants; until one is on record nobody has given theirs.
+            # Consents come with the grants (policy.grants); until one is on record nobody has given theirs.
             return judgement(FACES, Verdict.DEFER, "face-without-consent", detail, by)
+
+
+def _blurred_from(evidence: Evidence) -> float:
+    """The least score of a face that was blurred, as the transform says: a ruleset of then may have had a higher one.
+
+    0 where no transform says: whoever calls the faces blurred then means all of them.
+    """
+    said = (re.fullmatch(r"blur-faces/\S+ n=\d+ from=([\d.e-]+)", transform) for transform in evidence.transforms)
+    return max((float(match[1]) for match in said if match is not None), default=0.0)

@@ -83,7 +83,7 @@ def test_a_blurred_portrait_has_no_face_left_for_any_look() -> None:
     config = ShapeConfig(size_px=256, blur_from=FROM)
     result = shaped(astronaut(), DetectorChoice(), config)
     assert result.faces_blurred is True
-    assert result.transforms == ("blur-faces/1 n=1",)
+    assert result.transforms == (f"blur-faces/1 n=1 from={FROM:g}",)
     kept = Image.fromarray(decode(result.jpeg))
     for side in (128, 256, 512):
         seen = default_detector().detect(np.asarray(kept.resize((side, side), Image.Resampling.BICUBIC)))

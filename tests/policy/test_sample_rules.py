@@ -54,6 +54,22 @@ def test_faces(
 
 
 @pytest.mark.parametrize(
+    ("transforms", "verdict"),
+    [
+        (("blur-faces/1 n=1 from=0.5",), Verdict.ALLOW),
+        (("blur-faces/1 n=1 from=0.3",), Verdict.ALLOW),
+        (("blur-faces/1 n=1 from=0.65",), Verdict.DEFER),
+        (("crop/1", "blur-faces/1 n=1 from=0.65"), Verdict.DEFER),
+        (("crop/1",), Verdict.ALLOW),
+    ],
+)
+def test_a_blur_of_surer_faces_only_is_not_enough(transforms: tuple[str, ...], verdict: Verdict) -> None:
+    """A ruleset with a lower least score than that of the crawl does not take unblurred faces for blurred ones."""
+    evidence = replace(BARE, faces=(FACE, replace(FACE, score=0.55)), faces_blurred=True, transforms=transforms)
+    assert judge_faces(evidence, FacesRules("blur", 0.5)).verdict is verdict
+
+
+@pytest.mark.parametrize(
     ("width", "height", "verdict", "code"),
     [
         (64, 64, Verdict.ALLOW, "size-ok"),

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from curation.face_detection import chosen_detector_id
+from curation.faces.blurring import BLUR_ID
 from curation.fetch import Fetched, validators
 from curation.images import read_header
 from curation.pair import url_key
@@ -147,6 +148,8 @@ def _is_kept(pixels: PixelStore, sha: str, size_px: int, width: int, height: int
 
 
 def _is_blurred_as_asked(evidence: Mapping[str, Any], score: float | None) -> bool:
-    """Whether the kept pixels were blurred where the ruleset asks for it now, and only there."""
+    """Whether the kept pixels were blurred where the ruleset asks for it now, from its score, and only there."""
     asked = score is not None and any(not face["score"] < score for face in evidence.get("faces", ()))
-    return asked == ("faces_blurred" in evidence)
+    done = any(str(transform).startswith(BLUR_ID) for transform in evidence.get("transforms", ()))
+    same = score is None or any(str(t).endswith(f" from={score:g}") for t in evidence.get("transforms", ()))
+    return done and same if asked else not done
