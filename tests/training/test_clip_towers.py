@@ -170,11 +170,16 @@ def test_what_was_trained_is_what_is_loaded(
 
 
 def test_what_is_trained_is_what_the_tower_says() -> None:
-    """Of "finetune" the stages from the named one on change and no BatchNorm statistic does; a "head" leaves all."""
+    """Of "finetune" the stages from the named one on change and no BatchNorm statistic does; a "head" leaves all.
+
+    The temperature is among it unless it is fixed.
+    """
     trained = {}
     for tower in ("head", "finetune"):
         model = clip_model.build_clip(config_of(tower, "fp32").model)
+        model.logit_scale.requires_grad_(tower == "head")
         names = [n for n, _ in trained_parameters(model, tuple(config_of(tower, "fp32").model["frozen"]))]
+        assert ("logit_scale" in names) == (tower == "head")
         trained[tower] = {".".join(n.split(".")[2:5]) for n in names if n.startswith("visual.trunk")}
     assert trained["head"] == set()
     assert {n for n in trained["finetune"] if n.startswith("backbone.blocks")} == {"backbone.blocks.6"}
