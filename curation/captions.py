@@ -33,11 +33,23 @@ __all__ = [
     "Standing",
     "chosen",
     "is_boilerplate",
+    "shows_something",
 ]
 
 CAPTION_ORIGIN: Final = "clip-retrieval"
 # So many texts are proposed for a picture: if a removal takes one away, the next best is at hand.
 PROPOSED: Final = 8
+
+
+# A model sees a square of some hundred pixels: these would be a blot or a smear in it, and still get a score.
+SMALLEST_PX: Final = 16
+LONGEST: Final = 16
+
+
+def shows_something(picture: Rgb) -> bool:
+    """Whether a picture, [H, W, 3], has enough pixels for a caption: 16 a side, and no side longer than 16 others."""
+    shorter, longer = sorted(picture.shape[:2])
+    return bool(shorter >= SMALLEST_PX and longer <= LONGEST * shorter)
 
 
 @dataclass(frozen=True, slots=True)

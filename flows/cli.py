@@ -277,7 +277,7 @@ def recheck(home_path: Path, as_json: bool, dataset: str | None) -> None:
 @_common
 @click.option("--dataset", default=None, help="Dataset to train the captioner's CLIP on; default: seal one now.")
 def caption(home_path: Path, as_json: bool, dataset: str | None) -> None:
-    """Caption with CLIP what has no alt text; train that CLIP first where custody.toml asks for a trained one."""
+    """Caption what has no text that fits, by the CLIP or CoCa of custody.toml; train that CLIP first if it is ours."""
     from flows.stages import caption as stage
 
     home = _open(home_path)
@@ -293,7 +293,9 @@ def caption(home_path: Path, as_json: bool, dataset: str | None) -> None:
     if as_json:
         print_json(summary)
         return
-    answer(f"{summary.asked} without alt text: {summary.kept} captioned, {summary.deferred} deferred")
+    answer(f"{summary.asked} without a text that fits: {summary.kept} captioned, {summary.deferred} deferred")
+    if summary.unreadable or summary.unanswered:
+        say(f"Not asked: {summary.unreadable} without pixels that show something, {summary.unanswered} without a text")
     if summary.examples:
         print_table(("score", "caption", "sample key"), summary.examples, title="Examples")
 

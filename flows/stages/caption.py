@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from curation.pair import sample_key
@@ -18,7 +17,7 @@ from flows.home import Home, utc_now
 from flows.pace import Pace
 from flows.stages.agreement import score_agreement
 from flows.stages.captioning.bank import StandingTexts, bank_path, phrases
-from flows.stages.captioning.models import CaptionerChoice
+from flows.stages.captioning.models import RETRIEVAL, CaptionerChoice
 from flows.stages.decide import decide
 from flows.stages.evidence import evidence_batches, newest_evidence
 from flows.stages.parts import unit_id
@@ -76,8 +75,8 @@ Waiting = tuple[str, list[str]]
 class CaptionSummary:
     """What the captioner's model has captioned so far. `examples`: (score, caption, sample key).
 
-    `bank`: texts that may be chosen. Of this run: `unreadable` pictures, whose pixels are gone or no picture, and
-    `unanswered` ones, for which no text is left that may be given.
+    `bank`: texts that may be chosen. Of this run: `unreadable` pictures, whose pixels are gone, no picture, or too few
+    to show something, and `unanswered` ones, for which no text is left that may be given.
     """
 
     model: str
@@ -95,7 +94,7 @@ class CaptionSummary:
 
 def needs_training(home: Home) -> bool:
     """Whether custody.toml asks for a CLIP of our own that is not trained to its end yet."""
-    if home.settings.captions.pretrained != "trained:latest":
+    if (home.settings.captions.kind, home.settings.captions.pretrained) != (RETRIEVAL, "trained:latest"):
         return False
     return not any((d / CALIBRATION).is_file() for d in home.runs_path.glob("clip-*"))
 
@@ -275,11 +274,13 @@ def captioned(evidence: Evidence, result: CaptionResult) -> Evidence:
 
 
 def _pixels(home: Home, sha: str) -> Any:
-    """The kept pixels of a content; None where there are none, or none that can be read."""
+    """The kept pixels of a content; None where there are none, or none that show something."""
+    from curation.captions import shows_something
     from curation.images import decode
     from curation.pixel_store import PixelStore
 
     try:
-        return decode(PixelStore(Path(home.pixels_path)).get(sha))
+        rgb = decode(PixelStore(home.pixels_path).get(sha))
     except CustodyError:
         return None
+    return rgb if shows_something(rgb) else None

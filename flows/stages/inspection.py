@@ -95,7 +95,7 @@ def captions(home: Home, files: Sequence[Path], top: int) -> Iterator[dict[str, 
 
     Asked and not recorded; a text that a removal has taken away since the bank was built is no candidate.
     """
-    from curation.captions import PROPOSED, chosen
+    from curation.captions import PROPOSED, chosen, shows_something
     from flows.stages.captioning.bank import StandingTexts
     from flows.stages.captioning.models import CaptionerChoice
     from flows.terminal import silent
@@ -107,6 +107,10 @@ def captions(home: Home, files: Sequence[Path], top: int) -> Iterator[dict[str, 
             rgb = _decode(file)
         except CustodyError as error:
             yield {"path": str(file), "error": error.what}
+            continue
+        if not shows_something(rgb):
+            height, width = rgb.shape[:2]
+            yield {"path": str(file), "error": f"{width} x {height} pixels: too small, or too long, to show something"}
             continue
         (proposals,) = captioner.propose([rgb], max(top, PROPOSED))
         with home.ledger(readonly=True) as ledger:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import simplejpeg
 
@@ -183,6 +184,21 @@ def test_pictures_that_cannot_be_read_are_counted_and_wait(home: Home) -> None:
     assert ("caption-missing",) in standing
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 3), (15, 400, 3), (20, 321, 3)])
+def test_what_shows_nothing_is_not_scored(home: Home, tmp_path: Path, shape: tuple[int, int, int]) -> None:
+    """A picture of one pixel, or a thin strip, gets no caption and no score: an error when inspected, else it waits."""
+    strip = simplejpeg.encode_jpeg(np.full(shape, 200, np.uint8), quality=95)
+    (tmp_path / "strip.jpg").write_bytes(strip)
+    [line] = inspected(home, [tmp_path / "strip.jpg"], 3)
+    assert line["error"].startswith(f"{shape[1]} x {shape[0]} pixels")
+    store, sha = PixelStore(home.pixels_path), _contents(home)[0]
+    store.delete_all(frozenset([sha]))
+    store.put(sha, strip)
+    store.settle()
+    assert stage.caption(home).unreadable == 1
+    assert sha not in {row[0] for row in ask(home, _GIVEN)}
+
+
 def test_a_coca_writes_its_own(home: Home, weights: Path) -> None:
     """Origin and source say that a model made the words; decoded in another way it is another captioner."""
     home = reset(home, settings(weights, kind='"coca"', max_tokens="8"))
@@ -268,6 +284,7 @@ def test_settings_that_contradict_one_another_are_refused(home: Home, weights: P
         Captioning(reset(home, settings(weights, kind='"oracle"')))
     with pytest.raises(ConfigurationError, match="writes no captions"):
         Captioning(reset(home, settings(weights, kind='"coca"', pretrained='"trained:latest"')))
+    assert not stage.needs_training(reset(home, settings(weights, kind='"coca"', pretrained='"trained:latest"')))
     with pytest.raises(ConfigurationError, match="decoding"):
         Captioning(reset(home, settings(weights, kind='"coca"', decoding='"best"')))
 
