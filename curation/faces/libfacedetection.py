@@ -27,6 +27,7 @@ LIBRARY, LIBRARY_SHA256 = "libfacedetection.so", "e5d7995df2fe6df48e50077da82c5b
 # int* facedetect_cnn(unsigned char* results, unsigned char* bgr, int width, int height, int step), as C++ names it.
 _FUNCTION = "_Z14facedetect_cnnPhS_iii"
 _RESULT_BYTES = 0x9000  # what the library writes: a count, then 16 shorts a face, 1,024 faces at most
+_BYTES_A_PIXEL = 80  # what the net takes at most, its largest layers together
 _CLOSE_UP = 3  # widths of a face that are shown around it
 _FACE_SHORTS = 16  # score in per cent, left, top, width, height; five landmarks, which are not read
 
@@ -118,6 +119,8 @@ class LibFaceDetection:
         """What is found at one scale, in pixels of the picture."""
         small = scaled(picture, scale)
         bgr = np.ascontiguousarray(np.asarray(small)[:, :, ::-1])
+        # The library writes to what it could not get: MemoryError here, in the place of its end.
+        np.empty(_BYTES_A_PIXEL * small.width * small.height, dtype=np.uint8)
         found = self._detect(self._results.ctypes.data, bgr.ctypes.data, small.width, small.height, small.width * 3)
         count = int(self._results[:4].view(np.int32)[0]) if found else 0
         if count == 0:

@@ -24,7 +24,7 @@ from curation.face_detection import (
     default_detector_id,
 )
 from curation.faces.mtcnn import mtcnn_id
-from curation.images import ShapeConfig, Shaped, decode
+from curation.images import DecodeError, DecodeLimits, ShapeConfig, Shaped, decode, encode_jpeg
 from policy.errors import ConfigurationError
 from policy.ruleset import Ruleset
 from tests.curation import tiny_onnx
@@ -44,6 +44,11 @@ def shaped(body: bytes, choice: DetectorChoice, config: ShapeConfig | None = Non
         ((_, result),) = pool.shape_all([("one", body)])
     assert isinstance(result, Shaped)
     return result
+
+
+def large() -> bytes:
+    """A JPEG of 1,024 px, which is looked at as it is."""
+    return encode_jpeg(np.full((1024, 1024, 3), 90, np.uint8))
 
 
 def red_dot() -> bytes:
@@ -88,6 +93,15 @@ def test_a_blurred_portrait_has_no_face_left_for_any_look() -> None:
     for side in (128, 256, 512):
         seen = default_detector().detect(np.asarray(kept.resize((side, side), Image.Resampling.BICUBIC)))
         assert not [face for face in seen if face.score >= FROM]
+
+
+def test_a_picture_without_room_for_the_net_is_out_of_memory() -> None:
+    """The library would write to memory that it did not get; the picture is given up before."""
+    choice, limits = DetectorChoice(), DecodeLimits(memory_bytes=12 << 20)
+    with DecodePool(1, limits=limits, analyser=choice.factory, analyser_arguments=choice.arguments) as pool:
+        ((_, result),) = pool.shape_all([("large", large())])
+    assert isinstance(result, DecodeError)
+    assert result.code == "out-of-memory"
 
 
 def test_a_digest_without_a_model_is_refused() -> None:
