@@ -26,7 +26,7 @@ def run() -> Table:
     """A home of allowed pictures is looked at twice."""
     scratch = Path(tempfile.mkdtemp(prefix="looking-"))
     try:
-        home = sealable_home(scratch / "home", PICTURES, _jpeg)
+        home = sealable_home(scratch / "home", PICTURES, _jpeg, looked_at=False)
         home.policy_path.write_text(Ruleset.default_text())
         first, first_cpu, first_s = _looked(home)
         again, again_cpu, again_s = _looked(home)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -44,10 +45,12 @@ def sealable_home(
     alt: Callable[[int], str | None] = text_of,
     settings_text: str | None = None,
     policy_text: str | None = None,
+    looked_at: bool = True,
 ) -> Home:
     """A new home with `count` allowed samples, each a picture of its own at an address, with the text `alt` gives it.
 
-    Where that is None the picture has no text, and waits for a caption.
+    Where that is None the picture has no text, and waits for a caption. `looked_at`: whether their evidence holds what
+    `look` would say of them.
     """
     home = Home.create(path, settings_text=settings_text, policy_text=policy_text)
     store, now = PixelStore(home.pixels_path), datetime.now(UTC)
@@ -60,7 +63,7 @@ def sealable_home(
             sha = hashlib.sha256(n.to_bytes(8, "big")).hexdigest()
             store.put(sha, body)
             pair, observed = f"{n * 2654435761 % (1 << 32):08x}{n:024x}", _evidence(n, sha, origins, now, alt(n))
-            evidence.append((pair, observed))
+            evidence.append((pair, observed if looked_at else replace(observed, scores=(), duplicate=None)))
             at = {"unit_id": "sealable"}
             where = {"page_url": observed.page_url, "image_url": observed.image_url, "url_key": f"{n:032x}"}
             rows["occurrence"].append(where | at | {"pair_key": pair, "alt": observed.alt, "text_origin": "alt"})

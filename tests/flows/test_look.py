@@ -39,7 +39,7 @@ def jpeg(number: int) -> bytes:
 
 @pytest.fixture
 def home(tmp_path: Path) -> Home:
-    made = sealable_home(tmp_path / "home", PICTURES, jpeg)
+    made = sealable_home(tmp_path / "home", PICTURES, jpeg, looked_at=False)
     made.policy_path.write_text(policy("quality", "safety"))
     return Home.open(made.path)
 
