@@ -17,6 +17,7 @@ from curation.pair import canonical_url
 from curation.pixel_store import PixelStore
 from curation.shards import DatasetReader, prune, reseal
 from flows.home import Home, utc_now
+from flows.stages.duplicates import forget_vectors
 from flows.stages.seal import record_generation
 from flows.terminal import Progress, silent
 from policy import removals
@@ -181,8 +182,9 @@ def apply(home: Home, removal: str, progress: Progress = silent) -> Removal:
     store.delete_all(sha for (sha,) in contents)
     # A process that was killed may have left a copy in the middle of a write.
     sweep_unfinished(home.path)
-    # Embeddings and the like are made anew from what is left.
+    # What is cached is made anew from what is left; embeddings, of which each takes its time, go one by one.
     shutil.rmtree(home.path / "cache", ignore_errors=True)
+    forget_vectors(home, [sha for (sha,) in contents])
     progress(len(datasets) + 1, len(datasets) + 2, "removal: the ledger")
     with home.ledger() as ledger:
         if request.state is not State.APPLIED:

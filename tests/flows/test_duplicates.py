@@ -1,0 +1,227 @@
+"""Near duplicates in a home: found once, kept in the ledger, and taking the place of what went."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from curation.fingerprints import pdq
+from curation.images import encode_jpeg
+from curation.near_embedding import WIDTH, NearEmbedder, VectorCache, Vectors
+from curation.pixel_store import PixelStore
+from flows.home import Home
+from flows.stages import duplicates as stage
+from flows.stages.duplicates import find_duplicates
+from policy.evidence import DuplicateOf
+from tests.builders import ask
+from tests.curation.drawn import face, photo_like
+
+Rgb = np.ndarray
+
+ONE = photo_like(1, 240, 180)
+PICTURES: Mapping[str, Rgb] = {
+    "photo": ONE,
+    "recompressed": np.asarray(Image.open(io.BytesIO(encode_jpeg(ONE, 40)))),
+    "smaller": np.asarray(Image.fromarray(ONE).resize((160, 120), Image.Resampling.LANCZOS)),
+    "mirrored": ONE[:, ::-1],
+    "cropped": ONE[9:171, 12:228],
+    "another": photo_like(2, 240, 180),
+    "smile": face("smile"),
+    "frown": face("frown"),
+    "blank": np.full((120, 120, 3), 200, np.uint8),
+    "blank too": np.full((130, 120, 3), 200, np.uint8),
+    "dot": np.zeros((1, 1, 3), np.uint8),
+    "stripe": np.tile(np.arange(2_000, dtype=np.uint8)[None, :, None], (4, 1, 3)),
+}
+
+
+class Colours:
+    """An embedder without a model: the mean colours of sixteen by sixteen cells less their mean, the darker half cut.
+
+    It counts what it embeds.
+    """
+
+    digest = "c0" * 32
+
+    def __init__(self) -> None:
+        self.embedded = 0
+
+    def embed(self, pictures: Sequence[Rgb]) -> Vectors:
+        self.embedded += len(pictures)
+        cells = [np.asarray(Image.fromarray(p).resize((9, 9), Image.Resampling.BOX), np.float32) for p in pictures]
+        flat = np.stack([np.resize(c - c.mean(), WIDTH) for c in cells])
+        return np.rint(flat / np.maximum(1, np.abs(flat).max(axis=1, keepdims=True)) * 127).astype(np.int8)
+
+
+def sha(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()
+
+
+def put(home: Home, *names: str) -> list[str]:
+    """Keep these pictures as a crawl would: pixels, and a row of what was measured."""
+    store, rows = PixelStore(home.pixels_path), []
+    for name in names:
+        rgb = np.ascontiguousarray(PICTURES[name])
+        store.put(sha(name), encode_jpeg(rgb))
+        value, quality = pdq(rgb)
+        rows.append(
+            {
+                "content_sha256": sha(name),
+                "url_key": sha(name)[:32],
+                "width": rgb.shape[1],
+                "height": rgb.shape[0],
+                "pdq": value,
+                "pdq_quality": quality,
+            }
+        )
+    store.settle()
+    with home.ledger() as ledger:
+        ledger.append("content", rows, key="/".join(names))
+    return [sha(name) for name in names]
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home.create(tmp_path / "home")
+
+
+def named(found: Mapping[str, DuplicateOf]) -> dict[str, str]:
+    """Which picture stands for which, by their names."""
+    names = {sha(name): name for name in PICTURES}
+    return {names[content]: names[duplicate.representative] for content, duplicate in found.items()}
+
+
+def test_copies_find_the_largest_and_variants_stay_apart(home: Home) -> None:
+    """Recompressed, smaller, mirrored and cropped copies find their picture; a face with another mouth is another."""
+    found = find_duplicates(home, put(home, *PICTURES), embedder=Colours())
+    copies = dict.fromkeys(("photo", "recompressed", "smaller", "mirrored", "cropped"), "photo")
+    assert named(found) == {name: copies.get(name, name) for name in PICTURES}
+    assert found[sha("mirrored")].method.endswith("-turned")
+    assert found[sha("photo")] == DuplicateOf(sha("photo"), "", 0.0)
+
+
+def test_nothing_is_looked_for_twice(home: Home) -> None:
+    """A second run embeds nothing, compares nothing and writes nothing, and says what the first said."""
+    contents, embedder = put(home, *PICTURES), Colours()
+    first = find_duplicates(home, contents, embedder=embedder)
+    rows = ask(home, "SELECT count(*) FROM duplicate")
+    embedder.embedded = 0
+    assert find_duplicates(home, contents, embedder=embedder) == first
+    assert embedder.embedded == 0
+    assert ask(home, "SELECT count(*) FROM duplicate") == rows == [(len(PICTURES),)]
+
+
+def test_what_comes_later_is_held_against_what_is_known(home: Home) -> None:
+    """A picture that stands for itself goes on doing so, though a larger copy of it comes later."""
+    early = put(home, "smaller", "another")
+    find_duplicates(home, early, embedder=Colours())
+    late = put(home, "photo", "mirrored", "smile")
+    found = find_duplicates(home, early + late, embedder=Colours())
+    assert named(found) == {
+        "smaller": "smaller",
+        "another": "another",
+        "photo": "smaller",
+        "mirrored": "smaller",
+        "smile": "smile",
+    }
+
+
+def test_a_copy_takes_the_place_of_what_went(home: Home) -> None:
+    """Where the picture that stood for others is refused or removed, the largest of its copies stands for the rest."""
+    contents = put(home, "photo", "recompressed", "smaller")
+    find_duplicates(home, contents, embedder=Colours())
+    found = find_duplicates(home, contents[1:], embedder=Colours())
+    assert named(found) == {"recompressed": "recompressed", "smaller": "recompressed"}
+
+
+def test_a_run_that_is_cut_off_is_run_again(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut off between two appends, a run leaves what it settled, and the next one ends where one alone would have."""
+    contents = put(home, *PICTURES)
+    monkeypatch.setattr(stage, "RECORDED_AT_ONCE", 3)
+    record, calls = stage._record, 0
+
+    def cut_off(at: Home, new: Sequence[tuple[str, DuplicateOf]]) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise KeyboardInterrupt
+        record(at, new)
+
+    monkeypatch.setattr(stage, "_record", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        find_duplicates(home, contents, embedder=Colours())
+    assert ask(home, "SELECT count(*) FROM duplicate") == [(6,)]
+    monkeypatch.setattr(stage, "_record", record)
+    found = find_duplicates(home, contents, embedder=Colours())
+    assert named(found)["cropped"] == named(found)["mirrored"] == "photo"
+    assert ask(home, "SELECT count(*) FROM duplicate") == [(len(PICTURES),)]
+
+
+def test_a_copy_of_a_reserved_picture_is_reserved(home: Home) -> None:
+    """A picture near to one whose own bytes reserve it is reserved as well, though nothing is left of that one."""
+    reserved, _, *rest = put(home, "photo", "recompressed", "mirrored", "another")
+    with home.ledger() as ledger:
+        ledger.append("evidence", [{"evidence_id": "e", "pair_key": "p", "content_sha256": reserved}], key="e")
+        said = {"pair_key": "p", "evidence_id": "e", "rule": "xmp", "verdict": "deny", "reason_code": "reserved"}
+        ledger.append("decision", [said], key="d")
+    PixelStore(home.pixels_path).delete(reserved)
+    found = find_duplicates(home, [sha("recompressed"), *rest], embedder=Colours())
+    assert {name: found[sha(name)].reserved for name in ("recompressed", "mirrored", "another")} == {
+        "recompressed": "xmp",
+        "mirrored": "xmp",
+        "another": "",
+    }
+    assert found[sha("mirrored")].representative == reserved
+
+
+def test_a_picture_without_pixels_stands_for_itself(home: Home) -> None:
+    """What cannot be compared, its pixels gone or damaged meanwhile, is nobody's duplicate and breaks nothing."""
+    contents = put(home, "photo", "recompressed")
+    PixelStore(home.pixels_path).delete(contents[1])
+    assert named(find_duplicates(home, contents, embedder=Colours())) == {
+        "photo": "photo",
+        "recompressed": "recompressed",
+    }
+
+
+def test_the_packaged_model_brings_a_crop_to_its_picture(home: Home) -> None:
+    """With the packaged model a crop is proposed by its embedding, and matched by its pixels."""
+    found = find_duplicates(home, put(home, "photo", "cropped", "another", "smile", "frown"))
+    assert named(found)["cropped"] == "photo"
+    assert sorted(set(named(found).values())) == ["another", "frown", "photo", "smile"]
+    vectors, there = VectorCache(home.vectors_path, NearEmbedder.digest).load([sha("smile"), sha("nobody")])
+    assert there.tolist() == [True, False]
+    assert vectors[0].any()
+
+
+def test_what_shows_the_same_is_proposed_for_review(home: Home) -> None:
+    """Of a removed picture all its verified copies are named, whichever of them stands for the others."""
+    contents = put(home, "photo", "recompressed", "mirrored", "another")
+    find_duplicates(home, contents, embedder=Colours())
+    with home.ledger(readonly=True) as ledger:
+        of_copy, of_head = (stage.nearby(ledger, [sha(name)]) for name in ("mirrored", "photo"))
+        assert stage.nearby(ledger, [sha("another")]) == ()
+    assert {content for content, *_ in of_copy} == {sha("photo"), sha("recompressed")}
+    assert {(content, method) for content, method, _ in of_head} == {
+        (sha("recompressed"), "pdq"),
+        (sha("mirrored"), "pdq-turned"),
+    }
+
+
+def test_a_removed_picture_leaves_no_vector(home: Home) -> None:
+    """Embeddings of removed contents are overwritten in their files; the others need not be computed again."""
+    contents, embedder = put(home, "photo", "another"), Colours()
+    find_duplicates(home, contents, embedder=embedder)
+    assert stage.forget_vectors(home, contents[:1]) == 1
+    held = b"".join(path.read_bytes() for path in home.vectors_path.rglob("*.vectors"))
+    assert bytes.fromhex(contents[0]) not in held
+    assert bytes.fromhex(contents[1]) in held
+    embedder.embedded = 0
+    find_duplicates(home, contents, embedder=embedder)
+    assert embedder.embedded == 1
