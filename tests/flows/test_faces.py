@@ -127,7 +127,7 @@ def test_a_face_is_blurred_in_what_is_kept_and_recorded(make: Callable[[str], Ho
         if "content_sha256" in (e := json.loads(body))
     }
     dot = said[hashlib.sha256(red_dot()).hexdigest()]
-    assert (dot["faces_blurred"], dot["transforms"]) == (True, ["blur-faces/1 n=1 from=0.65"])
+    assert (dot["faces_blurred"], dot["transforms"]) == (True, ["blur-faces/1 n=1 from=0.7"])
     assert [(f["x"], f["y"], f["w"], f["h"]) for f in dot["faces"]] == [(26, 66, 32, 32)]
     assert dot["face_detector"].endswith(f"sha256:{DIGEST}")
     faceless = said[hashlib.sha256(plain()).hexdigest()]

@@ -110,7 +110,7 @@ def test_the_digest_is_of_what_counts() -> None:
         ("[size]", "[sise]", "unknown key 'sise'; did you mean 'size'?"),
         ("[faces]", "[[faces]]", "faces must be a section"),
         ('mode = "deny"', 'mode = "denny"', "'faces.mode' must be 'deny' or 'blur' or 'allow', is 'denny'"),
-        ("min_score = 0.65", "min_score = 1.5", "min_score must lie in [0, 1]"),
+        ("min_score = 0.7", "min_score = 1.5", "min_score must lie in [0, 1]"),
         ("share_alike = false", 'share_alike = "no"', "'licence.share_alike' must be true or false"),
         ('"robots", "ai_agents"', '"robotz", "ai_agents"', "'robotz', which is not known; did you mean 'robots'?"),
         ('"robots", "ai_agents"', '"robots", "robots"', "each only once"),
