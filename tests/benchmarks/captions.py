@@ -1,8 +1,9 @@
 """Captions on Debian's clip art, as a home makes them: how many are kept, how many of those are right, what it costs.
 
 A fifth of the pairs lose their text before they reach the ledger. A CLIP of the home's own learns from the rest, is
-calibrated, and captions the fifth out of all texts of both collections, the right ones among them. PAIRS makes it
-shorter or longer; SHEET=1 draws docs/captions.png anew: 40 of the public domain's drawings, right and wrong.
+calibrated, and captions the fifth, as a catalogue (`unique`): out of the texts of all pairs that no picture carries, the
+right ones among them. CATALOGUE=0 lets it choose among all texts of both collections, those it learnt from included.
+PAIRS makes it shorter or longer; SHEET=1 draws docs/captions.png anew: 40 public-domain drawings, right and wrong.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from tests.benchmarks.table import Table
 from tests.flows.sealable import sealable_home
 
 PAIRS = int(os.environ.get("PAIRS", "3000"))
+CATALOGUE = os.environ.get("CATALOGUE", "1") == "1"
 SIZE = 256
 SHEET = Path(__file__).resolve().parent.parent.parent / "docs" / "captions.png"
 _CAPTIONS = """
@@ -123,8 +125,10 @@ def _read(cliparts: Sequence[Clipart]) -> list[tuple[Clipart, Rgb]]:
 
 
 def _home(place: Path, everything: Sequence[Clipart], pairs: Sequence[tuple[Clipart, Rgb]]) -> Home:
-    (place / "texts.txt").write_text("\n".join(re.sub(r"\s+", " ", c.text) for c in everything))
-    text = DEFAULT_TEXT.replace("phrase_lists = []", f"phrase_lists = {json.dumps([str(place / 'texts.txt')])}")
+    offered = [clipart for clipart, _ in pairs] if CATALOGUE else everything
+    (place / "texts.txt").write_text("\n".join(re.sub(r"\s+", " ", c.text) for c in offered))
+    text = DEFAULT_TEXT.replace("unique = false", f"unique = {str(CATALOGUE).lower()}")
+    text = text.replace("phrase_lists = []", f"phrase_lists = {json.dumps([str(place / 'texts.txt')])}")
     text = re.sub(r"\nheld_out = \d+", f"\nheld_out = {len(pairs) // 6}", text)
     text = re.sub(r"\nthreads = \d+", "\nthreads = 1", text)
     home = sealable_home(

@@ -84,19 +84,19 @@ def bank_path(home: Home) -> Path:
     return home.path / "cache" / "captions" / "bank.arrow"
 
 
-def list_entries(home: Home, ledger: Ledger) -> list[BankEntry]:
+def list_entries(home: Home, ledger: Ledger) -> Iterator[BankEntry]:
     """The phrases that captions may be chosen from; in a catalogue, less those that a picture carries already."""
-    entries = [BankEntry(text, source, LIST, ()) for text, source in phrases(home)]
-    if not home.settings.captions.unique:
-        return entries
-    offered = {normalised_text(entry.text) for entry in entries}
-    carried = {
-        plain
-        for batch in ledger.query_batches(_CARRIED)
-        for text in batch["caption"].to_pylist()
-        if (plain := normalised_text(text)) in offered
-    }
-    return [entry for entry in entries if normalised_text(entry.text) not in carried]
+    carried = _carried(home, ledger) if home.settings.captions.unique else frozenset()
+    for text, source in phrases(home):
+        if not carried or normalised_text(text) not in carried:
+            yield BankEntry(text, source, LIST, ())
+
+
+def _carried(home: Home, ledger: Ledger) -> frozenset[str]:
+    """The listed phrases, in their normalised form, that are a picture's own text."""
+    offered = {normalised_text(text) for text, _ in phrases(home)}
+    texts = (text for batch in ledger.query_batches(_CARRIED) for text in batch["caption"].to_pylist())
+    return frozenset(plain for text in texts if (plain := normalised_text(text)) in offered)
 
 
 def phrases(home: Home) -> Iterator[tuple[str, str]]:
