@@ -58,7 +58,7 @@ class LibrarySettings:
     overlap: float = 0.45
     doubtful: float = 0.3
     certain: float = 0.8
-    face_px: tuple[int, ...] = (48, 96)
+    face_px: tuple[int, ...] = (64, 96)
     again: int = 16
     min_score: float = 0.3
 
