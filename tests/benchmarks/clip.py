@@ -61,7 +61,8 @@ def run() -> Table:
             sys.stderr.write(f"{' | '.join(rows[-1])}\n")
     above = [
         f"{len(fed):,} pairs of openclipart and tuxpaint, {HELD_OUT} of them held out, {len(third)} more as a third "
-        f"part; {STEPS} steps of {CONFIGS[TOWERS[0]][1].batch_size} at {SIZE} px, one thread. Right is word for word."
+        f"part; {STEPS} steps of {CONFIGS[TOWERS[0]][1].batch_size} at {SIZE} px, one thread. Right is word for word; "
+        "images/s is of the steps alone, reading aside."
     ]
     columns = ("image tower", "R@1", "R@5", "at 9 in 10", "kept of a third part, right", "images/s", "s in all")
     return Table(columns, rows, above)
