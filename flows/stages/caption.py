@@ -206,6 +206,8 @@ class Captioning:
 
         readable = [(asked, rgb) for asked in chunk if (rgb := _pixels(self._home, asked[0])) is not None]
         self._unreadable += len(chunk) - len(readable)
+        if not readable:
+            return  # those wait in every run: they must not cost the loading of a model
         proposed = self.captioner.propose([rgb for _, rgb in readable])
         with self._home.ledger() as ledger:
             # Under the lock, so that no removal can be approved between asking for it and writing.

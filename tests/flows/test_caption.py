@@ -180,6 +180,9 @@ def test_pictures_that_cannot_be_read_are_counted_and_wait(home: Home) -> None:
     PixelStore(home.pixels_path).delete_all(frozenset(waiting[:2]))
     summary = stage.caption(home)
     assert (summary.unreadable, summary.asked) == (2, 19)
+    again = Captioning(home)
+    assert again.do(0) == 2
+    assert "captioner" not in again.__dict__  # they wait in every run, and load neither bank nor index
     standing = ask(home, "SELECT DISTINCT reason_code FROM standing WHERE verdict = 'defer'")
     assert ("caption-missing",) in standing
 
