@@ -36,15 +36,16 @@ SMALLEST_SCALE: Final = 0.62  # of a crop, in length
 MIN_TEXTURED: Final = 12
 MIN_OVERLAP: Final = (0.9, 0.35)  # of the one of which more lies in the other, and of the other
 MIN_GAIN: Final = 0.6
-MAX_BIAS: Final = 20.0
-MIN_CORRELATION: Final = 0.88
+MAX_BIAS: Final = 16.0
+MIN_CORRELATION: Final = 0.86
 # A copy differs everywhere alike, a variant in one place and no other: what the worst block may differ by, and what
 # mean colour may differ by, follow from what the median block does.
 SHIFT: Final = 5.0
-SHIFT_BY: Final = 12.0
+SHIFT_BY: Final = 28.0
+MAX_SHIFT: Final = 24.0
 SPARED: Final = 0.5
-SPARED_BY: Final = 3.0
-MAX_WORST: Final = 3.0
+SPARED_BY: Final = 3.2
+MAX_WORST: Final = 1.95
 
 _GUESSES: Final = 3
 _UPRIGHT: Final = (0, 4)  # orientations in which a crop is looked for; a whole picture is in all eight
@@ -326,7 +327,7 @@ def _is_copy(found: Comparison) -> bool:
         and MIN_GAIN <= found.gain <= 1 / MIN_GAIN
         and abs(found.bias) <= MAX_BIAS
         and found.correlation >= MIN_CORRELATION
-        and found.shift <= SHIFT + SHIFT_BY * found.typical
+        and found.shift <= min(MAX_SHIFT, SHIFT + SHIFT_BY * found.typical)
         and found.worst <= min(MAX_WORST, SPARED + SPARED_BY * found.typical)
     )
 
@@ -343,9 +344,7 @@ def comparisons(one: Sketch, other: Sketch) -> Iterator[Comparison]:
         mapping, score = _aligned(one.luma, other.luma, _rescaled(mapping, 1 / r1, 1 / r2), 6)
         if score < 0.85:
             continue
-        found = _held(one, other, mapping, score, guess)
-        if found is not None:
-            yield found
+        yield from _held(one, other, mapping, score, guess)
 
 
 # How much strong recompression changes a block: so many levels, and such a share of its contrast.
@@ -354,14 +353,15 @@ _OF_CONTRAST: Final = 0.3
 _TEXTURE: Final = 6.0  # levels: a block of less contrast is flat
 
 
-def _held(one: Sketch, other: Sketch, mapping: Affine, score: float, guess: _Guess) -> Comparison | None:
+def _held(one: Sketch, other: Sketch, mapping: Affine, score: float, guess: _Guess) -> Iterator[Comparison]:
+    """The two block by block, with their brightness as it is, and made equal."""
     size = one.size
     inside = _inside(mapping, size, other.size)
     area = float(inside.sum())
     stretch = abs(float(np.linalg.det(mapping[:, :2])))
     overlap = area / inside.size, area * stretch / (other.size[0] * other.size[1])
     if area < 0.2 * inside.size:
-        return None
+        return
     second = _warped(Image.fromarray(other.fine), mapping, size).astype(np.float32)
     first = one.fine.astype(np.float32)
     colour = [float(np.abs(np.diff(p[inside], axis=-1)).mean()) for p in (first, second)]
@@ -369,28 +369,26 @@ def _held(one: Sketch, other: Sketch, mapping: Affine, score: float, guess: _Gue
         weights = np.array([0.299, 0.587, 0.114], np.float32)
         first, second = ((p @ weights)[..., None].repeat(3, axis=-1) for p in (first, second))
     first, second = _equally_sharp(first, second, inside)
-    gain, bias = _photometry(first[inside], second[inside])
-    if not gain > 0.2:
-        return None
-    rest = np.where(inside[..., None], second - np.clip(gain * first + bias, 0, 255), 0.0)
     counted = _blocks(inside[..., None].astype(np.float32)).mean(axis=(1, 2)) > 0.75
-    mine, rests = _blocks(first)[counted], _blocks(rest)[counted]
-    if not len(mine):
-        return None
-    contrast = np.sqrt(mine.var(axis=1).mean(axis=1))
-    ratio = np.sqrt((rests**2).mean(axis=(1, 2))) / (_LEVELS + _OF_CONTRAST * contrast)
+    if not counted.any():
+        return
+    contrast = np.sqrt(_blocks(first)[counted].var(axis=1).mean(axis=1))
     textured = contrast > _TEXTURE
-    return Comparison(
-        orientation=guess.orientation,
-        correlation=score,
-        overlap=overlap,
-        gain=gain,
-        bias=bias,
-        textured=int(textured.sum()),
-        typical=float(np.median(ratio[textured])) if textured.any() else 0.0,
-        worst=float(ratio.max()),
-        shift=float(np.abs(rests.mean(axis=1)).max()),
-    )
+    for gain, bias in ((1.0, 0.0), _photometry(first[inside], second[inside])):
+        rest = np.where(inside[..., None], second - np.clip(gain * first + bias, 0, 255), 0.0)
+        rests = _blocks(rest)[counted]
+        ratio = np.sqrt((rests**2).mean(axis=(1, 2))) / (_LEVELS + _OF_CONTRAST * contrast)
+        yield Comparison(
+            orientation=guess.orientation,
+            correlation=score,
+            overlap=overlap,
+            gain=gain,
+            bias=bias,
+            textured=int(textured.sum()),
+            typical=float(np.median(ratio[textured])) if textured.any() else 0.0,
+            worst=float(ratio.max()),
+            shift=float(np.abs(rests.mean(axis=1)).max()),
+        )
 
 
 def _blocks(values: Pixels) -> Pixels:
@@ -400,7 +398,7 @@ def _blocks(values: Pixels) -> Pixels:
     return cut.transpose(0, 2, 1, 3, 4).reshape(h * w, BLOCK_PX**2, -1)
 
 
-_BLURS: Final = (0.6, 1.0, 1.5, 2.2, 3.2)  # standard deviations, in fine pixels
+_BLURS: Final = (0.4, 0.55, 0.7, 0.85, 1.0, 1.2, 1.4, 1.7, 2.0, 2.4, 2.9, 3.5)  # standard deviations, in fine pixels
 
 
 def _equally_sharp(first: Pixels, second: Pixels, inside: npt.NDArray[np.bool_]) -> tuple[Pixels, Pixels]:

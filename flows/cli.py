@@ -921,6 +921,28 @@ def inspect_fetch(home_path: Path, as_json: bool, url: str) -> None:
     sys.exit(0 if fetched["outcome"] == "ok" else 1)
 
 
+@inspect.command("duplicates")
+@_common
+@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
+def inspect_duplicates(home_path: Path, as_json: bool, images: tuple[Path, ...]) -> None:
+    """Which of IMAGES are one picture: what stands for each, how it was found, and how far off it is."""
+    from flows.stages import inspection as stage
+
+    unreadable = False
+    for line in stage.duplicates(images):
+        unreadable |= "error" in line
+        if as_json:
+            print_json(line)
+        elif "error" in line:
+            say(f"{escape(line['path'])}: {escape(line['error'])}")
+        elif line["representative"] == line["path"]:
+            answer(f"{escape(line['path'])}: stands for itself")
+        else:
+            how = f"{line['method']}, distance {line['distance']:g}"
+            answer(f"{escape(line['path'])}: the same as {escape(line['representative'])} ({how})")
+    sys.exit(2 if unreadable else 0)
+
+
 @inspect.command("faces")
 @_common
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))

@@ -68,16 +68,19 @@ def fetch(home: Home, url: str) -> dict[str, Any]:
 def faces(files: Iterable[Path], home: Home | None = None) -> Iterator[dict[str, Any]]:
     """Faces in each picture, one line a file; an unreadable one gives {"path", "error"}.
 
-    `home`: whose [images] face_detector looks; None: the packaged one.
+    "faces" are those that the ruleset takes for some, from its "min_score"; what scores less is under "doubtful".
+    `home`: whose [images] face_detector looks, and whose ruleset; None: the packaged ones.
 
     Raises:
         ConfigurationError: the detector's weights are missing, are others, or fit no kind that is known.
     """
     from curation.face_detection import DetectorChoice, chosen_detector
     from flows.stages.faces import detector_choice
+    from policy.ruleset import Ruleset
 
     choice = detector_choice(home) if home is not None else DetectorChoice()
     detector = chosen_detector(*choice.arguments)
+    least = (home.ruleset if home is not None else Ruleset.default()).faces.min_score
     for file in files:
         try:
             rgb = _decode(file)
@@ -86,8 +89,12 @@ def faces(files: Iterable[Path], home: Home | None = None) -> Iterator[dict[str,
             yield {"path": str(file), "error": error.what}
             continue
         height, width = rgb.shape[:2]
-        found = [{"box": [f.x, f.y, f.w, f.h], "score": f.score} for f in seen]
-        yield {"path": str(file), "width": width, "height": height, "faces": found, "detector": detector.id}
+        found, doubtful = (
+            [{"box": [f.x, f.y, f.w, f.h], "score": f.score} for f in seen if (f.score < least) == is_less]
+            for is_less in (False, True)
+        )
+        said = {"path": str(file), "width": width, "height": height, "faces": found, "doubtful": doubtful}
+        yield said | {"min_score": least, "detector": detector.id}
 
 
 def captions(home: Home, files: Sequence[Path], top: int) -> Iterator[dict[str, Any]]:
@@ -217,3 +224,44 @@ def _bytes(file: Path) -> bytes:
         return file.read_bytes()
     except OSError as error:
         raise InputError(f"cannot be read ({error.strerror})", where=str(file)) from error
+
+
+def duplicates(files: Sequence[Path]) -> Iterator[dict[str, Any]]:
+    """What stands for each picture among these files, one line a file in their order; an unreadable one {"path",
+    "error"}. The largest of those that are the same stands for the others, of equally large ones the first named.
+    """
+    import numpy as np
+
+    from curation.duplicates import candidates, representatives
+    from curation.fingerprints import pdq
+    from curation.images import encode_jpeg, resize
+    from curation.near_embedding import NearEmbedder
+
+    read: list[tuple[Path, Any]] = []
+    errors: dict[Path, str] = {}
+    for file in files:
+        try:
+            read.append((file, _decode(file)))
+        except CustodyError as error:
+            errors[file] = error.what
+    read.sort(key=lambda one: -(one[1].shape[0] * one[1].shape[1]))
+    kept = [resize(rgb, 256) for _, rgb in read]  # the size that a home keeps unless it is told otherwise
+    hashes = [pdq(rgb) for _, rgb in read]
+    vectors = NearEmbedder().embed(kept)
+    near = candidates([h for h, _ in hashes], [q for _, q in hashes], vectors, np.ones(len(kept), np.bool_))
+    digests = [hashlib.sha256(encode_jpeg(rgb)).hexdigest() for rgb in kept]
+    found = {}
+    for place, match in representatives(near, kept.__getitem__, places=range(len(kept))):
+        # Pictures with nothing to see in them are told by equal pixels alone.
+        first = digests.index(digests[place])
+        stands, method = (first, "pixels") if first < place else (match.representative, match.method)
+        found[read[place][0]] = {
+            "path": str(read[place][0]),
+            "representative": str(read[stands][0]),
+            "method": method,
+            "distance": match.distance if stands == match.representative else 0.0,
+            "pdq": hashes[place][0],
+            "pdq_quality": hashes[place][1],
+        }
+    for file in files:
+        yield found[file] if file in found else {"path": str(file), "error": errors[file]}

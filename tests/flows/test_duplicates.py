@@ -17,6 +17,7 @@ from curation.near_embedding import WIDTH, NearEmbedder, VectorCache, Vectors
 from curation.pixel_store import PixelStore
 from flows.home import Home
 from flows.stages import duplicates as stage
+from flows.stages import inspection
 from flows.stages.duplicates import find_duplicates
 from policy.evidence import DuplicateOf
 from tests.builders import ask
@@ -225,3 +226,25 @@ def test_a_removed_picture_leaves_no_vector(home: Home) -> None:
     embedder.embedded = 0
     find_duplicates(home, contents, embedder=embedder)
     assert embedder.embedded == 1
+
+
+def test_inspecting_names_what_stands_for_each(tmp_path: Path) -> None:
+    """Of files that are named at the prompt each is told what stands for it; one that is no picture is told so."""
+    names = ("smaller", "photo", "smile", "frown", "blank")
+    files = [tmp_path / f"{name}.png" for name in names]
+    for name, file in zip(names, files, strict=True):
+        Image.fromarray(np.ascontiguousarray(PICTURES[name])).save(file)
+    (tmp_path / "no.png").write_bytes(b"no picture")
+    copy = tmp_path / "copy.png"
+    copy.write_bytes(files[-1].read_bytes())
+    lines = list(inspection.duplicates([*files, tmp_path / "no.png", copy]))
+    assert [Path(line["representative"]).stem for line in lines if "error" not in line] == [
+        "photo",
+        "photo",
+        "smile",
+        "frown",
+        "blank",
+        "blank",
+    ]
+    assert lines[-1]["method"] == "pixels"
+    assert [Path(line["path"]).name for line in lines if "error" in line] == ["no.png"]

@@ -1,0 +1,108 @@
+"""Whether two pictures are one: copies are recognised, variants are not."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from PIL import Image, ImageEnhance, ImageOps
+
+from curation.geometry import _orienting, oriented, same, sketch
+from tests.curation.drawn import face, photo_like
+
+Rgb = np.ndarray
+
+
+def jpeg(picture: Image.Image, quality: int) -> Image.Image:
+    held = io.BytesIO()
+    picture.save(held, "JPEG", quality=quality)
+    return Image.open(io.BytesIO(held.getvalue()))
+
+
+def cropped(picture: Image.Image, left: float, top: float, right: float, bottom: float) -> Image.Image:
+    w, h = picture.size
+    return picture.crop((round(w * left), round(h * top), round(w * right), round(h * bottom)))
+
+
+COPIES: dict[str, Callable[[Image.Image], Image.Image]] = {
+    "itself": lambda p: p,
+    "recompressed": lambda p: jpeg(p, 20),
+    "half size": lambda p: p.resize((p.width // 2, p.height // 2)),
+    "squashed": lambda p: p.resize((p.width, p.height * 3 // 4)),
+    "crop of 10 %": lambda p: cropped(p, 0.0, 0.1, 0.9, 1.0),
+    "crop of 25 %": lambda p: cropped(p, 0.2, 0.05, 0.95, 0.8),
+    "border": lambda p: ImageOps.expand(p, 14, (0, 0, 0)),
+    "mirrored": ImageOps.mirror,
+    "mirrored crop": lambda p: cropped(ImageOps.mirror(p), 0.1, 0.1, 1.0, 1.0),
+    "upside down": ImageOps.flip,
+    "turned left": lambda p: p.rotate(90, expand=True),
+    "turned right": lambda p: p.rotate(270, expand=True),
+    "slightly turned": lambda p: cropped(p.rotate(2, Image.Resampling.BICUBIC), 0.07, 0.07, 0.93, 0.93),
+    "grey": lambda p: p.convert("L").convert("RGB"),
+    "darker": lambda p: ImageEnhance.Brightness(p).enhance(0.8),
+}
+
+
+def compared(one: Rgb, other: Rgb) -> bool:
+    first, second = sketch(one), sketch(other)
+    return first is not None and second is not None and same(first, second) is not None
+
+
+@pytest.mark.parametrize("name", COPIES)
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_copy_is_the_same_picture(name: str, swapped: bool) -> None:
+    """A copy is recognised, whichever of the two is the original."""
+    original = photo_like(4, 256, 200)
+    copy = np.asarray(COPIES[name](Image.fromarray(original)).convert("RGB"))
+    pair = (copy, original) if swapped else (original, copy)
+    assert compared(*pair)
+
+
+VARIANTS: dict[str, tuple[Rgb, Rgb]] = {
+    "another mouth": (face("smile"), face("frown")),
+    "another mouth, alike": (face("open"), face("line")),
+    "another skin": (face("smile", skin=(247, 222, 206)), face("smile", skin=(210, 162, 122))),
+    "red for green": (face("line", skin=(221, 46, 68)), face("line", skin=(119, 178, 85))),
+    "another picture": (photo_like(5, 200), photo_like(6, 200)),
+    "another of the same colours": (photo_like(7, 200), photo_like(7, 200)[::-1].repeat(2, 0)[:200]),
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_variant_is_another_picture(name: str) -> None:
+    """What differs in a detail, or in its colours, is no copy, in either direction; each is its own."""
+    one, other = VARIANTS[name]
+    assert not compared(one, other)
+    assert not compared(other, one)
+    assert compared(one, one)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (np.full((90, 90, 3), 200, np.uint8), np.full((80, 90, 3), 200, np.uint8)),
+        (np.full((90, 90, 3), 200, np.uint8), photo_like(1, 90)),
+    ],
+)
+def test_where_there_is_nothing_to_see_nothing_is_the_same(one: Rgb, other: Rgb) -> None:
+    """Blank pictures are nobody's copies: equal bytes are found by their digest, and nothing else is to be told."""
+    assert not compared(one, other)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3), (10, 20_000, 3), (1, 300, 3), (4, 4, 3)])
+def test_what_is_too_narrow_is_not_compared(shape: tuple[int, int, int]) -> None:
+    """A dot and a stripe have no sketch, or one that matches nothing; none raises."""
+    drawn = sketch(np.zeros(shape, np.uint8))
+    assert drawn is None or same(drawn, drawn) is None
+
+
+@pytest.mark.parametrize("orientation", range(8))
+def test_orientations_are_mapped_as_they_are_made(orientation: int) -> None:
+    """A point of a turned picture is mapped to the pixel that it shows."""
+    picture = np.arange(12).reshape(3, 4)
+    turned, mapping = oriented(picture, orientation), _orienting(orientation, (4, 3))
+    for y, x in np.ndindex(*turned.shape):
+        u, v = mapping[:, :2] @ (x + 0.5, y + 0.5) + mapping[:, 2]
+        assert picture[int(v), int(u)] == turned[y, x]
