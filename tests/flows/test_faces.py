@@ -164,8 +164,20 @@ def test_inspect_faces_looks_with_the_homes_detector(make: Callable[[str], Home]
     (tmp_path / "no.png").write_bytes(b"nothing")
     seen, unreadable = inspection.faces([tmp_path / "dot.png", tmp_path / "no.png"], home)
     assert seen["faces"] == [{"box": [26.0, 66.0, 32.0, 32.0], "score": 1.0}]
+    assert seen["doubtful"] == []
     assert DIGEST in seen["detector"]
     assert "unknown-format" in unreadable["error"]
+
+
+def test_inspect_faces_tells_what_the_ruleset_takes_for_a_face(make: Callable[[str], Home], tmp_path: Path) -> None:
+    """What scores less than the rule's least is told apart from the faces, not mixed with them."""
+    home = make("deny")
+    pixels = np.full((160, 200, 3), (30, 90, 90), np.uint8)
+    pixels[80:84, 40:44] = (150, 0, 0)
+    Image.fromarray(pixels).save(tmp_path / "dim.png")
+    (seen,) = inspection.faces([tmp_path / "dim.png"], home)
+    assert (seen["faces"], seen["min_score"]) == ([], Ruleset.default().faces.min_score)
+    assert [face["score"] for face in seen["doubtful"]] == [round(150 / 255, 4)]
 
 
 def test_a_detector_that_is_not_there_or_is_another_is_told_before_anything_is_crawled(
