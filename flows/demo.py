@@ -264,6 +264,9 @@ def settings_text(museum: Museum, pages: int = 0) -> str:
         "deadline_s = 30.0": "deadline_s = 6.0",
         "phrase_lists = []": f"phrase_lists = {json.dumps([PHRASES])}",
         "unique = false": "unique = true",  # no name hangs twice in this museum
+        # A CLIP that learnt from 1,000 emoji proves no 9 in 10: the demo shows what it can prove.
+        "target_precision = 0.9": "target_precision = 0.5",
+        "confidence = 0.95": "confidence = 0.8",
     }
     if pages:
         replacements["held_out = 250"] = f"held_out = {pages * PICTURES_PER_PAGE // 8}"
@@ -352,13 +355,18 @@ def _added(counted: Iterable[tuple[str, int]]) -> dict[str, int]:
     return dict(total)
 
 
+_OF_THE_CALIBRATION = (
+    *("r_at_1", "r_at_5", "heldout_pairs", "threshold", "precision", "reached", "target_precision", "lower_bound"),
+)
+
+
 def _clip_scores(home: Home) -> dict[str, Any]:
     """What the captioner's CLIP reached on pairs it had not learnt from."""
     from curation.clip_model import CALIBRATION_FILE
     from flows.stages.train import newest_run
 
     measured = json.loads((newest_run(home, "clip") / CALIBRATION_FILE).read_text("utf-8"))
-    return {name: measured[name] for name in ("r_at_1", "r_at_5", "heldout_pairs", "threshold", "precision")}
+    return {name: measured[name] for name in _OF_THE_CALIBRATION}
 
 
 def _training_figures(home: Home, notes: Notes) -> dict[str, Any]:
@@ -513,6 +521,9 @@ def _clip_rows(story: dict[str, Any]) -> _Rows:
     return [
         (f"{clip['r_at_1']:.1%}", f"image-to-text R@1 over {clip['heldout_pairs']} pairs it never learnt from"),
         (f"{clip['r_at_5']:.1%}", "R@5"),
+        (f"{clip['threshold']:.2f}", f"and above: kept, since {clip['target_precision']:.0%} or more are proven right")
+        if clip["reached"]
+        else ("none", f"kept: {clip['target_precision']:.0%} right could not be proven"),
     ]
 
 

@@ -36,6 +36,7 @@ BY_WORKER: tuple[tuple[str, ...], ...] = (
     ("tests/flows/test_grants.py",),
     ("tests/flows/test_policy_import.py",),
     ("tests/flows/test_decide.py",),
+    ("tests/training/test_clip_towers.py",),
     ("tests/training/test_clip.py",),
     ("tests/flows/test_recheck.py",),
     ("tests/curation/test_clip_model.py",),
