@@ -160,7 +160,7 @@ _GREEN, _RED, _GREY = (20, 130, 60), (190, 40, 40), (90, 90, 90)
 
 
 def sheet(given: Sequence[Given], path: Path) -> int:
-    """Draw 20 right and 20 wrong captions, surest first, as one PNG of 64 colours; returns its bytes.
+    """Draw up to 20 right captions and wrong ones, 40 in all, surest first, as one PNG of 64 colours; returns its bytes.
 
     Only public-domain drawings of openclipart, under texts of openclipart.
     """
@@ -169,8 +169,8 @@ def sheet(given: Sequence[Given], path: Path) -> int:
     free = {normalised_text(c.text) for c in openclipart() if c.licence == "CC0-1.0"}
     shown = [g for g in given if g.clipart.licence == "CC0-1.0" and normalised_text(g.text) in free]
     right, wrong = [g for g in shown if g.is_right], [g for g in shown if not g.is_right]
-    half = COLUMNS * ROWS // 2
-    chosen = [*_spread(right, half), *_spread(wrong, half)]
+    chosen = _spread(right, COLUMNS * ROWS // 2)
+    chosen += _spread(wrong, COLUMNS * ROWS - len(chosen))
     width, height = CELL
     canvas = Image.new("RGB", (COLUMNS * width, ROWS * height), "white")
     pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(11)
