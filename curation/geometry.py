@@ -146,7 +146,9 @@ def _unit(plane: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
     """Zero mean and unit length along the last axis; zeros where there is no structure."""
     flat = plane - plane.mean(axis=-1, keepdims=True)
     norm = np.linalg.norm(flat, axis=-1, keepdims=True)
-    return (flat / np.where(norm < 2.0 * math.sqrt(plane.shape[-1]), np.inf, norm)).astype(np.float32)
+    length = np.where(norm < 2.0 * math.sqrt(plane.shape[-1]), np.inf, norm)
+    unit: npt.NDArray[np.float32] = (flat / length).astype(np.float32)
+    return unit
 
 
 def _square(plane: Plane, side: int = 32) -> Plane:

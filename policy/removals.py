@@ -330,6 +330,7 @@ def record_matches(ledger: Ledger, removal: str, matches: Sequence[Match], *, no
     return ledger.append("removal_match", rows, key=f"matched:{removal}:{digest[:16]}")
 
 
+_STOOD_FOR: Final = "json_extract_string(body_json, '$.duplicate.representative')"
 _MATCHED: Final = "SELECT {column} FROM removal_match WHERE removal = $removal AND {column} IS NOT NULL"
 
 
@@ -344,14 +345,17 @@ def erasure_predicates() -> Mapping[str, str]:
         return " OR ".join(f"{column} IN ({_MATCHED.format(column=column)})" for column in columns)
 
     slots = f"SELECT dataset, ordinal FROM slot WHERE {by('sample_key', 'content_sha256', 'pair_key')}"  # noqa: S608
-    images = f"SELECT evidence_id FROM evidence WHERE {by('pair_key', 'content_sha256')}"  # noqa: S608
+    # The evidence of a copy names what stood for it.
+    named = f"{_STOOD_FOR} IN ({_MATCHED.format(column='content_sha256')})"
+    evidence = f"{by('pair_key', 'content_sha256')} OR {named}"
+    images = f"SELECT evidence_id FROM evidence WHERE {evidence}"  # noqa: S608
     return {
         "fetch": f"kind = 'image' AND ({by('url_key')})",
         "occurrence": by("pair_key", "url_key"),
         "content": by("content_sha256", "url_key"),
         "score": by("content_sha256"),
         "duplicate": f"{by('content_sha256')} OR representative_sha256 IN ({_MATCHED.format(column='content_sha256')})",
-        "evidence": by("pair_key", "content_sha256"),
+        "evidence": evidence,
         "caption": by("sample_key", "content_sha256", "pair_key"),
         "signal": f"{by('pair_key')} OR evidence_id IN ({images})",
         "decision": f"{by('pair_key')} OR evidence_id IN ({images})",

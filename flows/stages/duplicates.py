@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from flows.home import Home, utc_now
+from flows.stages.evidence import evidence_batches, newest_evidence
 from flows.stages.parts import unit_id
 from flows.terminal import Progress, silent
 from policy.evidence import DuplicateOf
@@ -41,6 +43,16 @@ _SETTLED = """
 SELECT content_sha256, representative_sha256, method, distance FROM duplicate
 WHERE content_sha256 IS NOT NULL AND representative_sha256 IS NOT NULL AND verified
 QUALIFY row_number() OVER (PARTITION BY content_sha256 ORDER BY batch_seq DESC, row_no DESC) = 1
+"""
+_STOOD_FOR = """
+WITH newest AS (
+    SELECT pair_key, content_sha256, json_extract_string(body_json, '$.duplicate.representative') AS representative
+    FROM evidence WHERE pair_key IS NOT NULL
+    QUALIFY row_number() OVER (PARTITION BY pair_key ORDER BY batch_seq DESC, row_no DESC) = 1
+)
+SELECT pair_key FROM newest
+WHERE list_contains($contents::VARCHAR[], representative) AND NOT list_contains($contents::VARCHAR[], content_sha256)
+ORDER BY pair_key
 """
 _NEARBY = """
 WITH newest AS (
@@ -116,6 +128,20 @@ def forget_vectors(home: Home, contents: Sequence[str]) -> int:
     from curation.near_embedding import forget
 
     return forget(home.vectors_path, contents)
+
+
+def release(ledger: Ledger, contents: Sequence[str], removal: str) -> int:
+    """Write the evidence anew, as not compared, of the pairs for whose pictures one of these stood; how many there are.
+
+    The evidence that names a removed picture goes with it, whosever it is; what else was observed of the pair stays
+    so. It waits until the next look has compared it with the others.
+    """
+    pairs = [pair for (pair,) in ledger.query(_STOOD_FOR, {"contents": list(contents)})]
+    evidence = newest_evidence(ledger, pairs)
+    anew = [(pair, replace(evidence[pair], duplicate=None)) for pair in pairs]
+    if anew:
+        ledger.append_many(evidence_batches(ledger, anew, "release", f"release/{removal}"))
+    return len(anew)
 
 
 def nearby(ledger: Ledger, contents: Sequence[str]) -> tuple[tuple[str, str, float], ...]:

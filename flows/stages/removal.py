@@ -17,7 +17,7 @@ from curation.pair import canonical_url
 from curation.pixel_store import PixelStore
 from curation.shards import DatasetReader, prune, reseal
 from flows.home import Home, utc_now
-from flows.stages.duplicates import forget_vectors
+from flows.stages.duplicates import forget_vectors, release
 from flows.stages.seal import record_generation
 from flows.terminal import Progress, silent
 from policy import removals
@@ -188,6 +188,7 @@ def apply(home: Home, removal: str, progress: Progress = silent) -> Removal:
     progress(len(datasets) + 1, len(datasets) + 2, "removal: the ledger")
     with home.ledger() as ledger:
         if request.state is not State.APPLIED:
+            release(ledger, [sha for (sha,) in contents], removal)
             ledger.erase(removal, removals.erasure_predicates(), {"removal": removal})
             ledger.compact()
             removals.advance(ledger, removal, State.APPLIED, now=utc_now())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +18,16 @@ from curation.near_embedding import WIDTH, NearEmbedder, VectorCache, Vectors
 from curation.pixel_store import PixelStore
 from flows.home import Home
 from flows.stages import duplicates as stage
-from flows.stages import inspection
+from flows.stages import inspection, removal
+from flows.stages.decide import decide
 from flows.stages.duplicates import find_duplicates
+from flows.stages.evidence import evidence_batches, newest_evidence
 from policy.evidence import DuplicateOf
+from policy.personal import PERSONAL_COLUMNS
+from policy.ruleset import Ruleset
 from tests.builders import ask
 from tests.curation.drawn import face, photo_like
+from tests.flows.sealable import sealable_home
 
 Rgb = np.ndarray
 
@@ -248,3 +254,33 @@ def test_inspecting_names_what_stands_for_each(tmp_path: Path) -> None:
     ]
     assert lines[-1]["method"] == "pixels"
     assert [Path(line["path"]).name for line in lines if "error" in line] == ["no.png"]
+
+
+def test_a_removed_picture_is_named_by_no_copy(tmp_path: Path) -> None:
+    """Once a picture is removed, nothing in the home names it, the evidence of what it stood for included; its copy
+    is judged as not compared yet, and everything else that was observed of it stays.
+    """
+    asking = Ruleset.default_text().replace('"tombstone"]', '"tombstone", "duplicate"]')
+    drawn = {0: PICTURES["photo"]}
+    home = sealable_home(
+        tmp_path / "home", 3, lambda n: encode_jpeg(drawn.get(n, PICTURES["another"])), policy_text=asking
+    )
+    pairs = ask(home, "SELECT pair_key, content_sha256 FROM evidence ORDER BY content_sha256")
+    (_, gone), (copy, _), _ = pairs
+    with home.ledger() as ledger:
+        before = newest_evidence(ledger, [copy])[copy]
+        stood_for = replace(before, duplicate=DuplicateOf(gone, "pdq", 0.01))
+        ledger.append_many(evidence_batches(ledger, [(copy, stood_for)], "look", "look"))
+    decide(home)
+    request = removal.add(home, "sha256", gone)
+    removal.approve(home, request.id, by="A. Reviewer")
+    removal.apply(home, request.id)
+    with home.ledger(readonly=True) as ledger:
+        assert newest_evidence(ledger, [copy])[copy] == replace(before, duplicate=None)
+        for table, columns in PERSONAL_COLUMNS.items():
+            for column in columns:
+                said = ledger.query(f'SELECT count(*) FROM "{table}" WHERE {column}::VARCHAR LIKE ?', [f"%{gone}%"])  # noqa: S608  # our own names
+                assert said == [(0,)], (table, column)
+    decide(home)
+    said = "SELECT verdict, reason_code FROM latest_decision WHERE rule = 'duplicate' AND pair_key = ?"
+    assert ask(home, said, copy) == [("defer", "not-observed")]
