@@ -17,7 +17,7 @@ from tests.benchmarks.table import Table
 BENCHMARKS = (
     *("startup", "ledger", "judging", "deciding", "registry", "embedded", "peers"),
     *("pages", "wat", "pictures", "shards", "crawl"),
-    *("looking", "clip", "scores", "faces"),
+    *("looking", "clip", "scores", "faces", "duplicates"),
     *("captions", "caption_bank"),
 )
 RESULTS = Path(__file__).resolve().parent.parent.parent / "docs" / "benchmarks.md"
