@@ -160,7 +160,7 @@ _GREEN, _RED, _GREY = (20, 130, 60), (190, 40, 40), (90, 90, 90)
 
 
 def sheet(given: Sequence[Given], path: Path) -> int:
-    """Draw up to 20 right captions and wrong ones, 40 in all, surest first, as one PNG of 64 colours; returns its bytes.
+    """Draw up to 20 right captions, and wrong ones up to 40, surest first, as one PNG of 64 colours; returns its size.
 
     Only public-domain drawings of openclipart, under texts of openclipart.
     """
