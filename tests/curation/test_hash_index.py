@@ -37,10 +37,10 @@ def test_the_distance_is_the_least_over_all_orientations(one: str, other: str) -
         assert hamming(turned_hashes(one)[found.orientation[0]], other) == expected
 
 
-@pytest.mark.parametrize("distance", [0, 11, 23, 31, 47])
+@pytest.mark.parametrize("distance", [0, 23, 31])
 def test_none_is_missed(distance: int) -> None:
     """Among thousands every planted neighbour is found at its distance, turned or not, and none beyond the limit."""
-    hashes, rng = random_hashes(6_000, 5), np.random.default_rng(6)
+    hashes, rng = random_hashes(4_200, 5), np.random.default_rng(6)
     index = HashIndex(words_of(hashes), distance)
     asked, expected = [], []
     for number in range(40):
@@ -59,7 +59,7 @@ def test_none_is_missed(distance: int) -> None:
 
 def test_upright_alone_finds_no_mirrored_copy() -> None:
     """An index that is not asked for turned copies finds the picture itself and not its mirror image."""
-    hashes = random_hashes(6_000, 8)
+    hashes = random_hashes(4_200, 8)
     asked = words_of([hashes[4], turned_hashes(hashes[5])[4]])
     found = HashIndex(words_of(hashes), 31, turned=False).near(asked)
     assert (found.query.tolist(), found.row.tolist()) == ([0], [4])
@@ -75,7 +75,7 @@ def test_of_many_copies_the_nearest_are_given() -> None:
 
 def test_answers_do_not_depend_on_how_many_ask() -> None:
     """Asked one by one, at once or by several threads, the index says the same."""
-    hashes = random_hashes(5_000, 10)
+    hashes = random_hashes(4_200, 10)
     words = words_of(hashes + [differing(h, [3, 99]) for h in hashes[:50]])
     index = HashIndex(words, 20)
     at_once = index.near(words[:60], threads=2)
