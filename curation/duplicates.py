@@ -80,8 +80,9 @@ def candidates(
     if asking is not None:
         asked[:] = False
         asked[asking] = True
-    pairs = _by_pdq(hashes, qualities, asked, max_distance), _by_embedding(vectors, there, asked)
-    one, other, rank, by_pdq = (np.concatenate(column) for column in zip(*pairs, strict=True))
+    told, seen = _by_pdq(hashes, qualities, asked, max_distance), _by_embedding(vectors, there, asked)
+    one, other = np.concatenate([told[0], seen[0]]), np.concatenate([told[1], seen[1]])
+    rank, by_pdq = np.concatenate([told[2], seen[2]]), np.concatenate([told[3], seen[3]])
     # Whoever comes later is held against the earlier: a pair that either of them found is the later one's.
     later, earlier = np.maximum(one, other), np.minimum(one, other)
     order = np.lexsort((rank, ~by_pdq, earlier, later))
@@ -100,7 +101,7 @@ def _by_pdq(
 ) -> _Pairs:
     enough = ((q or 0) >= MIN_QUALITY and h is not None for h, q in zip(hashes, qualities, strict=True))
     told = np.flatnonzero(np.fromiter(enough, np.bool_, len(hashes)))
-    words = words_of([hashes[place] or "" for place in told])
+    words = words_of([hashes[place] or "" for place in told.tolist()])
     # Of equal hashes the first alone is looked up: ten thousand copies of one picture do not find one another.
     unique, first, which = np.unique(words, axis=0, return_index=True, return_inverse=True)
     head = told[first][which.reshape(-1)]

@@ -66,7 +66,7 @@ class NearEmbedder:
         cure_torchvision()
         import timm
 
-        model = timm.create_model("tf_efficientnet_lite0", num_classes=0)
+        model: Any = timm.create_model("tf_efficientnet_lite0", num_classes=0)
         model.load_state_dict(packaged_image_weights())
         return model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
@@ -90,7 +90,8 @@ class NearEmbedder:
                 if number in _STAGES:
                     means.append(torch.nn.functional.normalize(x.mean((2, 3)), dim=1))
             vectors: npt.NDArray[np.float32] = torch.nn.functional.normalize(torch.cat(means, 1), dim=1).numpy()
-        return np.clip(np.rint(vectors[: len(pictures)] * _SCALE), -127, 127).astype(np.int8)
+        rounded: Vectors = np.clip(np.rint(vectors[: len(pictures)] * _SCALE), -127, 127).astype(np.int8)
+        return rounded
 
 
 def cosines(one: Vectors, other: Vectors) -> npt.NDArray[np.float32]:

@@ -153,7 +153,7 @@ def nearby(ledger: Ledger, contents: Sequence[str]) -> tuple[tuple[str, str, flo
 
 def _known(ledger: Ledger, contents: Sequence[str]) -> list[tuple[str, str | None, int | None, int | None, int]]:
     """(sha256, pdq, its quality, pixels of the original, when it came) of those that the ledger knows."""
-    return [tuple(row) for row in ledger.query(_KNOWN, [list(dict.fromkeys(contents))])]  # type: ignore[misc]
+    return [tuple(row) for row in ledger.query(_KNOWN, [list(dict.fromkeys(contents))])]
 
 
 def _settled(ledger: Ledger, there: frozenset[str]) -> dict[str, DuplicateOf]:
