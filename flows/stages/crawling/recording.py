@@ -19,6 +19,7 @@ from curation.observe import observe, observe_again, without_picture
 from curation.pair import ImageTextPair, canonical_url, sample_key, url_key
 from flows.home import Home
 from flows.stages.crawling import plan
+from flows.stages.crawling.looks import Looks
 from flows.stages.crawling.observer import OBSERVER
 from flows.stages.crawling.rows import PageSeen, facts_of, fetched_of, naive, outcome_of, pair_of
 from flows.stages.evidence import evidence_batches, newest_evidence
@@ -133,8 +134,9 @@ class Recorder:
         pictures = {str(row["url"]): row for row in rows}
         shas = sorted({str(row["content_sha256"]) for row in rows if row["content_sha256"] is not None})
         captioned = {sha: (text, score) for sha, text, score in self.ledger.query(_CAPTIONED, [shas])} if shas else {}
+        looks = Looks.of(self.ledger, shas)
         for number, waiting in enumerate(part_groups(plan.pairs_file(self.home, self.crawl, unit))):
-            self._pairs(unit, f"{key}/{number}", waiting, pictures, captioned)
+            self._pairs(unit, f"{key}/{number}", waiting, pictures, captioned, looks)
 
     def _pairs(
         self,
@@ -143,6 +145,7 @@ class Recorder:
         waiting: Sequence[Mapping[str, Any]],
         pictures: Mapping[str, Mapping[str, Any]],
         captioned: Mapping[str, tuple[str | None, float | None]],
+        looks: Looks,
     ) -> None:
         """Append a group of pairs, each with its picture. One that a tombstone covers leaves no row at all."""
         shown = [row for row in waiting if row["image_url"] in pictures and not self._is_covered(row["page_url"], None)]
@@ -164,7 +167,7 @@ class Recorder:
                 evidence = self._evidence(pair, row["expected_sha256"], page, picture, standing.get(pair_key))
                 seen_at = page.seen_at if page is not None else picture["started_at"]
                 occurrences.append(_occurrence_row(pair_key, row, unit, seen_at))
-            evidence = self._with_declared(evidence)
+            evidence = looks.onto(pair_key, self._with_declared(evidence))
             sha = evidence.content_sha256
             described = evidence.alt is not None and is_description(evidence.alt, self.ruleset.text)
             if not described and sha is not None and sha in captioned:
