@@ -56,7 +56,8 @@ def faces_of(boxes: Boxes, x_scale: float, y_scale: float, width: int, height: i
     for left, top, right, bottom, score in boxes[:, :5].tolist():
         x, y = max(0.0, left * x_scale), max(0.0, top * y_scale)
         w, h = min(float(width), right * x_scale) - x, min(float(height), bottom * y_scale) - y
-        if w > 0 and h > 0:
-            # A tenth of a pixel: what lies below differs between processors, and evidence should not.
-            faces.append(Face(round(x, 1), round(y, 1), round(w, 1), round(h, 1), round(score, 4)))
+        # A tenth of a pixel: what lies below differs between processors, and evidence should not.
+        x, y, w, h = round(x, 1), round(y, 1), round(w, 1), round(h, 1)
+        if w > 0 and h > 0 and x < width and y < height:
+            faces.append(Face(x, y, w, h, round(score, 4)))
     return tuple(faces)

@@ -29,10 +29,9 @@ import pyarrow.parquet as pq
 
 from flows import settings
 from flows.home import Home
-from policy.ruleset import Ruleset
 from tests.benchmarks.crawl_site import CrawlSite, SiteSpec
 from tests.benchmarks.table import Table
-from tests.builders import SINGLE_THREAD, replaced
+from tests.builders import LOOKED, SINGLE_THREAD, policy_without
 
 ROOT = Path(__file__).resolve().parents[2]
 PEER = ROOT / ".bulk-venv" / "bin" / "python"
@@ -210,7 +209,7 @@ def new_home(path: Path, site: CrawlSite, changes: Mapping[str, int] | None = No
         text, found = re.subn(rf"(?m)^{key} = [^#\n]*", f"{key} = {json.dumps(value)} ", text)
         if found != 1:
             raise RuntimeError(f"custody.toml has {found} keys {key}")
-    return Home.create(path, settings_text=text, policy_text=replaced(Ruleset.default_text(), {'"faces", ': ""}))
+    return Home.create(path, settings_text=text, policy_text=policy_without("faces", *LOOKED))
 
 
 def _environment(site: CrawlSite) -> dict[str, str]:
@@ -353,7 +352,8 @@ def _how(rounds: int) -> str:
     return (
         f"img2dataset {version} (2 processes, webdataset, image_size 256 keep_ratio, quality 95, sha256, EXIF, no "
         "retries) against `custody crawl --url-list`, `custody decide` and `custody seal`, a process each, starts "
-        "included, in a fresh home with the strict ruleset less faces: robots.txt, every origin's documents, headers, "
+        "included, in a fresh home with the strict ruleset less faces and what `look` measures: robots.txt, every "
+        "origin's documents, headers, "
         "embedded metadata, C2PA and licences are asked and recorded, and sealed is what they allow: every picture. "
         f"Median of {rounds}, taking turns on one machine with the server; CPU of all processes, the server's not "
         "among them. The pictures are crops of photographs, each with bytes of its own; 512 px: 25-75 KB, 1600 px: "

@@ -101,6 +101,7 @@ def done(tmp_path_factory: pytest.TempPathFactory, custody: Custody, site: str) 
     home = Home.create(tmp_path_factory.mktemp("done") / "home", settings_text=settings_for(site))
     custody(home, "crawl", f"http://{site}/")
     custody(home, "decide")
+    custody(home, "look")
     custody(home, "seal", "--name", DATASET)
     custody(home, "train", "--dataset", DATASET)
     custody(home, "audit", "origins")  # publishes the snapshot, which later only a change renews

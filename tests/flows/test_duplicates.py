@@ -24,8 +24,7 @@ from flows.stages.duplicates import find_duplicates
 from flows.stages.evidence import evidence_batches, newest_evidence
 from policy.evidence import DuplicateOf
 from policy.personal import PERSONAL_COLUMNS
-from policy.ruleset import Ruleset
-from tests.builders import ask
+from tests.builders import ask, policy_without
 from tests.curation.drawn import face, photo_like
 from tests.flows.sealable import sealable_home
 
@@ -260,7 +259,7 @@ def test_a_removed_picture_is_named_by_no_copy(tmp_path: Path) -> None:
     """Once a picture is removed, nothing in the home names it, the evidence of what it stood for included; its copy
     is judged as not compared yet, and everything else that was observed of it stays.
     """
-    asking = Ruleset.default_text().replace('"tombstone"]', '"tombstone", "duplicate"]')
+    asking = policy_without("quality", "safety")
     drawn = {0: PICTURES["photo"]}
     home = sealable_home(
         tmp_path / "home", 3, lambda n: encode_jpeg(drawn.get(n, PICTURES["another"])), policy_text=asking

@@ -43,5 +43,9 @@ def test_faces_lie_within_their_picture(boxes: list[tuple[float, ...]], scale: f
     assert all(f.x + f.w <= width + 0.1 and f.y + f.h <= height + 0.1 for f in faces)
     left = iter([round(b[4], 4) for b in boxes])
     assert all(any(score == face.score for score in left) for face in faces)
-    on_it = [b for b in boxes if b[0] * scale < width and b[1] * scale < height]
-    assert len(faces) == len(on_it)
+
+    def on_it(margin: float) -> int:
+        """How many boxes reach at least so far into the picture."""
+        return sum(b[0] * scale < width - margin and b[1] * scale < height - margin for b in boxes)
+
+    assert on_it(0.1) <= len(faces) <= on_it(0.0)  # a sliver of less than a tenth of a pixel is none
