@@ -35,9 +35,8 @@ BY_WORKER: tuple[tuple[str, ...], ...] = (
     ("tests/flows/test_crawl_sources.py",),
     ("tests/flows/test_grants.py",),
     ("tests/flows/test_policy_import.py",),
-    ("tests/flows/test_caption.py",),
+    ("tests/flows/test_caption.py", "tests/curation/test_coca.py"),  # they share a small CoCa
     ("tests/flows/test_faces.py",),
-    ("tests/curation/test_coca.py",),
     ("tests/flows/test_decide.py",),
     ("tests/training/test_clip_towers.py",),
     ("tests/training/test_clip.py",),

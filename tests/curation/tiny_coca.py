@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -55,13 +56,20 @@ def known_to_open_clip(folder: Path) -> Iterator[None]:
         open_clip.factory._rescan_model_configs()
 
 
-def trained_weights(path: Path, steps: int = 120) -> Path:
-    """Learn the captions, with the few words that they have; then these words get their places among 49,408.
+def trained_weights(path: Path) -> Path:
+    """A safetensors file of the weights that have learnt the captions: the same every time, learnt once a process.
 
-    Within `known_to_open_clip`. The same weights every time, as a safetensors file.
+    Within `known_to_open_clip`.
     """
+    path.write_bytes(_learnt(120))
+    return path
+
+
+@functools.cache
+def _learnt(steps: int) -> bytes:
+    """Learn the captions, with the few words that they have; then these words get their places among 49,408."""
     from open_clip.coca_model import CoCa
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     open_clip = import_open_clip()
     with torch.random.fork_rng(devices=()):
@@ -94,5 +102,4 @@ def trained_weights(path: Path, steps: int = 120) -> Path:
         if axis:
             wide[0] = -30.0
         learnt[name] = wide.index_copy_(axis, words, learnt[name])
-    save_file({name: value.contiguous() for name, value in learnt.items()}, path)
-    return path
+    return save({name: value.contiguous() for name, value in learnt.items()})

@@ -26,12 +26,13 @@ from flows.home import Home
 from flows.settings import DEFAULT_TEXT
 from policy.lock import FileLock
 from policy.ruleset import Ruleset
-from tests.builders import Custody, replaced
+from tests.builders import LOOKED, Custody, policy_without, replaced
 
 pytestmark = pytest.mark.timeout(300)
 
 DATASET = "book"
 PICTURES = 9
+UNSEEN = policy_without(*LOOKED)  # what is looked at is tested elsewhere, and its models take long to load
 EVIL = "a square that \u202etxet\u202c turns \x1b[31mred\x1b[0m and \x9b2Jrings \x07"
 
 
@@ -98,10 +99,9 @@ def settings_for(address: str) -> str:
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory, custody: Custody, site: str) -> Home:
     """A home that was crawled, decided, sealed and trained; no test may change it."""
-    home = Home.create(tmp_path_factory.mktemp("done") / "home", settings_text=settings_for(site))
+    home = Home.create(tmp_path_factory.mktemp("done") / "home", settings_text=settings_for(site), policy_text=UNSEEN)
     custody(home, "crawl", f"http://{site}/")
     custody(home, "decide")
-    custody(home, "look")
     custody(home, "seal", "--name", DATASET)
     custody(home, "train", "--dataset", DATASET)
     custody(home, "audit", "origins")  # publishes the snapshot, which later only a change renews
@@ -598,7 +598,7 @@ def small_disk(place: Path, megabytes: int) -> Iterator[Callable[[int | None], N
 def test_a_crawl_on_a_full_disk_loses_nothing(tmp_path: Path, custody: Custody, site: str) -> None:
     """However little room is left, the crawl ends with one message; with room again the same command finishes it."""
     with small_disk(tmp_path / "disk", 24) as fill:
-        home = Home.create(tmp_path / "disk" / "home", settings_text=settings_for(site))
+        home = Home.create(tmp_path / "disk" / "home", settings_text=settings_for(site), policy_text=UNSEEN)
         for leave_kb in (0, 20, 60):
             fill(leave_kb)
             full = custody.run(home, "crawl", f"http://{site}/")
