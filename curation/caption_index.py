@@ -14,6 +14,7 @@ will ask that often.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -180,17 +181,9 @@ def _read_ids(path: Path) -> Ids | None:
 
 
 def _write_array(path: Path, array: NDArray[Any]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            np.save(file, array, allow_pickle=False)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_directory(path.parent)
+    held = io.BytesIO()
+    np.save(held, array, allow_pickle=False)
+    write_durably(path, held.getvalue())
 
 
 def _embed(clip: TextEncoder, texts: Sequence[str], templates: Sequence[str]) -> Embeddings:

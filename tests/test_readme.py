@@ -101,6 +101,8 @@ def _examples(home: Home, museum: Museum, journey: Journey, folder: Path) -> dic
         "agreement.pdf": str(agreement),
         "apples.png": str(folder / "apples.png"),
         "noise-to-apple.png": str(folder / "strip.png"),
+        "captioned.html": str(folder / "captioned.html"),
+        "doubtful.png": str(folder / "doubtful.png"),
         "NAME": str(journey.said["train"]["checkpoints"][-1]["id"]),
     }
 
