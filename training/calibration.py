@@ -121,17 +121,48 @@ def calibrate(
     # By rank of the key's hash, so that neither half follows the dataset's order.
     ranks = np.argsort([held_out_rank(key) for key in keys])
     choosing, testing = ranks[0::2], ranks[1::2]
-    criterion = "none"
-    for name, right in (("exact", exact), ("unqualified", unqualified)):
-        cut = choose_threshold(matches.cosine[choosing], right[choosing], target_precision, confidence)
-        if cut.reached:
-            criterion = name
-            break
-    kept = testing[matches.cosine[testing] >= cut.threshold]
-    return Calibration(
+    return settled(
+        matches.cosine,
+        (("exact", exact), ("unqualified", unqualified)),
+        (choosing, testing),
+        (target_precision, confidence),
         model_digest=clip.digest,
         bank_digest=clip_model.texts_digest(texts),
         bank_size=len(texts),
+        r_at_1=recall_at(images, own_texts, 1),
+        r_at_5=recall_at(images, own_texts, 5),
+    )
+
+
+def settled(
+    cosine: npt.NDArray[np.float64],
+    criteria: Sequence[tuple[str, npt.NDArray[np.bool_]]],
+    halves: tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]],
+    wanted: tuple[float, float],
+    *,
+    model_digest: str,
+    bank_digest: str,
+    bank_size: int,
+    r_at_1: float,
+    r_at_5: float,
+) -> Calibration:
+    """The calibration of answers that score `cosine` [N]: the first criterion under which a cut is proven chooses it.
+
+    criteria: (name, which answers are right [N]), the strictest first. halves: the places that choose the threshold,
+    and those that test it. wanted: target precision and confidence.
+    """
+    (choosing, testing), (target_precision, confidence) = halves, wanted
+    criterion = "none"
+    for name, right in criteria:
+        cut = choose_threshold(cosine[choosing], right[choosing], target_precision, confidence)
+        if cut.reached:
+            criterion = name
+            break
+    kept = testing[cosine[testing] >= cut.threshold]
+    return Calibration(
+        model_digest=model_digest,
+        bank_digest=bank_digest,
+        bank_size=bank_size,
         threshold=cut.threshold,
         criterion=criterion,
         reached=cut.reached,
@@ -140,14 +171,14 @@ def calibrate(
         lower_bound=cut.lower_bound,
         calibration_kept=cut.kept if cut.reached else 0,
         calibration_pairs=len(choosing),
-        precision=float(exact[kept].mean()) if len(kept) else 0.0,
-        precision_unqualified=float(unqualified[kept].mean()) if len(kept) else 0.0,
+        precision=float(criteria[0][1][kept].mean()) if len(kept) else 0.0,
+        precision_unqualified=float(criteria[-1][1][kept].mean()) if len(kept) else 0.0,
         coverage=len(kept) / len(testing),
         measured_kept=len(kept),
         measured_pairs=len(testing),
-        r_at_1=recall_at(images, own_texts, 1),
-        r_at_5=recall_at(images, own_texts, 5),
-        heldout_pairs=len(pictures),
+        r_at_1=r_at_1,
+        r_at_5=r_at_5,
+        heldout_pairs=len(cosine),
     )
 
 

@@ -1,4 +1,4 @@
-"""Photos that scikit-image's package carries."""
+"""What packages carry for tests: scikit-image's photographs, and the folders of others."""
 
 from __future__ import annotations
 
@@ -11,10 +11,15 @@ import pytest
 from PIL import Image
 
 
-def photo(name: str) -> npt.NDArray[np.uint8]:
-    """uint8 [H, W, 3]; skips the test where the package is not installed."""
-    spec = find_spec("skimage")
+def package_dir(name: str) -> Path:
+    """Where a package lies; skips the test where it is not installed."""
+    spec = find_spec(name)
     if spec is None or spec.origin is None:
-        pytest.skip("scikit-image is not installed (extra `demo`)")
-    with Image.open(Path(spec.origin).parent / "data" / name) as picture:
+        pytest.skip(f"{name} is not installed (extra `demo`)")
+    return Path(spec.origin).parent
+
+
+def photo(name: str) -> npt.NDArray[np.uint8]:
+    """One of scikit-image's photographs, uint8 [H, W, 3]."""
+    with Image.open(package_dir("skimage") / "data" / name) as picture:
         return np.asarray(picture.convert("RGB"))

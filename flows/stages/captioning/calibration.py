@@ -87,8 +87,8 @@ def measure(
     target, confidence: [clip]'s target_precision and confidence, as for a CLIP that is trained here.
     """
     from curation.caption_bank import MODEL
-    from curation.clip_model import Calibration, normalised_text
-    from training.calibration import choose_threshold, recall_at, without_qualifiers
+    from curation.clip_model import normalised_text
+    from training.calibration import recall_at, settled, without_qualifiers
 
     clip = choice.loaded.clip
     own_texts = clip.encode_texts([pair.text for pair in pairs])
@@ -115,35 +115,16 @@ def measure(
     criteria = [("exact", plain), ("unqualified", loose)]
     if captioner.origin == "coca":
         criteria = [("words", np.array([says_the_same(f, o) for f, o in zip(found, own, strict=True)]))]
-    cosine = np.array(scores)
-    choosing, testing = np.arange(0, len(pairs), 2), np.arange(1, len(pairs), 2)
-    criterion = "none"
-    for name, right in criteria:
-        cut = choose_threshold(cosine[choosing], right[choosing], target, confidence)
-        if cut.reached:
-            criterion = name
-            break
-    kept = testing[cosine[testing] >= cut.threshold]
-    return Calibration(
+    return settled(
+        np.array(scores),
+        criteria,
+        (np.arange(0, len(pairs), 2), np.arange(1, len(pairs), 2)),
+        (target, confidence),
         model_digest=captioner.digest,
         bank_digest=captioner.bank_digest,
         bank_size=len(getattr(captioner, "bank", ())) + len(pairs),
-        threshold=cut.threshold,
-        criterion=criterion,
-        reached=cut.reached,
-        target_precision=target,
-        confidence=confidence,
-        lower_bound=cut.lower_bound,
-        calibration_kept=cut.kept if cut.reached else 0,
-        calibration_pairs=len(choosing),
-        precision=float(criteria[0][1][kept].mean()) if len(kept) else 0.0,
-        precision_unqualified=float(criteria[-1][1][kept].mean()) if len(kept) else 0.0,
-        coverage=len(kept) / len(testing),
-        measured_kept=len(kept),
-        measured_pairs=len(testing),
         r_at_1=recall_at(np.concatenate(images), own_texts, 1),
         r_at_5=recall_at(np.concatenate(images), own_texts, 5),
-        heldout_pairs=len(pairs),
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import resource
 import shutil
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -17,22 +16,12 @@ from curation.faces import libfacedetection
 from curation.faces.libfacedetection import LIBRARY, LIBRARY_SHA256, LibFaceDetection, LibrarySettings, library_id
 from policy.errors import ConfigurationError, InputError
 from policy.ruleset import Ruleset
+from tests.curation.photos import package_dir, photo
 
 pytestmark = pytest.mark.skipif(not libfacedetection.is_built_here(), reason="libfacedetection is built for x86_64")
 
 Rgb = npt.NDArray[np.uint8]
 FROM = Ruleset.default().faces.min_score  # what the packaged ruleset takes for a face
-
-
-def package_dir(name: str) -> Path:
-    spec = find_spec(name)
-    if spec is None or spec.origin is None:
-        pytest.skip(f"{name} is not installed (extra `demo`)")
-    return Path(spec.origin).parent
-
-
-def photo(name: str) -> Rgb:
-    return np.asarray(Image.open(package_dir("skimage") / "data" / name).convert("RGB"))
 
 
 @pytest.fixture(scope="module")

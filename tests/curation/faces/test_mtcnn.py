@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -13,19 +12,9 @@ from PIL import Image
 from curation.faces import mtcnn
 from curation.faces.mtcnn import WEIGHTS_SHA256, MtcnnDetector, MtcnnSettings, mtcnn_id
 from policy.errors import ConfigurationError, InputError
+from tests.curation.photos import package_dir, photo
 
 Rgb = npt.NDArray[np.uint8]
-
-
-def package_dir(name: str) -> Path:
-    spec = find_spec(name)
-    if spec is None or spec.origin is None:
-        pytest.skip(f"{name} is not installed (extra `demo`)")
-    return Path(spec.origin).parent
-
-
-def photo(name: str) -> Rgb:
-    return np.asarray(Image.open(package_dir("skimage") / "data" / name).convert("RGB"))
 
 
 def drawing(path: Path) -> Rgb:
