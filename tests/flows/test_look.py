@@ -18,8 +18,7 @@ from flows.stages import removal
 from flows.stages.evidence import evidence_batches, newest_evidence
 from flows.stages.look import Looking, look
 from policy.evidence import Score
-from policy.ruleset import Ruleset
-from tests.builders import replaced
+from tests.builders import policy_without, replaced
 from tests.flows.sealable import sealable_home
 
 PICTURES = 12
@@ -40,16 +39,8 @@ def jpeg(number: int) -> bytes:
 @pytest.fixture
 def home(tmp_path: Path) -> Home:
     made = sealable_home(tmp_path / "home", PICTURES, jpeg, looked_at=False)
-    made.policy_path.write_text(policy("quality", "safety"))
+    made.policy_path.write_text(policy_without("duplicate"))
     return Home.open(made.path)
-
-
-def policy(*looked: str) -> str:
-    """The strict ruleset, asking these of what is looked at."""
-    [line] = [text for text in Ruleset.default_text().splitlines() if text.startswith("mechanisms")]
-    names = [name for name in Ruleset.default().mechanisms if name not in stage.LOOKED]
-    listed = ", ".join(f'"{name}"' for name in (*names, *looked))
-    return replaced(Ruleset.default_text(), {line: f"mechanisms = [{listed}]"})
 
 
 def scores(home: Home) -> dict[str, int]:
