@@ -18,7 +18,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from curation.shards import generation_name, generation_number, index_name, lock_directory, map_tar, read_generation
+from curation.shard_files import generation_name, generation_number, index_name, lock_directory, map_tar
+from curation.shard_reader import read_generation
 from curation.storage import ObjectStore, Version
 from policy.errors import CustodyError, IntegrityError, StorageError
 from policy.provenance import ShardManifest

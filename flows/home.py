@@ -24,7 +24,7 @@ from policy.ruleset import Ruleset
 
 if TYPE_CHECKING:
     from curation.remote import RemoteDatasets
-    from curation.shards import Dataset
+    from curation.shard_files import Dataset
     from policy.registries import Registries
 
 # How long a command waits for another one that holds the ledger; it says so after the first seconds.

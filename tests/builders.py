@@ -22,7 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from curation.shards import DatasetReader
+from curation.shard_reader import DatasetReader
 from flows import settings
 from flows.home import Home
 from flows.museum import Museum

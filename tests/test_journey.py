@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from curation.shards import DatasetReader
+from curation.shard_reader import DatasetReader
 from flows.home import Home
 from flows.museum import Museum
 from policy.provenance import TrainingRun

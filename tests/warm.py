@@ -22,6 +22,7 @@ PRELOADED = (
     "curation.duplicates",
     "curation.near_embedding",
     "curation.nsfw",
+    "curation.shard_reader",
     "curation.shards",
     "flows.cli",
     "flows.stages.audits",

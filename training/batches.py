@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from curation.images import DecodeError, decode
-from curation.shards import DatasetReader
+from curation.shard_reader import DatasetReader
 from policy.provenance import ScheduleEntry
 from training.config import TrainingConfig
 from training.order import Order

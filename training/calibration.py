@@ -18,7 +18,7 @@ import numpy.typing as npt
 from curation import clip_model
 from curation.clip_model import NOTHING_KEPT, Calibration, ClipModel, Embeddings
 from curation.images import DecodeError
-from curation.shards import DatasetReader
+from curation.shard_reader import DatasetReader
 from policy.errors import InputError
 from training.clip_inputs import picture
 

@@ -32,7 +32,7 @@ from torch import nn
 from curation import clip_model
 from curation.clip_model import Calibration
 from curation.own_clip import SCRATCH
-from curation.shards import DatasetReader
+from curation.shard_reader import DatasetReader
 from policy.errors import ConfigurationError, InputError, IntegrityError
 from policy.provenance import (
     CheckpointRecord,

@@ -17,7 +17,7 @@ import torch
 from curation import clip_model
 from curation.clip_model import BATCH_ROWS, Rgb
 from curation.images import DecodeError, decode
-from curation.shards import DatasetReader
+from curation.shard_reader import DatasetReader
 from policy.errors import InputError
 from training.augmentation import draw_variants, draw_views, may_be_mirrored, varied
 from training.clip_config import ClipConfig

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from curation.shards import DatasetReader
+from curation.shard_reader import DatasetReader
 from policy.errors import ConfigurationError, IntegrityError
 from policy.provenance import CheckpointRecord, NumericContract, Segment, TrainingRun, UpstreamModel, utc_text
 from training.batches import Batcher, EmptySlots, TombstoneWatch

@@ -15,7 +15,8 @@ from typing import Any
 
 from curation.pair import canonical_url
 from curation.pixel_store import PixelStore
-from curation.shards import DatasetReader, prune, reseal
+from curation.shard_reader import DatasetReader
+from curation.shards import prune, reseal
 from flows.home import Home, utc_now
 from flows.stages.duplicates import forget_vectors, release
 from flows.stages.seal import record_generation

@@ -11,7 +11,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from curation.pixel_store import PixelStore
-from curation.shards import SealedSample, generation_name, write_dataset
+from curation.shard_files import SealedSample, generation_name
+from curation.shards import write_dataset
 from flows.home import Home, utc_now
 from flows.stages.decide import judge_pairs, unwanted
 from flows.stages.registries import require_current

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from curation.shards import DatasetReader
+from curation.shard_reader import DatasetReader
 from flows.home import Home, utc_now
 from flows.settings import Settings
 from flows.stages.decide import decide

@@ -11,7 +11,7 @@ from policy.verification import Failure
 
 def verify(home: Home, progress: Progress = silent) -> list[Failure]:
     """Everything that does not hold; empty when all is as it was recorded."""
-    from curation.shards import verify_dataset
+    from curation.shard_reader import verify_dataset
 
     failures: list[Failure] = []
     datasets = home.dataset_names()
@@ -56,7 +56,7 @@ def _check_registries(home: Home, ledger: Ledger) -> list[Failure]:
 
 
 def _check_root(home: Home, dataset: str, roots: dict[str, str]) -> list[Failure]:
-    from curation.shards import read_manifest
+    from curation.shard_reader import read_manifest
 
     try:
         root = read_manifest(home.dataset(dataset)).root

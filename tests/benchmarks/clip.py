@@ -23,7 +23,9 @@ import numpy as np
 from curation import clip_model
 from curation.clip_model import ClipSpec, Embeddings, Rgb
 from curation.images import encode_jpeg, resize
-from curation.shards import DatasetReader, SealedSample, write_dataset
+from curation.shard_files import SealedSample
+from curation.shard_reader import DatasetReader
+from curation.shards import write_dataset
 from policy.provenance import DatasetManifest, dataset_root
 from tests.benchmarks.clipart import Clipart, openclipart, readable, tuxpaint
 from tests.benchmarks.table import Table

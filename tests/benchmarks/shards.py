@@ -13,7 +13,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from curation.pixel_store import PixelStore
-from curation.shards import DatasetReader, SealedSample, prune, reseal, write_dataset
+from curation.shard_files import SealedSample
+from curation.shard_reader import DatasetReader
+from curation.shards import prune, reseal, write_dataset
 from flows.home import Home
 from flows.stages.decide import decide
 from flows.stages.seal import seal

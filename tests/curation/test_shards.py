@@ -24,19 +24,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from curation.shards import (
-    INDEX_DTYPE,
-    DatasetReader,
-    LocalFiles,
-    SealedSample,
-    drop_generation,
-    prune,
-    read_generation,
-    reseal,
-    samples_in,
-    verify_dataset,
-    write_dataset,
-)
+from curation.shard_files import INDEX_DTYPE, LocalFiles, SealedSample
+from curation.shard_reader import DatasetReader, read_generation, samples_in, verify_dataset
+from curation.shards import drop_generation, prune, reseal, write_dataset
 from policy.errors import BusyError, CustodyError, InputError, IntegrityError, StorageError
 from policy.provenance import DatasetManifest, Generation, dataset_root
 

@@ -20,17 +20,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from curation.remote import RemoteDatasets, RemoteFiles
-from curation.shards import (
-    DatasetReader,
-    SealedSample,
-    drop_generation,
-    prune,
-    read_generation,
-    reseal,
-    samples_in,
-    verify_dataset,
-    write_dataset,
-)
+from curation.shard_files import SealedSample
+from curation.shard_reader import DatasetReader, read_generation, samples_in, verify_dataset
+from curation.shards import drop_generation, prune, reseal, write_dataset
 from curation.storage import ObjectStore, list_files, open_input
 from policy.errors import BusyError, InputError, IntegrityError, StorageError
 from policy.provenance import DatasetManifest, Generation, dataset_root

@@ -12,7 +12,7 @@ import simplejpeg
 
 from curation.clip_model import Rgb
 from curation.pixel_store import PixelStore
-from curation.shards import DatasetReader
+from curation.shard_reader import DatasetReader
 from flows.home import Home
 from flows.settings import DEFAULT_TEXT
 from flows.stages import caption as stage

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from curation.shards import DatasetReader, read_generation
+from curation.shard_reader import DatasetReader, read_generation
 from flows import settings
 from flows.home import Home
 from flows.stages import removal

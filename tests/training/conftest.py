@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from curation.shards import DatasetReader
+from curation.shard_reader import DatasetReader
 from tests.training.toy_dataset import HashedWords, seal
 
 

@@ -17,7 +17,9 @@ from curation import clip_model
 from curation.captions import BankEntry, CaptionBank, RetrievalCaptioner
 from curation.clip_model import ClipModel, ClipSpec
 from curation.images import encode_jpeg
-from curation.shards import DatasetReader, SealedSample, reseal, write_dataset
+from curation.shard_files import SealedSample
+from curation.shard_reader import DatasetReader
+from curation.shards import reseal, write_dataset
 from policy.errors import ConfigurationError, InputError, IntegrityError
 from policy.keys import KeyRing
 from policy.provenance import DatasetManifest, dataset_root

@@ -15,7 +15,7 @@ import torch
 import training.clip
 from curation import clip_model
 from curation.clip_model import ClipSpec
-from curation.shards import DatasetReader
+from curation.shard_reader import DatasetReader
 from policy.errors import ConfigurationError
 from tests.training.toy_dataset import COLOURS, flat_picture, noon, seal
 from training.checkpoint import list_checkpoints

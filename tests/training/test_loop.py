@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 import training.loop
-from curation.shards import DatasetReader, drop_generation, reseal
+from curation.shard_reader import DatasetReader
+from curation.shards import drop_generation, reseal
 from policy.errors import ConfigurationError, IntegrityError
 from policy.provenance import ScheduleEntry
 from tests.training.toy_dataset import HashedWords, file_tombstone, flat_picture, noon, seal
@@ -68,7 +69,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from toy_dataset import HashedWords, noon
-from curation.shards import DatasetReader
+from curation.shard_reader import DatasetReader
 from training.config import preset
 from training.loop import train
 

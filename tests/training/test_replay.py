@@ -2,7 +2,7 @@
 
 import pytest
 
-from curation.shards import DatasetReader
+from curation.shard_reader import DatasetReader
 from policy.errors import ConfigurationError, InputError
 from policy.provenance import ScheduleEntry
 from tests.training.toy_dataset import HashedWords, file_tombstone, noon, seal

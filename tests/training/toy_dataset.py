@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from curation.images import encode_jpeg
-from curation.shards import SealedSample, write_dataset
+from curation.shard_files import SealedSample
+from curation.shards import write_dataset
 from policy.keys import KeyRing
 from policy.provenance import DatasetManifest, UpstreamModel, dataset_root
 from policy.removals import Tombstones
