@@ -46,10 +46,10 @@ class LibrarySettings:
     tenth of the time, for faces that fill the picture: the net knows none above some 300 px. `overlap`: two boxes that
     share more are one face.
 
-    What scores from `doubtful` to `certain` is looked at again by itself, `face_px` wide and mirrored too, and its
-    score is then the mean of the whole picture's and of these looks' mean: a distant face, at 0.4 in the whole picture,
-    has 0.9 by itself; what only looked like one from afar, often nothing. The best `again` of a picture are looked at,
-    which bounds its time. Below `min_score` nothing is reported.
+    What scores from `doubtful` to `certain` is looked at again by itself, once for each of `looks` (how many pixels
+    wide it is shown, and whether mirrored), and its score is then the mean of the whole picture's and of these looks'
+    mean: a distant face, at 0.4 in the whole picture, has 0.9 by itself; what only looked like one from afar, often
+    nothing. The best `again` of a picture are looked at, which bounds its time. Below `min_score` nothing is reported.
     """
 
     max_side_px: int = 1024
@@ -58,7 +58,7 @@ class LibrarySettings:
     overlap: float = 0.45
     doubtful: float = 0.3
     certain: float = 0.8
-    face_px: tuple[int, ...] = (64, 96)
+    looks: tuple[tuple[int, bool], ...] = ((64, False), (96, True))
     again: int = 16
     min_score: float = 0.3
 
@@ -104,15 +104,15 @@ class LibFaceDetection:
         return faces_of(boxes[np.argsort(-boxes[:, 4], kind="stable")], 1, 1, width, height)
 
     def _score_by_itself(self, picture: Image.Image, box: Boxes) -> float:
-        """The mean score of a box that is looked at by itself, in each size, as it is and mirrored."""
+        """The mean score of a box that is looked at by itself, in each size."""
         left, top, right, bottom = box[:4]
         x, y, reach = (left + right) / 2, (top + bottom) / 2, max(right - left, bottom - top) * _CLOSE_UP / 2
         around = picture.crop((round(x - reach), round(y - reach), round(x + reach), round(y + reach)))  # black beyond
         scores = []
-        for face_px in self.settings.face_px:
+        for face_px, mirrored in self.settings.looks:
             small = scaled(around, face_px * _CLOSE_UP / around.width)
-            for look in (small, small.transpose(Image.Transpose.FLIP_LEFT_RIGHT)):
-                scores.append(_best_in_the_middle(self._boxes(look, 1), face_px))
+            look = small.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else small
+            scores.append(_best_in_the_middle(self._boxes(look, 1), face_px))
         return sum(scores) / len(scores)
 
     def _boxes(self, picture: Image.Image, scale: float) -> Boxes:
@@ -144,7 +144,8 @@ def _best_in_the_middle(boxes: Boxes, face_px: int) -> float:
 def library_id(settings: LibrarySettings | None = None) -> str:
     """The detector's id under these settings, without loading it."""
     s = settings or LibrarySettings()
-    again = f"{s.doubtful:g}-{s.certain:g}:{'/'.join(map(str, s.face_px))}x{s.again}"
+    looks = "/".join(f"{face_px}{'m' if mirrored else ''}" for face_px, mirrored in s.looks)
+    again = f"{s.doubtful:g}-{s.certain:g}:{looks}x{s.again}"
     sides = f"{s.max_side_px}/{s.least_side_px}/{s.close_side_px}"
     said = f"side={sides},overlap={s.overlap:g},again={again},score={s.min_score:g}"
     return f"libfacedetection({PACKAGE}-{VERSION},{said}) sha256:{LIBRARY_SHA256}"

@@ -109,7 +109,11 @@ def test_the_identity_names_settings_and_weights() -> None:
     """Evidence of other settings or weights cannot be taken for evidence of these; no library is loaded for it."""
     assert library_id() == LibFaceDetection().id
     assert library_id().endswith(f"sha256:{LIBRARY_SHA256}")
-    assert library_id(LibrarySettings(max_side_px=640)) != library_id(LibrarySettings(face_px=(48,))) != library_id()
+    assert (
+        library_id(LibrarySettings(max_side_px=640))
+        != library_id(LibrarySettings(looks=((48, False),)))
+        != library_id()
+    )
 
 
 def test_a_missing_or_altered_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
