@@ -56,7 +56,8 @@ _SHARD_NAME = re.compile(r"shard-[0-9]{6}\.tar")
 class DatasetReader:
     """Random access to a sealed dataset's current generation. Safe across threads and forks; a context manager.
 
-    Every method that takes an ordinal raises IndexError outside [0, slots) and gives None for an empty slot.
+    Every method that takes an ordinal raises IndexError outside [0, slots) and gives None for an empty slot. What is
+    open stays readable when its generation is pruned; `renew` goes on with the one that took its place.
     """
 
     def __init__(
@@ -70,15 +71,18 @@ class DatasetReader:
         # A shard's rows and its tar change together: a thread that holds both never reads one by the other's offsets.
         self._shards: list[tuple[bytes, mmap.mmap | None]] = []
         self._fetched: deque[int] = deque()
-        self._fetching = (os.getpid(), threading.RLock())
+        self._locks = _Locks()
         try:
             files.check_present(generation.number, generation.shards)
             for number, shard in enumerate(generation.shards):
                 rows = _read_index(files, generation.number, shard)
                 tar = None if files.keep_bytes is not None else files.open_tar(generation.number, shard)
                 self._shards.append((rows.tobytes(), tar))
-                if verify:
-                    _check_tar(self.tar(number), rows, shard, self._path_of(number))
+                if verify and tar is not None:
+                    _check_tar(tar, rows, shard, self._path_of(number))
+            if verify and files.keep_bytes is not None:
+                for number in range(len(generation.shards)):
+                    self.fetch(number)  # which checks it
         except BaseException:
             self.close()
             raise
@@ -118,6 +122,12 @@ class DatasetReader:
         self._locate(ordinal)
         return self._leaves[ordinal * COMMITMENT_BYTES : (ordinal + 1) * COMMITMENT_BYTES]
 
+    def commitments(self, ordinals: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        """The commitments of many slots, [N, 32]; IndexError for one that is none."""
+        if len(ordinals) and not 0 <= int(ordinals.min()) <= int(ordinals.max()) < self._slots:
+            raise IndexError(f"an ordinal is no slot of {self._slots}")
+        return np.frombuffer(self._leaves, np.uint8).reshape(-1, COMMITMENT_BYTES)[ordinals]
+
     def is_live(self, ordinal: int) -> bool:
         shard, row = self._locate(ordinal)
         return bool(INDEX_ROW.unpack_from(self._shards[shard][0], row)[7])
@@ -139,6 +149,13 @@ class DatasetReader:
         rows, tar = self._opened(shard)
         fields = INDEX_ROW.unpack_from(rows, row)
         return self._text(shard, tar, fields[2], fields[5]) if fields[7] else None
+
+    def pair(self, ordinal: int) -> tuple[bytes, str] | None:
+        """The encoded picture and the caption, from the same generation whatever happens meanwhile."""
+        shard, row = self._locate(ordinal)
+        rows, tar = self._opened(shard)
+        _, image, text, _, image_length, text_length, _, live, *_ = INDEX_ROW.unpack_from(rows, row)
+        return (tar[image : image + image_length], self._text(shard, tar, text, text_length)) if live else None
 
     def metadata_json(self, ordinal: int) -> str | None:
         """The member <key>.json as it was sealed."""
@@ -215,28 +232,35 @@ class DatasetReader:
         return (rows, tar) if tar is not None else self._fetch(shard)
 
     def _fetch(self, shard: int) -> tuple[bytes, mmap.mmap]:
-        if self._fetching[0] != os.getpid():  # a fork may have copied the lock while it was held
-            self._fetching = (os.getpid(), threading.RLock())
-        with self._fetching[1]:
+        with self._locks.of(shard):  # several shards may be on their way at a time, each of them once
             rows, tar = self._shards[shard]
             if tar is not None:
                 return rows, tar
+            number = self.generation.number
             try:
-                tar = self._checked_tar(shard)
+                rows, tar = self._checked_tar(shard)
             except IntegrityError:
-                if not self._follow():
+                # A prune took this generation away, or another thread has gone on with a newer one meanwhile.
+                if not self.renew() and self.generation.number == number:
                     raise
-                tar = self._checked_tar(shard)
-            self._shards[shard] = (self._shards[shard][0], tar)
-            self._fetched.append(shard)
-            self._make_room()
-            return self._shards[shard][0], tar
+                rows, tar = self._checked_tar(shard)
+            with self._locks.all:
+                if self._shards[shard][0] is rows:
+                    self._shards[shard] = (rows, tar)
+                    self._fetched.append(shard)
+                    self._make_room()
+            return rows, tar
 
-    def _checked_tar(self, shard: int) -> mmap.mmap:
-        manifest = self.generation.shards[shard]
-        tar = self._files.open_tar(self.generation.number, manifest)
+    def _checked_tar(self, shard: int) -> tuple[bytes, mmap.mmap]:
+        with self._locks.all:
+            generation, rows = self.generation, self._shards[shard][0]
+        manifest = generation.shards[shard]
+        return rows, self._open_checked(generation.number, manifest, np.frombuffer(rows, INDEX_DTYPE))
+
+    def _open_checked(self, number: int, shard: ShardManifest, rows: npt.NDArray[np.void]) -> mmap.mmap:
+        tar = self._files.open_tar(number, shard)
         try:
-            _check_tar(tar, self.rows(shard), manifest, self._path_of(shard))
+            _check_tar(tar, rows, shard, self._files.where(f"{generation_name(number)}/{shard.path}"))
         except BaseException:
             tar.close()
             raise
@@ -250,23 +274,59 @@ class DatasetReader:
             mapped.pop(first, None)
             self._shards[first] = (self._shards[first][0], None)
 
-    def _follow(self) -> bool:
-        """Goes on with a newer generation when a prune took this one away; False when there is none.
+    @property
+    def shards_at_once(self) -> int | None:
+        """How many shards may be fetched ahead without pushing out those in use; None where none has to be fetched."""
+        if self._files.keep_bytes is None:
+            return None
+        largest = max(shard.size_bytes for shard in self.generation.shards)
+        return max(1, self._files.keep_bytes // largest // 2)
 
-        Shards that were not touched are the same there, in the others the removed slots are empty.
+    def shard_of(self, ordinal: int) -> int:
+        """Which shard a slot lies in."""
+        return self._locate(ordinal)[0]
+
+    def fetch(self, shard: int) -> None:
+        """Have a shard here, checked, if it is not yet; local ones are."""
+        self._opened(shard)
+
+    def renew(self) -> bool:
+        """Goes on with the newest complete generation; False where that is this one.
+
+        Shards that no removal touched stay as they are. The others are checked whole, here or when they are fetched,
+        before one of them is used; in them the removed slots are empty. Who reads meanwhile gets each sample from
+        one of the two. Raises IntegrityError or StorageError, and goes on with what it has.
         """
-        number = newest_generation(self._files)
-        if number in (None, self.generation.number):
+        with self._locks.renewing:
+            while (number := newest_generation(self._files)) not in (None, self.generation.number):
+                assert number is not None
+                try:
+                    self._go_on_with(number)
+                except IntegrityError:
+                    # Again: a newer one may have been published and this one taken away while it was looked at.
+                    if newest_generation(self._files) == number:
+                        raise
+                else:
+                    return True
             return False
-        assert number is not None
+
+    def _go_on_with(self, number: int) -> None:
         newer = read_generation(self._files, number)
         _check_cover(self._files, self.manifest, newer)
-        for at, (old, new) in enumerate(zip(self.generation.shards, newer.shards, strict=True)):
+        known, changed = self.generation.shards, dict[int, tuple[bytes, mmap.mmap | None]]()
+        if [shard.slots for shard in newer.shards] != [shard.slots for shard in known]:
+            where = self._files.where(f"{generation_name(number)}/generation.json")
+            raise IntegrityError("its shards have other slots than before", where=where, remedy=RESTORE)
+        for at, (old, new) in enumerate(zip(known, newer.shards, strict=True)):
             if new != old:
-                self._shards[at] = (_read_index(self._files, number, new).tobytes(), None)
-        self._fetched = deque(shard for shard in self._fetched if self._shards[shard][1] is not None)
-        self.generation, self.directory = newer, self._files.where(generation_name(number))
-        return True
+                rows = _read_index(self._files, number, new)
+                is_here = self._files.keep_bytes is None
+                changed[at] = (rows.tobytes(), self._open_checked(number, new, rows) if is_here else None)
+        with self._locks.all:
+            for at, shard in changed.items():
+                self._shards[at] = shard
+            self._fetched = deque(shard for shard in self._fetched if self._shards[shard][1] is not None)
+            self.generation, self.directory = newer, self._files.where(generation_name(number))
 
     def _text(self, shard: int, tar: mmap.mmap, offset: int, length: int) -> str:
         try:
@@ -277,6 +337,37 @@ class DatasetReader:
 
     def _path_of(self, shard: int) -> str:
         return self._files.where(f"{generation_name(self.generation.number)}/{self.generation.shards[shard].path}")
+
+
+class _Locks:
+    """A reader's locks, made anew in a forked child: the fork may have copied one while it was held.
+
+    Whoever needs several takes a shard's first, then `renewing`, then `all`.
+    """
+
+    def __init__(self) -> None:
+        self._pid = os.getpid()
+        self._renewing, self._all = threading.Lock(), threading.Lock()
+        self._shards: dict[int, threading.Lock] = {}
+
+    @property
+    def renewing(self) -> threading.Lock:
+        self._look()
+        return self._renewing
+
+    @property
+    def all(self) -> threading.Lock:
+        """Held for a few assignments, never while a file is read."""
+        self._look()
+        return self._all
+
+    def of(self, shard: int) -> threading.Lock:
+        self._look()
+        return self._shards.setdefault(shard, threading.Lock())
+
+    def _look(self) -> None:
+        if self._pid != os.getpid():
+            self.__init__()  # type: ignore[misc]
 
 
 def samples_in(dataset: Dataset) -> Iterator[SealedSample]:
