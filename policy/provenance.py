@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any, Self
 
@@ -128,10 +128,16 @@ class UpstreamModel:
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """Ordinal ranges [start, stop) that are permuted together, and for how many epochs."""
+    """Ordinal ranges [start, stop) that are permuted together, and for how many epochs.
+
+    With `window_shards`, slots are mixed only within windows of so many shards of `shard_slots` slots (order version
+    2): what is read at one time then lies in few files. 0: all are mixed with all.
+    """
 
     ranges: tuple[tuple[int, int], ...]
     epochs: int
+    shard_slots: int = 0
+    window_shards: int = 0
 
     @property
     def slots(self) -> int:
@@ -206,12 +212,24 @@ class ScheduleEntry:
     first_empty_step: int
 
 
+def schedule_digest(schedule: Iterable[ScheduleEntry]) -> str:
+    """sha256 over (first empty step, ordinal) of every entry, rising, as 8 bytes big-endian each; in hex."""
+    digest = hashlib.sha256()
+    for step, ordinal in sorted((e.first_empty_step, e.ordinal) for e in schedule):
+        digest.update(step.to_bytes(8, "big") + ordinal.to_bytes(8, "big"))
+    return digest.hexdigest()
+
+
 @dataclass(frozen=True, slots=True)
 class CheckpointRecord:
     """What a checkpoint is and saw. `positions`: slots consumed; `state`: exact | tainted.
 
-    `tally`: (licence, exposures) of exactly what was seen.
+    `tally`, `origins`: exposures by licence and by where the caption came from, of exactly what was seen.
     `files`: (name, sha256) of every file beside the record.
+    `parent_sha256`: the parent record's `digest`, so that records form a chain.
+
+    The schedule is stored once a run, and only ever grows: a record's JSON holds its digest instead. Read back alone,
+    a record has `schedule_sha256` and no entries, until `with_schedule` is given the run's.
     """
 
     checkpoint: str
@@ -228,21 +246,52 @@ class CheckpointRecord:
     upstream: tuple[UpstreamModel, ...]
     state: str
     saved_at: str
+    origins: tuple[tuple[str, int], ...] = ()
+    parent_sha256: str | None = None
+    schedule_sha256: str = ""
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the record's JSON, in hex: what a child's `parent_sha256` is."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    def with_schedule(self, run_schedule: Iterable[ScheduleEntry], *, where: str = "schedule.json") -> Self:
+        """The record with its entries, those of the run's schedule below its step; IntegrityError: they are not."""
+        if not self.schedule_sha256:
+            return self
+        entries = tuple(e for e in run_schedule if e.first_empty_step < self.step)
+        if schedule_digest(entries) != self.schedule_sha256:
+            raise IntegrityError(
+                f"the schedule below step {self.step} is not the one that {self.checkpoint} recorded", where=where
+            )
+        ordered = sorted(entries, key=lambda e: (e.first_empty_step, e.ordinal))
+        return replace(self, schedule=tuple(ordered), schedule_sha256="")
 
     def to_json(self) -> str:
-        return json.dumps({"version": MANIFEST_VERSION, **asdict(self)}, indent=1, sort_keys=True)
+        data = {"version": MANIFEST_VERSION, **asdict(self)}
+        del data["schedule"]
+        data["schedule_sha256"] = self.schedule_sha256 or schedule_digest(self.schedule)
+        # What is not set is left out: the digest of a record outlives fields that come later.
+        for name in ("origins", "parent_sha256"):
+            if not data[name]:
+                del data[name]
+        return json.dumps(data, indent=1, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str, *, where: str = "provenance.json") -> Self:
         data = _read_object(text, where)
         try:
             data.pop("version")
-            data["schedule"] = tuple(ScheduleEntry(**e) for e in data["schedule"])
+            # Records of older builds hold all entries.
+            data["schedule"] = tuple(ScheduleEntry(**e) for e in data.get("schedule", ()))
             data["tally"] = tuple((str(k), int(v)) for k, v in data["tally"])
+            data["origins"] = tuple((str(k), int(v)) for k, v in data.get("origins", ()))
             data["files"] = tuple((str(k), str(v)) for k, v in data["files"])
             data["upstream"] = tuple(UpstreamModel(**u) for u in data["upstream"])
+            if data.get("schedule_sha256") == schedule_digest(()):
+                data["schedule_sha256"] = ""
             return cls(**data)
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise IntegrityError(f"not a checkpoint record ({error})", where=where) from error
 
 
@@ -264,7 +313,15 @@ def _read_object(text: str, where: str) -> dict[str, Any]:
 
 
 def _segment(data: dict[str, Any]) -> Segment:
-    phases = tuple(Phase(tuple((int(a), int(b)) for a, b in p["ranges"]), p["epochs"]) for p in data.pop("phases"))
+    phases = tuple(
+        Phase(
+            tuple((int(a), int(b)) for a, b in p["ranges"]),
+            int(p["epochs"]),
+            int(p.get("shard_slots", 0)),
+            int(p.get("window_shards", 0)),
+        )
+        for p in data.pop("phases")
+    )
     contract = data.pop("contract")
     contract["versions"] = tuple((str(k), str(v)) for k, v in contract["versions"])
     return Segment(**data, phases=phases, contract=NumericContract(**contract))

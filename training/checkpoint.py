@@ -143,7 +143,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
             raise IntegrityError(f"{file.stat().st_size} bytes instead of {size_bytes}", where=str(file))
         if _digest(file) != sha256:
             raise IntegrityError("its sha256 is not the one that was recorded", where=str(file))
-    record = CheckpointRecord.from_json((path / PROVENANCE).read_text(), where=str(path / PROVENANCE))
+    record = read_record(path)
     if any(listed.get(name, ("", 0))[0] != sha256 for name, sha256 in record.files):
         raise IntegrityError("the record names other files than the manifest", where=str(path / PROVENANCE))
     state = _read_json(path / STATE)
@@ -151,6 +151,21 @@ def open_checkpoint(path: Path) -> Checkpoint:
         return Checkpoint(path, record, TrainerState(int(state["log_rows"]), str(state["log_sha256"])))
     except (KeyError, TypeError, ValueError) as error:
         raise IntegrityError(f"not a trainer state ({error})", where=str(path / STATE)) from error
+
+
+def read_record(path: Path) -> CheckpointRecord:
+    """A checkpoint's record with its schedule, which stands in the run's schedule.json; its files are not looked at.
+
+    IntegrityError: it is no record, or the run's schedule is not what it recorded.
+    """
+    try:
+        text = (path / PROVENANCE).read_text("utf-8")
+    except (OSError, ValueError) as error:
+        raise IntegrityError(f"is unreadable ({error})", where=str(path / PROVENANCE)) from error
+    record = CheckpointRecord.from_json(text, where=str(path / PROVENANCE))
+    if record.schedule_sha256:
+        record = record.with_schedule(load_schedule(path.parent), where=str(path.parent / "schedule.json"))
+    return record
 
 
 def list_checkpoints(run_dir: Path) -> tuple[Path, ...]:

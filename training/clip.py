@@ -6,8 +6,8 @@ memory holds (training/contrastive.py), and what frozen parts give is computed o
 
 Order, step log, checkpoints and the schedule of emptied slots are those of every run (training/order.py and its
 neighbours). The held-out pairs lie outside the segment's ordinal ranges, so that the arithmetic of exposure says of
-them what is true: no checkpoint has seen them. They measure retrieval and choose the caption threshold
-(training/calibration.py).
+them what is true: no checkpoint has seen them. They measure retrieval (training/retrieval.py), and later from which
+score on captions are kept.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import itertools
 import json
 import math
 import time
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
@@ -30,10 +29,10 @@ import torch
 from torch import nn
 
 from curation import clip_model
-from curation.clip_model import Calibration
+from curation.clip_model import Retrieval
 from curation.own_clip import SCRATCH
 from curation.shard_reader import DatasetReader
-from policy.errors import ConfigurationError, InputError, IntegrityError
+from policy.errors import ConfigurationError, IntegrityError
 from policy.provenance import (
     CheckpointRecord,
     NumericContract,
@@ -46,7 +45,6 @@ from policy.provenance import (
     utc_text,
 )
 from training.batches import EmptySlots, TombstoneWatch
-from training.calibration import calibrate, held_out_rank
 from training.checkpoint import (
     TrainerState,
     list_checkpoints,
@@ -76,7 +74,9 @@ from training.clip_towers import (
 from training.contrastive import backward_cached, contrastive_loss
 from training.numerics import differences, enforce_determinism, observe_contract
 from training.order import ORDER_VERSION, Order, is_tainted, open_segment
+from training.retrieval import choose_held_out, measure_retrieval
 from training.step_log import StepLog, StepRow, check_prefix, fed_digest
+from training.tally import Tally
 
 STEPS_FILE = "steps.log"
 
@@ -86,7 +86,7 @@ OnEvent = Callable[[str, str, str], None]
 
 @dataclass(frozen=True, slots=True)
 class ClipResult:
-    """What a call of `train_clip` leaves behind. The measures are None until the last step is done.
+    """What a call of `train_clip` leaves behind. `retrieval`: None until the last step is done.
 
     `images_per_s`: pictures fed a second of stepping, reading and measuring apart.
     """
@@ -97,31 +97,19 @@ class ClipResult:
     last: CheckpointRecord
     model_digest: str
     images_per_s: float = 0.0
-    calibration: Calibration | None = None
+    retrieval: Retrieval | None = None
 
     @property
     def r_at_1(self) -> float | None:
-        return self.calibration.r_at_1 if self.calibration else None
+        return self.retrieval.r_at_1 if self.retrieval else None
 
     @property
     def r_at_5(self) -> float | None:
-        return self.calibration.r_at_5 if self.calibration else None
+        return self.retrieval.r_at_5 if self.retrieval else None
 
     @property
     def n_heldout(self) -> int:
-        return self.calibration.heldout_pairs if self.calibration else 0
-
-    @property
-    def threshold(self) -> float | None:
-        return self.calibration.threshold if self.calibration else None
-
-    @property
-    def precision_at_threshold(self) -> float | None:
-        return self.calibration.precision if self.calibration else None
-
-    @property
-    def coverage(self) -> float | None:
-        return self.calibration.coverage if self.calibration else None
+        return self.retrieval.heldout_pairs if self.retrieval else 0
 
 
 def train_clip(
@@ -130,7 +118,6 @@ def train_clip(
     run_dir: Path,
     *,
     now: Callable[[], datetime],
-    bank: Sequence[str] = (),
     progress: Progress = lambda what, done, total: None,
     tombstones_dir: Path | None = None,
     withheld: Collection[int] = (),
@@ -140,8 +127,7 @@ def train_clip(
 ) -> ClipResult:
     """Train to `config.steps`, or to `stop_after` steps, resuming where the run directory has got to.
 
-    At the last step the held-out pairs measure retrieval and choose the caption threshold.
-    bank: the texts that captions will be chosen from; the dataset's own captions are added to it.
+    At the last step the held-out pairs measure retrieval.
     withheld: ordinals that may not be used any more though they are sealed; they count as empty from here on.
 
     Raises:
@@ -198,14 +184,12 @@ def train_clip(
     model.logit_scale.requires_grad_(config.learn_scale)
     trained, tower = trained_parameters(model, frozen), image_tower(model, config)
     optimizer, peak_rates = adamw(trained, config)
-    tally: Counter[str] = Counter()
+    tally = Tally(reader, checkpoint.record if checkpoint else None)
     if checkpoint is not None:
         model.load_state_dict(checkpoint.tensors("model"), strict=False)
         unpack_optimizer(optimizer, trained, checkpoint.tensors("adamw"))
-        tally.update(dict(checkpoint.record.tally))
     last_step = min(config.steps, order.steps, stop_after if stop_after is not None else config.steps)
     phase_ends = order.phase_ends()
-    licences: dict[int, str] = {}
 
     def leave_out(undecodable: Iterable[tuple[int, str]], step: int) -> None:
         """Into the schedule, so that it and every trace stay exact."""
@@ -272,7 +256,7 @@ def train_clip(
             optimizer.step()
             with torch.no_grad():
                 model.logit_scale.clamp_(0.0, math.log(config.max_scale))  # Radford et al. 2021, section 2.5
-            tally.update(_licence_of(reader, o, licences) for o in ordinals[batch.fed].tolist())
+            tally.add(ordinals[batch.fed])
 
             done = step + 1
             progress("train", done, config.steps)
@@ -289,9 +273,11 @@ def train_clip(
                     dataset=run.dataset,
                     dataset_root=run.dataset_root,
                     schedule=empty.entries,
-                    tally=tuple(sorted(tally.items())),
+                    tally=tally.licences,
+                    origins=tally.origins,
                     files=(),
                     parent=checkpoint.record.checkpoint if checkpoint else run.parent_checkpoint,
+                    parent_sha256=checkpoint.record.digest if checkpoint else None,
                     upstream=run.upstream,
                     state=state,
                     saved_at=utc_text(now()),
@@ -313,13 +299,10 @@ def train_clip(
     progress("measure", 0, len(held_out))
     clip = clip_model.load_clip(clip_model.ClipSpec(None, f"trained:{checkpoint.path}"), config.device)
     still_there = [o for o in held_out if reader.is_live(o) and not empty.is_empty(o, checkpoint.record.step)]
-    taken = set(range(reader.slots)) - set(held_out) if config.unique_captions else set()
-    calibration = calibrate(
-        clip, reader, still_there, bank, config.target_precision, confidence=config.confidence, taken=taken
-    )
-    write_durably(run_dir / clip_model.CALIBRATION_FILE, _json(asdict(calibration)))
+    retrieval = measure_retrieval(clip, reader, still_there)
+    write_durably(run_dir / clip_model.RETRIEVAL_FILE, _json(asdict(retrieval)))
     progress("measure", len(held_out), len(held_out))
-    return replace(result, calibration=calibration)
+    return replace(result, retrieval=retrieval)
 
 
 def _loss_of(batch: ClipBatch, fed: torch.Tensor, logit_scale: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
@@ -328,26 +311,6 @@ def _loss_of(batch: ClipBatch, fed: torch.Tensor, logit_scale: torch.Tensor, ima
 
 
 # The run's record
-
-
-def choose_held_out(reader: DatasetReader, count: int, empty: Iterable[int] = ()) -> tuple[int, ...]:
-    """`count` live ordinals that are never fed: those whose sample key hashes lowest, whatever the dataset's order.
-
-    Only pairs whose picture and caption occur once are taken: a twin in training would flatter the measure.
-    """
-    closed = set(empty)
-    live = [int(o) for o in np.flatnonzero(reader.live()) if int(o) not in closed]
-    pictures = {o: hashlib.sha256(reader.image_bytes(o) or b"").digest() for o in live}
-    captions = {o: clip_model.normalised_text(reader.caption(o) or "") for o in live}
-    picture_counts, caption_counts = Counter(pictures.values()), Counter(captions.values())
-    single = [o for o in live if picture_counts[pictures[o]] == 1 and caption_counts[captions[o]] == 1]
-    if len(single) < count or len(live) < 2 * count:
-        raise InputError(
-            f"{len(live)} samples, {len(single)} of them unlike all others, are too few to hold out {count}",
-            where=str(reader.directory),
-            remedy="Seal more pairs with alt text, or lower held_out",
-        )
-    return tuple(sorted(sorted(single, key=lambda o: held_out_rank(reader.key(o) or ""))[:count]))
 
 
 def ranges_without(slots: int, left_out: Sequence[int]) -> tuple[tuple[int, int], ...]:
@@ -430,12 +393,6 @@ def _check_same_run(run: TrainingRun, reader: DatasetReader, config: ClipConfig,
             where=str(run_dir),
             remedy="Use what it was begun with, or name a new run",
         )
-
-
-def _licence_of(reader: DatasetReader, ordinal: int, known: dict[int, str]) -> str:
-    if ordinal not in known:
-        known[ordinal] = str((reader.metadata(ordinal) or {}).get("licence") or "unknown")
-    return known[ordinal]
 
 
 def _json(value: object) -> bytes:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -48,6 +47,7 @@ from training.numerics import differences, enforce_determinism, observe_contract
 from training.order import ORDER_VERSION, Order, is_tainted, open_segment, whole_epochs
 from training.sampling import CONFIG
 from training.step_log import StepLog, StepRow, check_prefix
+from training.tally import Tally
 
 Progress = Callable[[int, float, float], None]
 """Called after every step with (steps done, loss, images a second)."""
@@ -132,17 +132,15 @@ def train(
     model = Denoiser(config.denoiser).to(config.device).train()
     optimizers = _optimizers(model, config)
     ema = Ema(model, config.ema_length)
-    tally: Counter[str] = Counter()
+    tally = Tally(reader, checkpoint.record if checkpoint else None)
     if checkpoint is not None:
         model.load_state_dict(checkpoint.tensors("model"))
         ema.load(checkpoint.tensors("ema"))
         for name, (optimizer, _) in optimizers.items():
             unpack_optimizer(optimizer, model.named_parameters(), checkpoint.tensors(name))
-        tally.update(dict(checkpoint.record.tally))
 
     batcher = Batcher(reader, order, config)
     captions = CaptionTokens(text_encoder, config.denoiser.text_tokens)
-    licences: dict[int, str] = {}
     last_step = min(config.steps, order.steps, stop_after if stop_after is not None else config.steps)
     phase_ends = order.phase_ends()
     parameters = list(model.parameters())
@@ -206,7 +204,7 @@ def train(
                     group["lr"] = base_rate * factor
                 optimizer.step()
             ema.update(step)
-            tally.update(_licence_of(reader, int(o), licences) for o in batch.ordinals[batch.real])
+            tally.add(batch.ordinals[batch.real])
 
             done = step + 1
             images_seen += len(batch.ordinals)
@@ -224,9 +222,11 @@ def train(
                     dataset=run.dataset,
                     dataset_root=run.dataset_root,
                     schedule=empty.entries,
-                    tally=tuple(sorted(tally.items())),
+                    tally=tally.licences,
+                    origins=tally.origins,
                     files=(),
                     parent=checkpoint.record.checkpoint if checkpoint else run.parent_checkpoint,
+                    parent_sha256=checkpoint.record.digest if checkpoint else None,
                     upstream=run.upstream,
                     state=state,
                     saved_at=utc_text(now()),
@@ -330,9 +330,3 @@ def _optimizers(model: Denoiser, config: TrainingConfig) -> dict[str, tuple[torc
     muon = torch.optim.Muon(matrices, lr=config.matrix_learning_rate, weight_decay=config.weight_decay)
     adamw = torch.optim.AdamW(rest, lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
     return {"adamw": (adamw, config.learning_rate), "muon": (muon, config.matrix_learning_rate)}
-
-
-def _licence_of(reader: DatasetReader, ordinal: int, known: dict[int, str]) -> str:
-    if ordinal not in known:
-        known[ordinal] = str((reader.metadata(ordinal) or {}).get("licence") or "unknown")
-    return known[ordinal]

@@ -8,17 +8,26 @@ below n (cycle walking: Black and Rogaway, "Ciphers with arbitrary finite domain
 sha256("custody-order-1:<key>:<phase>:<epoch>"). No intermediate value leaves 64 unsigned bits, so that
 policy/sql/views/0001_permutation.sql computes the same in DuckDB.
 
+Order version 2 adds windows, for shards that are fetched: a phase's slots are cut into shards of B slots (the last
+one may be short). An epoch permutes the shards, then deals them out in windows of W shards, and permutes the slots of
+each window: at any time W shards hold all that is read. Both permutations are those of version 1, under the keys
+sha256("custody-order-2:<key>:<phase>:<epoch>:shards") and sha256("custody-order-2:<key>:<phase>:<epoch>:<window>").
+All windows hold W * B slots but the last one and the one with the short shard, so a place's window is one division,
+and the order stays O(1) both ways. A phase without windows is the same in both versions.
+
 Positions count slots from the start of the run; step s holds the positions [s * batch_size, (s + 1) * batch_size).
 Epochs are counted over the whole run, phases included; a slot occurs at most once in an epoch, so (epoch, ordinal)
-names one exposure, whatever the batch size or the number of workers.
+names one exposure, whatever the batch size or the number of workers and ranks.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import lru_cache
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +36,7 @@ from policy.errors import InputError
 from policy.provenance import NumericContract, Phase, ScheduleEntry, Segment, TrainingRun
 
 ORDER_VERSION = 1
+WINDOWED_VERSION = 2
 ROUNDS = 8
 
 _WORD = np.uint64(0xFFFFFFFF)
@@ -42,7 +52,18 @@ _Words = npt.NDArray[np.uint64]
 @lru_cache(maxsize=65536)
 def round_keys(key: str, phase: int, epoch: int) -> tuple[int, ...]:
     """The eight 32-bit round keys of one epoch."""
-    digest = hashlib.sha256(f"custody-order-{ORDER_VERSION}:{key}:{phase}:{epoch}".encode()).digest()
+    return _words_of(f"custody-order-{ORDER_VERSION}:{key}:{phase}:{epoch}")
+
+
+@lru_cache(maxsize=65536)
+def window_keys(key: str, phase: int, epoch: int, window: int | None) -> tuple[int, ...]:
+    """The round keys of one window's slots in an epoch; None: those of the shards."""
+    part = "shards" if window is None else window
+    return _words_of(f"custody-order-{WINDOWED_VERSION}:{key}:{phase}:{epoch}:{part}")
+
+
+def _words_of(text: str) -> tuple[int, ...]:
+    digest = hashlib.sha256(text.encode()).digest()
     return tuple(int.from_bytes(digest[4 * i : 4 * i + 4], "big") for i in range(ROUNDS))
 
 
@@ -53,6 +74,19 @@ class Permutation:
     """
 
     def __init__(self, slots: int, key: str, *, phase: int = 0, epochs: int | Ints = 0) -> None:
+        # Epochs repeat in a batch: derive each key once.
+        distinct, column = _distinct(epochs)
+        table = np.array([round_keys(key, phase, epoch) for epoch in distinct.tolist()], dtype=np.uint64)
+        self._set(slots, table if len(distinct) == 1 else table[column])
+
+    @classmethod
+    def with_keys(cls, slots: int, keys: _Words) -> Self:
+        """The bijection under given round keys: one row of eight for all values, or a row a value."""
+        made = cls.__new__(cls)
+        made._set(slots, keys)
+        return made
+
+    def _set(self, slots: int, keys: _Words) -> None:
         if not 1 <= slots <= 1 << 62:
             raise InputError(f"an order needs between 1 and 2**62 slots, not {slots}", where="order")
         bits = max(2, (slots - 1).bit_length())
@@ -60,10 +94,7 @@ class Permutation:
         self._right_bits = np.uint64(bits - bits // 2)
         self._left_mask = np.uint64((1 << bits // 2) - 1)
         self._right_mask = np.uint64((1 << (bits - bits // 2)) - 1)
-        # One row a round; one column, or one a value. Epochs repeat in a batch: derive each key once.
-        distinct, column = np.unique(np.asarray(epochs, dtype=np.int64).reshape(-1), return_inverse=True)
-        table = np.array([round_keys(key, phase, int(epoch)) for epoch in distinct], dtype=np.uint64)
-        self._keys: _Words = np.ascontiguousarray(table[column].T)
+        self._keys: _Words = np.ascontiguousarray(keys.T)  # a row a round
 
     def forward(self, places: npt.ArrayLike) -> Ints:
         """Place in the epoch -> slot. [N] int64 in and out."""
@@ -106,8 +137,154 @@ class Permutation:
 
 def _mix(half: _Words, key: _Words) -> _Words:
     product = (half ^ key) * _MULTIPLIER_1
-    product = ((product ^ (product >> _HALF)) & _WORD) * _MULTIPLIER_2
-    return product >> _HALF
+    product ^= product >> _HALF
+    product &= _WORD
+    product *= _MULTIPLIER_2
+    product >>= _HALF
+    return product
+
+
+class WindowedPermutation:
+    """Order version 2 within an epoch: shards permuted, slots mixed within windows of `window_shards` of them.
+
+    `epochs` as in Permutation. The window of a place, and the place of a shard, follow by arithmetic.
+    """
+
+    def __init__(
+        self, slots: int, shard_slots: int, window_shards: int, key: str, *, phase: int = 0, epochs: int | Ints = 0
+    ) -> None:
+        if shard_slots < 1 or window_shards < 1:
+            raise InputError(
+                f"a window needs at least one shard of at least one slot, not {window_shards} of {shard_slots}",
+                where="order",
+            )
+        self.slots, self.shards = slots, -(-slots // shard_slots)
+        self._shard_slots, self._window_shards, self._key, self._phase = shard_slots, window_shards, key, phase
+        self._missing = self.shards * shard_slots - slots  # what the last shard is short of
+        self._epochs, self._column = _distinct(epochs)
+        keys = [window_keys(key, phase, epoch, None) for epoch in self._epochs.tolist()]
+        self._table = np.array(keys, dtype=np.uint64)
+        # Where the last shard comes up in each epoch: from its window on, places are early by what it is short of.
+        self._short_at = np.array([_place_of_last(self.shards, own) for own in keys], dtype=np.int64)
+
+    def forward(self, places: npt.ArrayLike) -> Ints:
+        """Place in the epoch -> slot. [N] int64 in and out."""
+        return self._apply(places, self._slots_at)
+
+    def inverse(self, slots: npt.ArrayLike) -> Ints:
+        """Slot -> place in the epoch. [N] int64 in and out."""
+        return self._apply(slots, self._places_of)
+
+    def _apply(self, values: npt.ArrayLike, direction: Callable[[Ints, Ints], Ints]) -> Ints:
+        given = np.asarray(values, dtype=np.int64)
+        flat = given.reshape(-1)
+        if flat.size and (flat.min() < 0 or flat.max() >= self.slots):
+            raise InputError(f"a value outside 0..{self.slots - 1}", where="order")
+        column = self._column if len(self._column) > 1 else np.zeros(flat.shape, dtype=np.int64)
+        result = np.empty(flat.shape, dtype=np.int64)
+        for start in range(0, flat.size, _CHUNK):  # neighbours mostly share a window, and then a key
+            chunk = slice(start, start + _CHUNK)
+            result[chunk] = direction(flat[chunk], column[chunk])
+        return result.reshape(given.shape)
+
+    def _slots_at(self, place: Ints, column: Ints) -> Ints:
+        size, short_at = self._shard_slots * self._window_shards, self._short_at[column]
+        short_window = short_at // self._window_shards
+        late = place >= (short_window + 1) * size - self._missing
+        window = (place + late * self._missing) // size
+        is_short = window == short_window
+        local = place - window * size + (window > short_window) * self._missing
+        at = self._mixed(local, window, is_short, column, inverse=False)
+        # Behind the short shard its missing slots are stepped over.
+        beyond = (short_at - window * self._window_shards + 1) * self._shard_slots - self._missing
+        at += (is_short & (at >= beyond)) * self._missing
+        in_window, rest = np.divmod(at, self._shard_slots)
+        shard = self._shuffled(column).forward(window * self._window_shards + in_window)
+        return np.asarray(shard * self._shard_slots + rest, dtype=np.int64)
+
+    def _places_of(self, slot: Ints, column: Ints) -> Ints:
+        size, short_at = self._shard_slots * self._window_shards, self._short_at[column]
+        short_window = short_at // self._window_shards
+        shard, rest = np.divmod(slot, self._shard_slots)
+        shard_at = self._shuffled(column).inverse(shard)
+        window = shard_at // self._window_shards
+        is_short = window == short_window
+        at = (shard_at - window * self._window_shards) * self._shard_slots + rest
+        at -= (is_short & (shard_at > short_at)) * self._missing
+        local = self._mixed(at, window, is_short, column, inverse=True)
+        return np.asarray(window * size - (window > short_window) * self._missing + local, dtype=np.int64)
+
+    def _shuffled(self, column: Ints) -> Permutation:
+        return Permutation.with_keys(self.shards, self._table if len(self._table) == 1 else self._table[column])
+
+    def _mixed(
+        self, values: Ints, window: Ints, is_short: npt.NDArray[np.bool_], column: Ints, *, inverse: bool
+    ) -> Ints:
+        """Values permuted within their windows, each by its window's key; windows of one size together."""
+        shards = np.minimum(self._window_shards, self.shards - window * self._window_shards)
+        sizes = shards * self._shard_slots - is_short * self._missing
+        names = window * len(self._epochs) + column
+        both, row = _distinct(names[:1] if names.size and (names == names[0]).all() else names)
+        epochs = self._epochs.tolist()
+        table = np.array(
+            [
+                window_keys(self._key, self._phase, epochs[name % len(epochs)], name // len(epochs))
+                for name in both.tolist()
+            ],
+            dtype=np.uint64,
+        )
+        result = np.empty_like(values)
+        for size in np.unique(sizes).tolist():
+            here = sizes == size
+            permutation = Permutation.with_keys(size, table if len(table) == 1 else table[row[here]])
+            result[here] = permutation.inverse(values[here]) if inverse else permutation.forward(values[here])
+        return result
+
+
+@lru_cache(maxsize=65536)
+def _place_of_last(shards: int, keys: tuple[int, ...]) -> int:
+    return int(Permutation.with_keys(shards, np.array([keys], dtype=np.uint64)).inverse([shards - 1])[0])
+
+
+def _distinct(epochs: int | Ints) -> tuple[Ints, Ints]:
+    """The distinct epochs, rising, and for each value the number of its own."""
+    distinct, column = np.unique(np.asarray(epochs, dtype=np.int64).reshape(-1), return_inverse=True)
+    return distinct, column.astype(np.int64, copy=False)
+
+
+class _Layout:
+    """A phase in arrays: which ordinals its slots are, and how they are permuted."""
+
+    def __init__(self, phase: Phase, number: int, key: str) -> None:
+        self.phase, self._number, self._key = phase, number, key
+        ranges = np.array([r for r in phase.ranges if r[0] < r[1]], dtype=np.int64).reshape(-1, 2)
+        self._starts = ranges[:, 0]
+        self._firsts = np.cumsum([0, *(ranges[:, 1] - ranges[:, 0]).tolist()], dtype=np.int64)
+        self.slots = int(self._firsts[-1])
+        # Ranges may be given in any order; ordinals are looked up in a sorted copy.
+        self._by_start = np.argsort(self._starts)
+        self._sorted_starts, self._sorted_stops = ranges[self._by_start].T
+        if (self._sorted_starts[1:] < self._sorted_stops[:-1]).any():
+            raise InputError(f"the ranges of phase {number} overlap: a slot would be fed twice an epoch", where="order")
+
+    def permutation(self, epochs: int | Ints) -> Permutation | WindowedPermutation:
+        if not self.phase.window_shards:
+            return Permutation(self.slots, self._key, phase=self._number, epochs=epochs)
+        windows = self.phase.shard_slots, self.phase.window_shards
+        return WindowedPermutation(self.slots, *windows, self._key, phase=self._number, epochs=epochs)
+
+    def ordinals(self, slots: Ints) -> Ints:
+        if len(self._starts) == 1:
+            return np.asarray(slots + self._starts[0], dtype=np.int64)
+        part = np.searchsorted(self._firsts, slots, side="right") - 1
+        return np.asarray(self._starts[part] + slots - self._firsts[part], dtype=np.int64)
+
+    def slots_of(self, ordinals: Ints) -> Ints:
+        """The slots that ordinals have in this phase; -1 for those it does not feed."""
+        near = np.searchsorted(self._sorted_starts, ordinals, side="right") - 1
+        inside = (near >= 0) & (ordinals < self._sorted_stops[near])
+        part = self._by_start[near]
+        return np.asarray(np.where(inside, self._firsts[part] + ordinals - self._starts[part], -1), dtype=np.int64)
 
 
 class Order:
@@ -116,9 +293,12 @@ class Order:
     def __init__(self, key: str, phases: Sequence[Phase], batch_size: int) -> None:
         if not phases or any(phase.slots < 1 or phase.epochs < 1 for phase in phases):
             raise InputError("an order needs phases with at least one slot and one epoch each", where="order")
+        if any(phase.window_shards < 0 or (phase.window_shards and phase.shard_slots < 1) for phase in phases):
+            raise InputError("a window needs at least one shard of at least one slot", where="order")
         if batch_size < 1:
             raise InputError(f"a batch needs at least one slot, not {batch_size}", where="order")
         self.key, self.phases, self.batch_size = key, tuple(phases), batch_size
+        self._layouts = tuple(_Layout(phase, number, key) for number, phase in enumerate(phases))
         self._first_position = np.cumsum([0, *(p.slots * p.epochs for p in phases)])
         self._first_epoch = np.cumsum([0, *(p.epochs for p in phases)])
         self.positions = int(self._first_position[-1])
@@ -128,8 +308,10 @@ class Order:
     @classmethod
     def of(cls, segment: Segment) -> Order:
         """The order that a segment's record fixes; InputError for a version that this build cannot compute."""
-        if segment.order_version != ORDER_VERSION:
+        if segment.order_version not in (ORDER_VERSION, WINDOWED_VERSION):
             raise InputError(f"order version {segment.order_version} is not known here", where="segment")
+        if order_version(segment.phases) > segment.order_version:
+            raise InputError("a phase has windows, which order version 1 does not know", where="segment")
         return cls(segment.order_key, segment.phases, segment.batch_size)
 
     def at_step(self, step: int) -> tuple[Ints, Ints]:
@@ -142,26 +324,59 @@ class Order:
         ordinals = np.full(places.shape, -1, dtype=np.int64)
         epochs = np.full(places.shape, -1, dtype=np.int64)
         phase_of = np.searchsorted(self._first_position, places, side="right") - 1
-        for i in np.unique(phase_of):
+        for i in np.unique(phase_of).tolist():
             if not 0 <= i < len(self.phases):
                 continue
-            phase, here = self.phases[i], phase_of == i
-            epoch, place = np.divmod(places[here] - self._first_position[i], phase.slots)
-            slots = Permutation(phase.slots, self.key, phase=int(i), epochs=epoch).forward(place)
-            ordinals[here] = _slot_to_ordinal(phase, slots)
+            layout, here = self._layouts[i], phase_of == i
+            epoch, place = np.divmod(places[here] - self._first_position[i], layout.slots)
+            ordinals[here] = layout.ordinals(layout.permutation(epoch).forward(place))
             epochs[here] = self._first_epoch[i] + epoch
         return ordinals, epochs
 
     def positions_of(self, ordinal: int) -> Ints:
         """Every position at which an ordinal comes up, rising: one inverse an epoch."""
-        found = []
-        for i, phase in enumerate(self.phases):
-            slot = _ordinal_to_slot(phase, ordinal)
-            if slot is not None:
-                epochs = np.arange(phase.epochs, dtype=np.int64)
-                places = Permutation(phase.slots, self.key, phase=i, epochs=epochs).inverse(np.full_like(epochs, slot))
-                found.append(self._first_position[i] + epochs * phase.slots + places)
-        return np.concatenate(found) if found else np.empty(0, dtype=np.int64)
+        return self.positions_of_each(np.array([ordinal]))[1]
+
+    def positions_of_each(self, ordinals: npt.ArrayLike, end: int | None = None) -> tuple[Ints, Ints]:
+        """Every position below `end` (None: all) at which any of the ordinals [N] comes up.
+
+        Two arrays: which of the N it is, rising, and the position, rising for each. Epochs that begin at or behind
+        `end` cost nothing.
+        """
+        given = np.asarray(ordinals, dtype=np.int64).reshape(-1)
+        end = self.positions if end is None else min(end, self.positions)
+        which: list[Ints] = []
+        positions: list[Ints] = []
+        for i, layout in enumerate(self._layouts):
+            first = int(self._first_position[i])
+            epochs_begun = min(layout.phase.epochs, -(-(end - first) // layout.slots))
+            slots = layout.slots_of(given)
+            fed = np.flatnonzero(slots >= 0)
+            if epochs_begun < 1 or not fed.size:
+                continue
+            epochs = np.tile(np.arange(epochs_begun, dtype=np.int64), fed.size)
+            places = layout.permutation(epochs).inverse(np.repeat(slots[fed], epochs_begun))
+            found = first + epochs * layout.slots + places
+            below = found < end
+            which.append(np.repeat(fed, epochs_begun)[below])
+            positions.append(found[below])
+        if not which:
+            return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
+        if len(which) == 1:
+            return which[0], positions[0]
+        of, at = np.concatenate(which), np.concatenate(positions)
+        rising = np.argsort(of, kind="stable")  # phases were appended in the order of their positions
+        return of[rising], at[rising]
+
+    def ranges(self) -> tuple[tuple[int, int], ...]:
+        """The ordinals that come up at all, as ranges [start, stop): rising, and none twice."""
+        merged: list[tuple[int, int]] = []
+        for start, stop in sorted(r for phase in self.phases for r in phase.ranges if r[1] > r[0]):
+            if merged and start <= merged[-1][1]:
+                merged[-1] = (merged[-1][0], max(stop, merged[-1][1]))
+            else:
+                merged.append((start, stop))
+        return tuple(merged)
 
     def epochs_done(self, step: int) -> int:
         """How many epochs are complete once `step` steps are done."""
@@ -174,9 +389,17 @@ class Order:
         return frozenset(-(-int(end) // self.batch_size) for end in self._first_position[1:])
 
 
-def whole_epochs(slots: int, steps: int, batch_size: int) -> tuple[Phase, ...]:
+def order_version(phases: Iterable[Phase]) -> int:
+    """The version that a segment with these phases has to name: 2 where there are windows, else 1."""
+    return WINDOWED_VERSION if any(phase.window_shards for phase in phases) else ORDER_VERSION
+
+
+def whole_epochs(
+    slots: int, steps: int, batch_size: int, *, shard_slots: int = 0, window_shards: int = 0
+) -> tuple[Phase, ...]:
     """One phase over all slots with as many epochs as `steps` need; the last one may stay unfinished."""
-    return (Phase(((0, slots),), max(1, -(-steps * batch_size // slots))),)
+    epochs = max(1, -(-steps * batch_size // slots))
+    return (Phase(((0, slots),), epochs, shard_slots if window_shards else 0, window_shards),)
 
 
 def effective_segments(run: TrainingRun) -> tuple[tuple[Segment, int | None], ...]:
@@ -216,28 +439,49 @@ def is_tainted(run: TrainingRun) -> bool:
 def exposure(run: TrainingRun, schedule: Sequence[ScheduleEntry], ordinal: int, upto_step: int) -> tuple[int, ...]:
     """The steps below `upto_step` (a checkpoint's step) at which a run has fed an ordinal, rising. Pure."""
     empty_from = min((e.first_empty_step for e in schedule if e.ordinal == ordinal), default=upto_step)
-    limit = min(upto_step, empty_from)
-    steps: list[int] = []
-    for segment, end in effective_segments(run):
-        positions = Order.of(segment).positions_of(ordinal)
-        positions = positions[positions >= segment.first_position]
-        if end is not None:
-            positions = positions[positions < end]
-        steps.extend(int(step) for step in positions // segment.batch_size if step < limit)
-    return tuple(steps)
+    _, steps = Exposures(run).steps_of([ordinal], min(upto_step, empty_from))
+    return tuple(steps.tolist())
 
 
-def _slot_to_ordinal(phase: Phase, slots: Ints) -> Ints:
-    firsts = np.cumsum([0, *(stop - start for start, stop in phase.ranges)])
-    part = np.searchsorted(firsts, slots, side="right") - 1
-    starts = np.array([start for start, _ in phase.ranges], dtype=np.int64)
-    return np.asarray(starts[part] + slots - firsts[part], dtype=np.int64)
+class Exposures:
+    """At which steps a run's order feeds which slots: the orders of its segments, made once, asked often.
+
+    upto_segment: of the segments up to this one alone, as they counted for a checkpoint of that segment.
+    """
+
+    def __init__(self, run: TrainingRun, upto_segment: int | None = None) -> None:
+        segments = tuple(s for s in run.segments if upto_segment is None or s.segment <= upto_segment)
+        effective = effective_segments(replace(run, segments=segments))
+        self._stretches: list[tuple[Order, int, int | None]] = []
+        # Segments that only differ in their numeric contract go on with one order.
+        for _, group in itertools.groupby(effective, key=lambda stretch: _order_of(stretch[0])):
+            (segment, end), *more = group
+            self._stretches.append((Order.of(segment), segment.first_position, more[-1][1] if more else end))
+
+    def steps_of(self, ordinals: npt.ArrayLike, upto_step: int) -> tuple[Ints, Ints]:
+        """The steps below `upto_step` at which any of the ordinals [N] comes up, if no slot were empty.
+
+        Two arrays: which of the N it is, rising, and the step, rising for each.
+        """
+        given = np.asarray(ordinals, dtype=np.int64).reshape(-1)
+        found = []
+        for order, first, end in self._stretches:
+            last = upto_step * order.batch_size
+            which, positions = order.positions_of_each(given, last if end is None else min(end, last))
+            inside = positions >= first
+            found.append((which[inside], positions[inside] // order.batch_size))
+        if len(found) == 1:
+            return found[0]
+        which = np.concatenate([w for w, _ in found]) if found else np.empty(0, dtype=np.int64)
+        steps = np.concatenate([s for _, s in found]) if found else np.empty(0, dtype=np.int64)
+        rising = np.argsort(which, kind="stable")
+        return which[rising], steps[rising]
+
+    def ranges(self) -> tuple[tuple[int, int], ...]:
+        """The ordinals that come up at all, as ranges [start, stop), rising."""
+        phases = [phase for order, _, _ in self._stretches for phase in order.phases]
+        return Order("", phases, 1).ranges() if phases else ()
 
 
-def _ordinal_to_slot(phase: Phase, ordinal: int) -> int | None:
-    first = 0
-    for start, stop in phase.ranges:
-        if start <= ordinal < stop:
-            return first + ordinal - start
-        first += stop - start
-    return None
+def _order_of(segment: Segment) -> tuple[object, ...]:
+    return segment.dataset_root, segment.order_version, segment.order_key, segment.batch_size, segment.phases

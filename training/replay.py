@@ -84,6 +84,7 @@ def begin_replay(plan: ReplayPlan, run_dir: Path, new_run_dir: Path) -> Training
             checkpoint=f"{run.run}-{plan.first_step:07d}",
             run=run.run,
             parent=parent,
+            parent_sha256=plan.base.record.digest,
             schedule=plan.schedule,
         )
         names = [name for name, _ in plan.base.record.files if name != STATE]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from flows.home import Home
 from flows.stages.lookup import covering, pairs_of, read_query
+from flows.stages.schedules import LedgerSchedules
 from flows.terminal import answer, counted, escape
 from policy.ledger import Ledger
 from policy.provenance import ScheduleEntry, TrainingRun
@@ -127,13 +127,15 @@ def _touched(
 ) -> tuple[TracedCheckpoint, ...]:
     from training.order import exposure
 
+    schedules = LedgerSchedules(row[3] for row in checkpoints)
     found: list[TracedCheckpoint] = []
     direct_runs: set[str] = set()
     for checkpoint, run, step, schedule_json, state, _ in checkpoints:
         record = runs.get(run)
         if record is None:
             continue
-        schedule = tuple(ScheduleEntry(**e) for e in json.loads(schedule_json))
+        empty = schedules.first_empty(schedule_json, {*slots.get(record.dataset, ()), *lent.get(record.dataset, ())})
+        schedule = tuple(ScheduleEntry(ordinal, since) for ordinal, since in empty.items())
         steps = sorted(
             s for ordinal in slots.get(record.dataset, ()) for s in exposure(record, schedule, ordinal, step)
         )

@@ -16,6 +16,7 @@ from flows.home import Home, utc_now
 from flows.settings import Settings
 from flows.stages.decide import decide
 from flows.stages.recheck import recheck
+from flows.stages.schedules import LedgerSchedules, ScheduleWriter
 from flows.terminal import Progress, silent
 from policy.errors import InputError
 from policy.ledger import Ledger
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from training.clip import ClipResult
     from training.clip_config import ClipConfig
 
+
+PROVENANCE = "provenance.json"
 
 # Sealed when it was allowed, and not allowed now: by a new no, by a grant that ended, by evidence that grew too old.
 _WITHHELD = """
@@ -136,7 +139,6 @@ def train_clip(
     progress: Progress = silent,
 ) -> ClipResult:
     """Train a CLIP on a dataset of pairs that have alt text."""
-    from flows.stages.caption import phrases
     from training.clip import train_clip as train_loop
 
     config = clip_config(home.settings, seed=seed, steps=steps)
@@ -154,7 +156,6 @@ def train_clip(
                 tombstones_dir=home.tombstones_path,
                 withheld=withheld,
                 on_event=lambda kind, subject, detail: events.append((kind, subject, detail)),
-                bank=[text for text, _ in phrases(home)],
                 progress=lambda what, done, total: progress(done, total, f"clip {what}: "),
                 code_version=code_version(),
             )
@@ -172,10 +173,11 @@ def clip_config(settings: Settings, *, seed: int | None = None, steps: int | Non
     from training.clip_config import for_tower
 
     asked = asdict(settings.clip)
+    for about_captions in ("target_precision", "confidence"):
+        del asked[about_captions]
     config = for_tower(
         asked.pop("image_tower"),
         **{name: value for name, value in asked.items() if (name, value) != ("learning_rate", 0.0)},
-        unique_captions=settings.captions.unique,
         threads=settings.training.threads,
     )
     return replace(config, steps=steps or config.steps, seed=config.seed if seed is None else seed)
@@ -278,12 +280,11 @@ def register_run(home: Home, run_dir: Path, events: Sequence[tuple[str, str, str
     if not (run_dir / "run.json").is_file():
         return
     run = TrainingRun.from_json((run_dir / "run.json").read_text("utf-8"), where=str(run_dir / "run.json"))
-    records = [
-        (p.parent, CheckpointRecord.from_json(p.read_text("utf-8"), where=str(p)))
-        for p in sorted(run_dir.glob("step-*/provenance.json"))
-    ]
+    records = _records(run_dir)
     with home.ledger() as ledger:
         _record_run(ledger, run)
+        held = ledger.query("SELECT DISTINCT schedule_json FROM checkpoint WHERE run = ?", [run.run])
+        schedules = ScheduleWriter(LedgerSchedules(text for (text,) in held).digests)
         for kind, subject, detail in dict.fromkeys(events):
             row = {"kind": kind, "subject": subject, "detail": detail, "happened_at": utc_now().replace(tzinfo=None)}
             ledger.append("event", [row], key=f"event/{run.run}/{config_digest([kind, subject, detail])}")
@@ -295,9 +296,9 @@ def register_run(home: Home, run_dir: Path, events: Sequence[tuple[str, str, str
                 "step": record.step,
                 "positions": record.positions,
                 "dataset_root": record.dataset_root,
-                "schedule_json": json.dumps([asdict(e) for e in record.schedule]),
+                "schedule_json": schedules.text(record.schedule),
                 "tally_json": json.dumps(dict(record.tally)),
-                "files_json": json.dumps(dict(record.files)),
+                "files_json": json.dumps(dict(record.files) | {PROVENANCE: record.digest}),
                 "parent": record.parent,
                 "upstream_json": json.dumps([asdict(u) for u in record.upstream]),
                 "state": record.state,
@@ -344,12 +345,17 @@ def _record_run(ledger: Ledger, run: TrainingRun) -> None:
 
 
 def _trained(home: Home, run_dir: Path) -> Trained:
-    records = [
-        (p.parent, CheckpointRecord.from_json(p.read_text("utf-8"), where=str(p)))
-        for p in sorted(run_dir.glob("step-*/provenance.json"))
-    ]
-    checkpoints = tuple(TrainedCheckpoint(r.checkpoint, str(d.relative_to(home.path)), r.step) for d, r in records)
+    checkpoints = tuple(
+        TrainedCheckpoint(r.checkpoint, str(d.relative_to(home.path)), r.step) for d, r in _records(run_dir)
+    )
     return Trained(run_dir.name, max((c.step for c in checkpoints), default=0), checkpoints, 0.0)
+
+
+def _records(run_dir: Path) -> list[tuple[Path, CheckpointRecord]]:
+    """The checkpoints on the disk with their records, by rising step."""
+    from training.checkpoint import list_checkpoints, read_record
+
+    return [(path, read_record(path)) for path in list_checkpoints(run_dir) if (path / PROVENANCE).is_file()]
 
 
 def _as_trained(home: Home, result: ClipResult) -> Trained:

@@ -83,6 +83,9 @@ def _check_checkpoint(home: Home, directory: object, recorded: dict[str, str]) -
         return [Failure(error.what, where)]
     if record.checkpoint not in recorded:
         return [Failure("a checkpoint that the ledger does not know", where)]
-    if json.loads(recorded[record.checkpoint]) != dict(record.files):
+    known = json.loads(recorded[record.checkpoint])
+    if known.pop("provenance.json", record.digest) != record.digest:
+        return [Failure("its record (provenance.json) is not the one in the ledger", where)]
+    if known != dict(record.files):
         return [Failure("its files are not those in the ledger", where)]
     return []

@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,7 @@ def a_record(step: int) -> CheckpointRecord:
 
 def save(run_dir: Path, step: int, value: float = 1.0) -> Path:
     tensors = {"model": {"w": torch.full((3, 2), value)}, "ema": {"w": torch.zeros(3, 2)}}
+    save_schedule(run_dir, a_record(step).schedule)
     return save_checkpoint(run_dir, a_record(step), tensors, TrainerState(step, "00")).path
 
 
@@ -136,6 +138,33 @@ def test_an_optimizer_goes_on_bit_for_bit(kind):
         unpack_optimizer(other, resumed.named_parameters(), {"bias/momentum_buffer": torch.zeros(3)})
 
 
+def test_a_record_takes_a_thousand_bytes_however_long_the_schedule_is(tmp_path):
+    """A record holds its schedule's digest; the entries come back from the run's file, those below its step alone."""
+    entries = [ScheduleEntry(ordinal, ordinal // 10) for ordinal in range(5000)]
+    save_schedule(tmp_path, entries)
+    record = replace(a_record(300), schedule=tuple(entries[:3000]), origins=(("alt", 8),), parent_sha256="0" * 64)
+    path = save_checkpoint(tmp_path, record, {"model": {"w": torch.zeros(1)}}, TrainerState(300, "00")).path
+    assert (path / "provenance.json").stat().st_size < 1000
+    opened = open_checkpoint(path).record
+    assert opened.schedule == record.schedule
+    assert opened == replace(record, files=opened.files)
+    save_schedule(tmp_path, [*entries[1:], ScheduleEntry(0, 299)])
+    with pytest.raises(IntegrityError, match="not the one that r-0000300 recorded"):
+        open_checkpoint(path)
+
+
+def test_records_of_older_builds_stay_readable():
+    """A record that holds its entries itself is read as it was; its digest does not depend on how it was stored."""
+    record = a_record(5)
+    data = json.loads(record.to_json())
+    del data["schedule_sha256"]
+    data["schedule"] = [{"ordinal": 3, "first_empty_step": 0}]
+    older = CheckpointRecord.from_json(json.dumps(data))
+    assert older == record
+    assert older.digest == record.digest == CheckpointRecord.from_json(record.to_json()).digest
+    assert CheckpointRecord.from_json(record.to_json()).with_schedule([*record.schedule, ScheduleEntry(8, 5)]) == record
+
+
 def test_the_schedule_is_kept_in_the_order_it_took_force(tmp_path):
     """Schedule entries come back sorted by step; none stored means none."""
     assert load_schedule(tmp_path) == ()
@@ -161,7 +190,7 @@ def test_a_full_disk_loses_no_earlier_checkpoint(tmp_path):
             save_checkpoint(disk, a_record(9), big, TrainerState(9, "00"))
         with pytest.raises(StorageError, match="disk is full"):
             write_durably(disk / "run.json", bytes(400_000))
-        assert [p.name for p in disk.iterdir()] == ["step-0000005"]
+        assert sorted(p.name for p in disk.iterdir()) == ["schedule.json", "step-0000005"]
         assert newest_checkpoint(disk)[0] is not None
     finally:
         subprocess.run(["umount", str(disk)], check=True)

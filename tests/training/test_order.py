@@ -1,5 +1,7 @@
 """The order: a keyed bijection, the same in Python, in SQL and in another process."""
 
+import json
+import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,7 +16,16 @@ from hypothesis import strategies as st
 import training.order
 from policy.errors import InputError
 from policy.provenance import NumericContract, Phase, ScheduleEntry, Segment, TrainingRun
-from training.order import Order, Permutation, effective_segments, exposure, whole_epochs
+from training.order import (
+    Exposures,
+    Order,
+    Permutation,
+    WindowedPermutation,
+    effective_segments,
+    exposure,
+    order_version,
+    whole_epochs,
+)
 
 MACROS = Path(training.order.__file__).parents[1] / "policy/sql/views/0001_permutation.sql"
 
@@ -100,6 +111,89 @@ def test_the_order_is_the_same_in_another_process():
     assert result.stdout.strip() == str(pinned)
 
 
+@given(slots, st.integers(1, 200), st.integers(1, 9), keys, st.integers(0, 9))
+@settings(max_examples=80, deadline=None)
+def test_an_epoch_in_windows_feeds_every_slot_exactly_once(n, shard_slots, window_shards, key, epoch):
+    """A windowed permutation is a bijection with an exact inverse, whatever the last shard and window are short of."""
+    permutation = WindowedPermutation(n, shard_slots, window_shards, key, epochs=epoch)
+    order = permutation.forward(np.arange(n))
+    assert np.array_equal(np.sort(order), np.arange(n))
+    assert np.array_equal(permutation.inverse(order), np.arange(n))
+
+
+@given(slots, st.integers(1, 200), st.integers(1, 9), st.integers(0, 9))
+@settings(max_examples=40, deadline=None)
+def test_a_window_holds_few_shards_and_each_shard_is_read_in_one_window(n, shard_slots, window_shards, epoch):
+    """A shard's slots all come up between those of the same few shards, so that each is fetched once an epoch."""
+    shards = WindowedPermutation(n, shard_slots, window_shards, "k", epochs=epoch).forward(np.arange(n)) // shard_slots
+    windows, seen = [], set()
+    at = 0
+    while at < n:  # a window ends where as many shards as it holds are used up
+        inside = list(dict.fromkeys(shards[at:].tolist()))[:window_shards]
+        size = sum(min(shard_slots, n - shard * shard_slots) for shard in inside)
+        assert set(shards[at : at + size].tolist()) == set(inside)
+        assert not seen & set(inside)
+        seen.update(inside)
+        windows.append(size)
+        at += size
+    assert sum(windows) == n
+    assert len(windows) == math.ceil(math.ceil(n / shard_slots) / window_shards)
+
+
+@given(st.integers(1, 1 << 62), st.integers(1, 1 << 40), st.integers(1, 1 << 20), st.data())
+@settings(max_examples=60, deadline=None)
+def test_the_windowed_inverse_holds_at_any_scale(n, shard_slots, window_shards, data):
+    """Nothing overflows and nothing is stored, up to 2**62 slots, with an epoch of its own for every value."""
+    places = np.array(data.draw(st.lists(st.integers(0, n - 1), min_size=1, max_size=9)))
+    epochs = np.array(data.draw(st.lists(st.integers(0, 5), min_size=len(places), max_size=len(places))))
+    permutation = WindowedPermutation(n, shard_slots, window_shards, "k", epochs=epochs)
+    order = permutation.forward(places)
+    assert ((order >= 0) & (order < n)).all()
+    assert np.array_equal(permutation.inverse(order), places)
+
+
+@pytest.mark.parametrize(
+    ("n", "shard_slots", "window_shards"), [(1, 1, 1), (10, 3, 2), (65, 8, 2), (64, 8, 2), (329, 10, 40), (1000, 16, 5)]
+)
+def test_the_sql_macro_computes_the_same_windows(n, shard_slots, window_shards):
+    """DuckDB's macros and Python agree on every place of an epoch in windows, and on every epoch of a slot."""
+    shape = [n, shard_slots, window_shards]
+    with duckdb.connect() as connection:
+        connection.execute(MACROS.read_text())
+        rows = connection.execute(
+            "SELECT slot FROM order_window_slots('ab12', 1, 3, $1, $2, $3, 0, $1) ORDER BY place", shape
+        ).fetchall()
+        places = connection.execute(
+            "SELECT place FROM order_window_places('ab12', 1, 5, $1, $2, $3, $4) ORDER BY epoch", [*shape, n // 2]
+        ).fetchall()
+    python = WindowedPermutation(n, shard_slots, window_shards, "ab12", phase=1, epochs=3)
+    assert [row[0] for row in rows] == python.forward(np.arange(n)).tolist()
+    by_epoch = WindowedPermutation(n, shard_slots, window_shards, "ab12", phase=1, epochs=np.arange(5))
+    assert [row[0] for row in places] == by_epoch.inverse(np.full(5, n // 2)).tolist()
+
+
+def test_the_windowed_order_is_pinned():
+    """Version 2 is fixed: these values are what runs on record were trained in."""
+    epoch = WindowedPermutation(1000, 30, 4, "00ff", phase=2, epochs=7)
+    assert epoch.forward(np.arange(6)).tolist() == [303, 865, 226, 237, 726, 302]
+    assert WindowedPermutation(10**12, 10_000, 64, "00ff").forward([0, 10**12 - 1]).tolist() == [
+        506974062850,
+        907505906303,
+    ]
+
+
+def test_a_windowed_order_looks_random_within_its_windows():
+    """Places and slots are uncorrelated within a window, and each epoch mixes other shards."""
+    n, size = 8000, 50 * 40
+    epochs = [WindowedPermutation(n, 50, 40, "k", epochs=e).forward(np.arange(n)) for e in range(2)]
+    for order in epochs:
+        inside = order[:size]
+        assert abs(np.corrcoef(np.arange(size), inside)[0, 1]) < 5 / np.sqrt(size)
+        assert abs(np.corrcoef(inside[:-1], inside[1:])[0, 1]) < 5 / np.sqrt(size)
+    first = [set((order[:size] // 50).tolist()) for order in epochs]
+    assert 0 < len(first[0] & first[1]) < 25
+
+
 def test_an_order_looks_random():
     """Neighbours are not fed together and epochs differ: correlations stay within what chance gives."""
     n = 5000
@@ -110,9 +204,10 @@ def test_an_order_looks_random():
     assert (one == other).sum() < 12
 
 
-def test_every_position_of_every_epoch_is_found_again():
+@pytest.mark.parametrize("window", [(0, 0), (3, 2)])
+def test_every_position_of_every_epoch_is_found_again(window):
     """positions_of is the exact inverse of at, over phases with several ranges, and -1 follows the last position."""
-    phases = (Phase(((0, 5), (20, 31)), 2), Phase(((3, 7),), 3), Phase(((40, 41),), 1))
+    phases = (Phase(((20, 31), (0, 5)), 2, *window), Phase(((3, 7),), 3, *window), Phase(((40, 41),), 1))
     order = Order("k", phases, batch_size=7)
     ordinals, epochs = order.at(np.arange(order.positions + 3))
     assert ordinals[-3:].tolist() == [-1, -1, -1]
@@ -120,6 +215,13 @@ def test_every_position_of_every_epoch_is_found_again():
     assert epochs.max() == 5
     for ordinal in range(45):
         assert order.positions_of(ordinal).tolist() == np.flatnonzero(ordinals == ordinal).tolist()
+    asked = [40, 6, 99, 6, 21]
+    for end in (0, 1, 17, 33, order.positions, order.positions + 9, None):
+        which, positions = order.positions_of_each(asked, end)
+        for i, ordinal in enumerate(asked):
+            assert positions[which == i].tolist() == [p for p in order.positions_of(ordinal) if end is None or p < end]
+        assert (np.diff(which) >= 0).all()
+    assert order.ranges() == ((0, 7), (20, 31), (40, 41))
     pairs = set(zip(ordinals[:-3].tolist(), epochs[:-3].tolist(), strict=True))
     assert len(pairs) == order.positions
 
@@ -157,9 +259,62 @@ def test_a_segment_that_a_resume_went_back_behind_no_longer_counts():
 
 
 def test_an_unknown_order_version_is_refused():
-    """An order of a later version is not computed by guesswork."""
-    with pytest.raises(InputError, match="version 2"):
-        Order.of(replace(a_segment(), order_version=2))
+    """An order of a later version is not computed by guesswork, nor windows under the version that has none."""
+    with pytest.raises(InputError, match="version 3"):
+        Order.of(replace(a_segment(), order_version=3))
+    windowed = whole_epochs(10, 3, 4, shard_slots=2, window_shards=2)
+    assert order_version(windowed) == 2
+    assert order_version(whole_epochs(10, 3, 4, shard_slots=2)) == order_version(a_segment().phases) == 1
+    with pytest.raises(InputError, match="windows, which order version 1"):
+        Order.of(replace(a_segment(), phases=windowed))
+    assert Order.of(replace(a_segment(), phases=windowed, order_version=2)).positions == 20
+
+
+def test_a_run_of_an_older_build_keeps_its_order():
+    """A record without windows, as version 1 wrote it, is read, and computes what it did; version 2 agrees with it."""
+    run = a_run(a_segment())
+    data = json.loads(run.to_json())
+    for phase in data["segments"][0]["phases"]:
+        del phase["shard_slots"], phase["window_shards"]
+    assert TrainingRun.from_json(json.dumps(data)) == run
+    both = [Order.of(replace(run.segments[0], order_version=version)) for version in (1, 2)]
+    assert np.array_equal(both[0].at(np.arange(30))[0], both[1].at(np.arange(30))[0])
+
+
+def test_the_order_does_not_depend_on_workers_or_ranks():
+    """However the positions of a step are dealt out, to workers or ranks, together they are the same batch."""
+    order = Order("k", whole_epochs(100, 9, 16, shard_slots=9, window_shards=3), 16)
+    for step in range(order.steps):
+        ordinals, epochs = order.at_step(step)
+        for world_size in (2, 3, 16):
+            for rank in range(world_size):
+                of_rank = order.at(np.arange(step * 16 + rank, (step + 1) * 16, world_size))
+                assert np.array_equal(of_rank[0], ordinals[rank::world_size])
+                assert np.array_equal(of_rank[1], epochs[rank::world_size])
+
+
+def test_ranges_that_overlap_are_refused():
+    """A slot in two ranges of a phase would come up twice an epoch, and (epoch, ordinal) name two exposures."""
+    with pytest.raises(InputError, match="overlap"):
+        Order("k", (Phase(((0, 5), (4, 9)), 1),), 2)
+
+
+def test_exposures_of_many_are_those_of_each():
+    """Asked together or one by one, over segments with orders of their own, the steps are the same."""
+    run = a_run(a_segment(0, 0), replace(a_segment(1, 12), order_key="other"), replace(a_segment(2, 20), order_key="x"))
+    every = Exposures(run)
+    which, steps = every.steps_of(np.arange(12), 7)
+    for ordinal in range(12):
+        assert tuple(steps[which == ordinal].tolist()) == exposure(run, (), ordinal, 7)
+    assert every.ranges() == ((0, 10),)
+    fed = [
+        (ordinal, position // 4)
+        for segment, first, end in zip(run.segments, (0, 12, 20), (12, 20, 28), strict=True)
+        for position, ordinal in enumerate(Order.of(segment).at(np.arange(28))[0].tolist())
+        if first <= position < end
+    ]
+    assert sorted(fed) == sorted(zip(which.tolist(), steps.tolist(), strict=True))
+    assert len(Exposures(run, upto_segment=0).steps_of(np.arange(10), 7)[1]) == 28
 
 
 def test_whole_epochs_cover_the_steps_that_are_asked_for():
