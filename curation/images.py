@@ -87,16 +87,20 @@ def read_header(body: bytes, limits: DecodeLimits | None = None) -> Header:
     return _open(body, limits or DecodeLimits())[0]
 
 
-def decode(body: bytes, limits: DecodeLimits | None = None, *, min_side_px: int | None = None) -> Rgb:
+def decode(
+    body: bytes, limits: DecodeLimits | None = None, *, min_side_px: int | None = None, into: Rgb | None = None
+) -> Rgb:
     """Decode to uint8 RGB [H, W, 3] as displayed: oriented, transparency on white, 8 bits, first frame.
 
     Oriented is by EXIF, and for AVIF by its own properties. With `min_side_px` a JPEG may come out smaller than it is
-    (scaled in the DCT domain), its shorter side at least so. In this process and under the pixel limits only: untrusted
-    bytes belong into a `DecodePool`. Raises DecodeError.
+    (scaled in the DCT domain), its shorter side at least so. `into`, [H, W, 3] without gaps: where a JPEG of just this
+    size needs no scaling its pixels are written there, and it is what is returned; after a DecodeError it may hold
+    anything. In this process and under the pixel limits only: untrusted bytes belong into a `DecodePool`. Raises
+    DecodeError.
     """
-    header, image = _open(body, limits or DecodeLimits())
+    header, image = _open(body, limits or _LIMITS)
     if image is None and header.orientation == 1:
-        return _decode_jpeg(body, header, min_side_px, "RGB")
+        return _decode_jpeg(body, header, min_side_px, "RGB", into)
     return np.array(_turned(_decoded(body, header, image, min_side_px), header.orientation).convert("RGB"))
 
 
@@ -120,6 +124,8 @@ def _turned(image: Image.Image, orientation: int) -> Image.Image:
     turn = _TURNS.get(orientation)
     return image if turn is None else image.transpose(turn)
 
+
+_LIMITS = DecodeLimits()
 
 # One thread a picture: workers run side by side, and each thread would take its stack out of the picture's memory.
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1
@@ -180,6 +186,8 @@ def _open_lazily(body: bytes, name: str) -> ImageFile.ImageFile:
 
 def _jpeg_exif(body: bytes) -> bytes | None:
     """The EXIF block of a JPEG: the first APP1 segment of that kind before the picture's data."""
+    if b"Exif\0\0" not in body:  # as in all that we encoded
+        return None
     position = 2
     while position + 4 <= len(body) and body[position] == 0xFF:
         marker, length = body[position + 1], int.from_bytes(body[position + 2 : position + 4], "big")
@@ -215,27 +223,30 @@ def _orientation(exif: bytes) -> int:
     return 1
 
 
-def _decode_jpeg(body: bytes, header: Header, min_side_px: int | None, channels: str) -> Rgb:
+def _decode_jpeg(body: bytes, header: Header, min_side_px: int | None, channels: str, into: Rgb | None = None) -> Rgb:
     """Pixels as they lie in the file, [H, W, 3] for channels RGB, [H, W, 4] for RGBX."""
     width, height = header.size_in_file
-    smaller = {}
+    options: dict[str, int | Rgb] = {}
     if min_side_px is not None and min(width, height) > min_side_px:
-        smaller = {"min_height": min_side_px} if height <= width else {"min_width": min_side_px}
+        options = {"min_height": min_side_px} if height <= width else {"min_width": min_side_px}
+    elif into is not None and into.shape[:2] == (height, width):
+        options = {"buffer": into}
     try:
-        return _libjpeg(body, channels, smaller)
+        pixels = _libjpeg(body, channels, options)
+        return into if into is not None and "buffer" in options else pixels
     except MemoryError as error:
         raise DecodeError("out-of-memory") from error
 
 
-def _libjpeg(body: bytes, channels: str, smaller: Mapping[str, int]) -> Rgb:
+def _libjpeg(body: bytes, channels: str, options: Mapping[str, int | Rgb]) -> Rgb:
     try:
-        pixels: Rgb = simplejpeg.decode_jpeg(body, channels, **smaller)
+        pixels: Rgb = simplejpeg.decode_jpeg(body, channels, **options)
     except _SIMPLEJPEG_ERRORS as error:
         if "Premature end" in str(error):
             raise DecodeError("truncated", str(error)) from error
         # libjpeg warns of much that every browser shows (stray bytes before a marker, odd Huffman codes): as they do.
         try:
-            pixels = simplejpeg.decode_jpeg(body, channels, strict=False, **smaller)
+            pixels = simplejpeg.decode_jpeg(body, channels, strict=False, **options)
         except _SIMPLEJPEG_ERRORS as fatal:
             raise DecodeError("corrupt", str(fatal)) from fatal
     return pixels

@@ -12,7 +12,7 @@ from training.denoiser import DenoiserConfig
 
 # Where and how often, not what is learnt: these may differ between a run and its resume.
 # Another thread count or device breaks the numeric contract, which is recorded apart and taints.
-OPERATIONAL = frozenset({"threads", "device", "checkpoint_every", "keep_checkpoints"})
+OPERATIONAL = frozenset({"threads", "device", "checkpoint_every", "keep_checkpoints", "loader_workers"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,7 @@ class TrainingConfig:
     device: str = "cpu"
     checkpoint_every: int = 250
     keep_checkpoints: int = 2
+    loader_workers: int = 0
 
     def __post_init__(self) -> None:
         for name, good in (
@@ -56,6 +57,7 @@ class TrainingConfig:
             ("threads", self.threads >= 1),
             ("checkpoint_every", self.checkpoint_every >= 1),
             ("keep_checkpoints", self.keep_checkpoints >= 1),
+            ("loader_workers", self.loader_workers >= 0),
             ("precision", self.precision in ("fp32", "bf16")),
             ("crop", 0 < self.crop <= 1),
             ("caption_dropout", 0 <= self.caption_dropout < 1),

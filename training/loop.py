@@ -43,6 +43,7 @@ from training.config import TrainingConfig
 from training.denoiser import Denoiser
 from training.diffusion import draw_kept_captions, draw_noise, draw_timesteps, flow_loss
 from training.ema import Ema
+from training.loading import DAY_S, GenerationWatch, Loader
 from training.numerics import differences, enforce_determinism, observe_contract
 from training.order import ORDER_VERSION, Order, is_tainted, open_segment, whole_epochs
 from training.sampling import CONFIG
@@ -78,6 +79,7 @@ def train(
     now: Callable[[], datetime],
     tombstones_dir: Path | None = None,
     withheld: Collection[int] = (),
+    reopen_s: float = DAY_S,
     stop_after: int | None = None,
     on_event: OnEvent = lambda kind, subject, detail: None,
     code_version: str = "unknown",
@@ -86,6 +88,7 @@ def train(
 
     upstream: models the data went through (captions, filters); the text encoder is added to them.
     withheld: ordinals that may not be used any more though they are sealed; they count as empty from here on.
+    reopen_s: how long the dataset may be read without knowing that its generation is the current one.
     Raises ConfigurationError (the run directory belongs to another config, dataset or encoder), IntegrityError (a
     damaged step log; a loss that is no number, naming step and ordinals), StorageError (disk full); each leaves all
     complete checkpoints as they were.
@@ -119,7 +122,10 @@ def train(
         on_event("numeric-contract-broken", run.run, changed)
 
     # The schedule: known tombstones and slots that are no longer stored enter at the step we start from.
-    watch = TombstoneWatch(tombstones_dir, reader.manifest.dataset)
+    watch, generations = (
+        TombstoneWatch(tombstones_dir, reader.manifest.dataset),
+        GenerationWatch(reader, max_age_s=reopen_s),
+    )
     empty = EmptySlots.resumed(load_schedule(run_dir), first_step)
     empty.enter(np.flatnonzero(~reader.live()).tolist(), first_step)
     empty.enter(watch.look() or (), first_step)
@@ -139,7 +145,6 @@ def train(
         for name, (optimizer, _) in optimizers.items():
             unpack_optimizer(optimizer, model.named_parameters(), checkpoint.tensors(name))
 
-    batcher = Batcher(reader, order, config)
     captions = CaptionTokens(text_encoder, config.denoiser.text_tokens)
     last_step = min(config.steps, order.steps, stop_after if stop_after is not None else config.steps)
     phase_ends = order.phase_ends()
@@ -147,7 +152,8 @@ def train(
     device = torch.device(config.device)
     images_seen, started = 0, time.monotonic()
 
-    with StepLog(run_dir / "steps.log") as log:
+    batches = Loader(Batcher(reader, order, config), workers=config.loader_workers, stop=last_step)
+    with batches, StepLog(run_dir / "steps.log") as log:
         for step in range(first_step, last_step):
             # Tombstones that arrived since the last step are in force from this one on.
             arrived = empty.enter(watch.look() or (), step)
@@ -157,8 +163,14 @@ def train(
                 for ordinal in arrived:
                     captions.forget(reader.caption(ordinal) or "")
 
+            # So are slots that are not stored any more: the reader stays with the dataset's current generation.
+            if (gone := generations.look()) is not None:
+                arrived = empty.enter(gone, step)
+                save_schedule(run_dir, empty.entries)
+                on_event("generation-reopened", f"step {step}", f"{len(arrived)} slots")
+
             # What this step feeds: pixels, captions and every random draw, keyed by (seed, epoch, ordinal, purpose).
-            batch = batcher.batch(step, empty)
+            batch = batches.batch(step, empty)
             for ordinal, reason in batch.undecodable:
                 empty.enter([ordinal], step)  # so that the schedule, and with it every trace, stays exact
                 save_schedule(run_dir, empty.entries)
@@ -168,7 +180,7 @@ def train(
             text, mask = captions.batch([c if k else "" for c, k in zip(batch.captions, kept.tolist(), strict=True)])
             noise = draw_noise(config.seed, batch.epochs, batch.ordinals, config.denoiser.image_size)
             t = draw_timesteps(config.seed, batch.epochs, batch.ordinals, config.timestep_mean, config.timestep_std)
-            pixels, noise, t = batch.pixels.to(device), noise.to(device), t.to(device)
+            pixels, noise, t = batch.pixels_on(device), noise.to(device), t.to(device)
             text, mask, real = text.to(device), mask.to(device), real.to(device)
 
             # Loss and gradient.

@@ -4,10 +4,16 @@ import numpy as np
 import pytest
 import torch
 
+from curation.images import decode, encode_jpeg
+from curation.shard_reader import DatasetReader
+from curation.shards import reseal
+from policy.errors import IntegrityError
 from policy.provenance import ScheduleEntry
-from training.batches import Batcher, EmptySlots, crop_to_square
+from tests.training.toy_dataset import assert_same, file_tombstone, noise, seal
+from training.batches import Batcher, EmptySlots, TombstoneWatch, crop_to_square
 from training.config import preset
 from training.order import Order, whole_epochs
+from training.randomness import sample_keys, uniforms
 from training.step_log import fed_digest
 
 
@@ -79,13 +85,88 @@ def test_the_schedule_only_grows_and_a_resume_pulls_later_entries_forward():
 
 @pytest.mark.parametrize("shape", [(30, 20, 3), (20, 30, 3), (20, 20, 3)])
 def test_without_random_crops_the_centre_square_is_taken(shape):
-    """A picture with its middle marked keeps the mark in the middle; a flip mirrors it."""
+    """A picture with its middle marked keeps the mark in the middle."""
     rgb = np.zeros(shape, dtype=np.uint8)
     rgb[shape[0] // 2 - 1 : shape[0] // 2 + 1, shape[1] // 2 - 1 : shape[1] // 2 + 1] = 255
-    square = crop_to_square(rgb, 20, np.array([0.3, 0.9, 0.9, 0.9]), 1.0, True)
+    square = crop_to_square(rgb, 20, np.array([0.3, 0.9, 0.9, 0.9]), 1.0)
     assert square[9:11, 9:11].min() > 200
     assert square.sum() == pytest.approx(4 * 3 * 255, rel=0.05)
-    rgb[:, : shape[1] // 2] = 100
-    plain = crop_to_square(rgb, 20, np.array([0.3, 0.9, 0.9, 0.9]), 1.0, True)
-    mirrored = crop_to_square(rgb, 20, np.array([0.3, 0.9, 0.9, 0.1]), 1.0, True)
-    assert np.array_equal(plain[:, ::-1], mirrored)
+
+
+def test_pictures_of_the_trained_size_are_not_resampled(tmp_path):
+    """Without a crop a picture whose shorter side is what is trained is fed as it was decoded, pixel by pixel."""
+    bodies = [encode_jpeg(noise(i, *shape)) for i, shape in enumerate([(16, 16), (16, 21), (27, 16), (128, 150)])]
+    with DatasetReader.open(seal(tmp_path / "toys", 4, lambda i: bodies[i])) as reader:
+        batcher, order = a_batcher(reader, flip=False)
+        batch = batcher.batch(0, EmptySlots())
+        for rgb, ordinal in zip(batch.rgb, order.at_step(0)[0].tolist(), strict=True):
+            decoded = decode(bodies[ordinal], min_side_px=16)  # the last one scaled in the DCT domain, to an eighth
+            top, left = (decoded.shape[0] - 16) // 2, (decoded.shape[1] - 16) // 2
+            assert np.array_equal(rgb, decoded[top : top + 16, left : left + 16])
+
+
+def test_a_mirrored_picture_is_the_mirror_of_the_same(tmp_path):
+    """A flip is keyed by epoch and ordinal, about half of them, and mirrors pixels without touching them."""
+    with DatasetReader.open(seal(tmp_path / "toys", 40, lambda i: encode_jpeg(noise(i, 16, 16 + i % 2)))) as reader:
+        plain, order = a_batcher(reader, flip=False, batch_size=40)
+        flipped, _ = a_batcher(reader, flip=True, batch_size=40)
+        one, other = plain.batch(0, EmptySlots()).rgb, flipped.batch(0, EmptySlots()).rgb
+        keys = sample_keys(0, np.zeros(40, dtype=np.int64), order.at_step(0)[0], "crop")
+        is_mirrored = uniforms(keys, 4)[:, 3] < 0.5
+        assert 10 < is_mirrored.sum() < 30
+        expected = np.where(is_mirrored[:, None, None, None], one[:, :, ::-1], one)
+        assert np.array_equal(other, expected)
+
+
+def test_a_small_crop_is_decoded_large_enough(tmp_path):
+    """A crop is taken from a decode that still has its pixels: it is not scaled up from a thumbnail."""
+    rgb = np.indices((256, 256)).sum(0) % 2 * 255  # the finest checker there is: gone once it was scaled down
+    body = encode_jpeg(np.repeat(rgb[:, :, None], 3, axis=2).astype(np.uint8), 100)
+    with DatasetReader.open(seal(tmp_path / "toys", 4, lambda i: body)) as reader:
+        batcher, _ = a_batcher(reader, crop=1 / 16)
+        contrast = batcher.batch(0, EmptySlots()).rgb.astype(int).std(axis=(1, 2, 3))
+        whole, _ = a_batcher(reader)
+        assert contrast.max() > 4 * whole.batch(0, EmptySlots()).rgb.astype(int).std(axis=(1, 2, 3)).max()
+
+
+def test_a_slot_that_became_empty_is_taken_out_of_a_draft(reader):
+    """A draft that was made before a removal gives the batch that is made after it."""
+    batcher, order = a_batcher(reader)
+    ordinals = order.at_step(2)[0].tolist()
+    for gone in (ordinals[:1], ordinals[1:3], ordinals):
+        draft = batcher.draft(2, EmptySlots())
+        empty = EmptySlots([ScheduleEntry(o, 2) for o in gone])
+        batch, expected = batcher.finished(draft, empty), batcher.batch(2, empty)
+        assert_same(batch, expected)
+        assert batch.real.tolist() == [o not in gone for o in ordinals]
+        assert batch.pixels[~torch.from_numpy(batch.real)].abs().sum() == 0
+
+
+def test_a_slot_that_vanished_without_a_removal_is_said(tmp_path):
+    """Nothing is silently left out of a batch: a slot that is not stored any more has to stand in the schedule."""
+    dataset = seal(tmp_path / "toys")
+    with DatasetReader.open(dataset) as reader:
+        batcher, order = a_batcher(reader)
+        gone = int(order.at_step(1)[0][0])
+        reseal(dataset, [gone], "rem-1")
+        assert reader.renew()
+        with pytest.raises(IntegrityError, match=f"slot {gone} is stored no longer"):
+            batcher.batch(1, EmptySlots())
+        assert batcher.batch(1, EmptySlots([ScheduleEntry(gone, 0)])).real.sum() == 3
+
+
+def test_tombstones_that_vanish_stop_a_run(tmp_path):
+    """A file that was there and is gone is never "nothing is removed"; one that was never there is."""
+    watch = TombstoneWatch(tmp_path, "toys")
+    assert watch.look() is None
+    file_tombstone(tmp_path, [3])
+    assert watch.look() == {3}
+    assert watch.look() is None
+    (tmp_path / "current.json").write_text("{}")
+    with pytest.raises(IntegrityError, match="not a tombstone file"):
+        watch.look()
+    with pytest.raises(IntegrityError, match="not a tombstone file"):
+        watch.look()
+    (tmp_path / "current.json").unlink()
+    with pytest.raises(IntegrityError, match="are gone"):
+        watch.look()

@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from curation.images import encode_jpeg
+from curation.images import Rgb, encode_jpeg
 from curation.shard_files import SealedSample
 from curation.shards import write_dataset
 from policy.keys import KeyRing
 from policy.provenance import DatasetManifest, UpstreamModel, dataset_root
 from policy.removals import Tombstones
+from training.batches import Batch
 
 COLOURS = {"red": (220, 30, 40), "green": (40, 180, 60), "blue": (50, 80, 220), "yellow": (250, 210, 40)}
 SHAPES = ("apple", "banana", "plum")
@@ -42,6 +43,20 @@ def flat_picture(i: int) -> bytes:
     rgb = np.full((20, 24, 3), 255, dtype=np.uint8)
     rgb[4 : 12 + i % 8, 4:20] = list(COLOURS.values())[i % 4]
     return encode_jpeg(rgb)
+
+
+def noise(seed: int, height: int, width: int) -> Rgb:
+    """A picture unlike any other, [height, width, 3]: coarse spots, so that JPEG keeps them."""
+    spots = np.random.default_rng(seed).integers(0, 256, (-(-height // 4), -(-width // 4), 3), dtype=np.uint8)
+    return np.ascontiguousarray(np.kron(spots, np.ones((4, 4, 1), dtype=np.uint8))[:height, :width])
+
+
+def assert_same(one: Batch, other: Batch) -> None:
+    """Two batches are equal, bit for bit."""
+    assert (one.step, one.first_position, one.captions) == (other.step, other.first_position, other.captions)
+    assert (one.undecodable, one.fed_sha256) == (other.undecodable, other.fed_sha256)
+    for name in ("ordinals", "epochs", "real", "rgb"):
+        assert np.array_equal(getattr(one, name), getattr(other, name)), name
 
 
 def seal(
