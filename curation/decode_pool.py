@@ -26,6 +26,7 @@ Result = Shaped | DecodeError
 # What a worker may take at any time, and what a picture may want for it to be decoded then: all others are decoded by
 # one worker at a time, so that several hostile ones do not take the limit's memory each.
 _USUAL_BYTES, _WANTED_BYTES = 96 << 20, 80 << 20
+_PLAIN = b"plain"  # the head of a picture that the analyser is not asked about
 
 
 class DecodePool(WorkerPool[Result]):
@@ -73,9 +74,12 @@ class DecodePool(WorkerPool[Result]):
             usual_bytes=_USUAL_BYTES if analyser is None else None,
         )
 
-    def submit(self, tag: object, body: bytes) -> None:
-        """Hand in a picture; waits only while `max_bytes` of pictures are unanswered."""
-        self.submit_piece(tag, b"", body)
+    def submit(self, tag: object, body: bytes, *, analyse: bool = True) -> None:
+        """Hand in a picture; waits only while `max_bytes` of pictures are unanswered.
+
+        Without `analyse` the analyser, where there is one, is not asked: faces stay not observed, and none is blurred.
+        """
+        self.submit_piece(tag, b"" if analyse else _PLAIN, body)
 
     def shape_all(self, pictures: Iterable[tuple[object, bytes]]) -> Iterator[tuple[object, Result]]:
         """Shape a stream of (tag, bytes), results as they finish."""
@@ -146,11 +150,11 @@ def _prepare(greeting: Mapping[str, Any]) -> Do:
     analyser = None if greeting["analyser"] is None else _build(*greeting["analyser"])
     _warm_up(analyser, config)
 
-    def do(_: bytes, body: bytes) -> tuple[bytes, bytes] | NotDone:
+    def do(head: bytes, body: bytes) -> tuple[bytes, bytes] | NotDone:
         try:
             wanted = webp_bytes_wanted(body) or bytes_wanted(body, read_header(body, limits))
             with alone() if wanted > _WANTED_BYTES else nullcontext():
-                shaped = shape(body, config, limits, analyser)
+                shaped = shape(body, config, limits, analyser if head != _PLAIN else None)
         except DecodeError as error:
             if error.code == "corrupt" and webp_bytes_wanted(body) > limits.memory_bytes:
                 return NotDone(OUT_OF_MEMORY)  # libwebp does not say which

@@ -167,7 +167,7 @@ def demo(home_path: Path, as_json: bool, fresh: bool, pages: int, preset: str) -
     "--retry",
     type=click.Choice(["transient", "unobserved"]),
     default=None,
-    help="Ask again: what failed and may not tomorrow, or what was imported and never observed.",
+    help="Ask again: what failed and may not tomorrow, or what was never observed (imported; refused until now).",
 )
 @click.option("--stale", metavar="AGE", default=None, help="Ask again what was asked longer ago, as 30d or 12h.")
 def crawl(

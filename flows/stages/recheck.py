@@ -23,6 +23,7 @@ from flows.stages.crawling.asking import page_pool
 from flows.stages.crawling.observer import Observer, observer_at
 from flows.stages.crawling.recording import append_declared, append_origins
 from flows.stages.crawling.rows import IMPORTED
+from flows.stages.crawling.sources import UNSEEN
 from flows.stages.decide import decide
 from flows.stages.evidence import evidence_batches, newest_evidence
 from flows.stages.parts import unit_id
@@ -30,6 +31,7 @@ from flows.terminal import Progress, silent
 from policy.errors import InputError
 from policy.evidence import Document, Evidence, LicenceClaim, OriginEvidence
 from policy.ledger import Ledger
+from policy.people import FACES
 from policy.ruleset import Ruleset
 from policy.signals import rsl
 from policy.signals.places import asked_urls
@@ -47,13 +49,13 @@ WHERE verdict = 'allow'
 ORDER BY pair_key
 """
 _OF_DATASET = "SELECT DISTINCT pair_key FROM slot WHERE dataset = ? AND pair_key IS NOT NULL ORDER BY pair_key"
-# Whether there is a picture whose newest fetch was somebody else's.
-_IMPORTED = """
+# Whether there is a picture whose newest fetch was somebody else's, or at which nobody has looked while it was refused.
+_UNOBSERVED = f"""
 SELECT count(*) FROM (
-    SELECT outcome FROM "fetch" WHERE kind = 'image' AND url_key IS NOT NULL
+    SELECT url_key, outcome FROM "fetch" WHERE kind = 'image' AND url_key IS NOT NULL
     QUALIFY row_number() OVER (PARTITION BY url_key ORDER BY batch_seq DESC, row_no DESC) = 1
-) WHERE outcome = $outcome
-"""
+) WHERE outcome = $outcome OR url_key IN ({UNSEEN})
+"""  # noqa: S608  # a query of ours
 # A no that a recheck observed, of a rule that the pair passed before; and reservations whose source has taken it back.
 _NEW_RESERVATIONS = """
 WITH rechecked AS (SELECT pair_key, evidence_id FROM evidence WHERE observer = $observer),
@@ -83,7 +85,7 @@ _BY_RESPONSE = ("content_usage", "content_signal", "rsl", "tdmrep", "x_robots", 
 class RecheckSummary:
     """Origins, pages and pictures that were asked, those of them that did not answer, pairs looked at, pairs with new
     evidence and with changed decisions, and reservations made and lifted. `imported`: pictures that somebody else had
-    fetched, asked for the first time by ourselves."""
+    fetched, or that were refused and not looked at, asked for by ourselves."""
 
     origins: int
     pages: int
@@ -102,7 +104,7 @@ def recheck(home: Home, progress: Progress = silent, *, dataset: str | None = No
 
     What is appended is keyed by what was asked: a recheck that was killed is run again and asks what is still due.
     """
-    imported = _observe_imported(home, progress) if dataset is None else 0
+    imported = _observe_pictures(home, progress) if dataset is None else 0
     with home.ledger(readonly=True) as ledger:
         pairs = [p for (p,) in ledger.query(*((_OF_DATASET, [dataset]) if dataset is not None else (_WAITING,)))]
     observer, counts = observer_at(home), _Counts()
@@ -128,10 +130,12 @@ def recheck(home: Home, progress: Progress = silent, *, dataset: str | None = No
     )
 
 
-def _observe_imported(home: Home, progress: Progress) -> int:
-    """Ask for the pictures that others have fetched: headers, hops and the bytes that hang there now."""
+def _observe_pictures(home: Home, progress: Progress) -> int:
+    """Ask for the pictures that others have fetched (headers, hops and the bytes that hang there now), and for those
+    that nothing refuses any more and in which nobody has looked for faces.
+    """
     with home.ledger(readonly=True) as ledger:
-        [(waiting,)] = ledger.query(_IMPORTED, {"outcome": IMPORTED})
+        [(waiting,)] = ledger.query(_UNOBSERVED, {"outcome": IMPORTED, "faces": FACES})
     return crawl.crawl(home, crawl.Job(again="unobserved"), progress).pictures if waiting else 0
 
 

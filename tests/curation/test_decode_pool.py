@@ -162,6 +162,21 @@ def test_faces_come_back_and_workers_are_single_threaded_and_light(monkeypatch: 
     assert (result.faces, result.face_detector) == ((), "1False")
 
 
+@pytest.mark.usefixtures("analysers")
+def test_an_analyser_that_is_not_to_be_asked_sees_nothing() -> None:
+    """The same worker measures one picture with it and another without: what it would have said is not observed."""
+    with DecodePool(1, analyser="odd_analysers:Killer") as pool:
+        pool.submit("asked", FINE)
+        pool.submit("not asked", CRASH, analyse=False)
+        found = dict(pool.drain())
+    seen, unseen = found["asked"], found["not asked"]
+    assert isinstance(seen, Shaped)
+    assert isinstance(unseen, Shaped)
+    assert (seen.faces, seen.face_detector) == ((), "killer")
+    assert (unseen.faces, unseen.face_detector) == (None, None)
+    assert unseen == shape(CRASH)
+
+
 # ── overlap ──────────────────────────────────────────────────────────────────────────────────────────────────────
 @pytest.mark.usefixtures("analysers")
 def test_a_worker_goes_on_while_its_parent_is_busy() -> None:

@@ -244,6 +244,9 @@ def test_a_decision_rests_on_a_grant_and_falls_with_it(home: Home, site: Site, d
     assert standing(home)["/quiet.png"] == ("deny", "x-robots-noai")
     grant = give(home, document, "--url", site.url("/quiet.png"), "--covers", "x_robots")["id"]
     assert told(home, "decide")["changed"] == 1
+    assert standing(home)["/quiet.png"] == ("defer", "not-observed")  # nobody looked for faces in what was denied
+    told(home, "crawl", "--retry", "unobserved")
+    told(home, "decide")
     assert standing(home)["/quiet.png"][0] == "allow"
     assert ruling(home, "/quiet.png", "x_robots") == (
         *("allow", "granted"),
@@ -252,7 +255,6 @@ def test_a_decision_rests_on_a_grant_and_falls_with_it(home: Home, site: Site, d
     [audited] = told(home, "audit", "grants")
     assert (audited["grant_id"], audited["state"], audited["rule"], audited["pairs"]) == (grant, "valid", "x_robots", 1)
     assert GIVER not in run(home, "why", site.url("/quiet.png")).stdout
-    told(home, "crawl", site.url("/"))  # the pixels of what was denied are not kept
     assert told(home, "seal", "--name", "with")["slots"] == 2
     told(home, "grant", "end", grant, "--reason", "taken back")
     assert told(home, "seal", "--name", "without")["slots"] == 1
@@ -265,9 +267,9 @@ def test_a_grant_that_ran_out_covers_nothing_at_the_next_decide(
     home: Home, site: Site, document: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody has to end it: its last day does."""
-    told(home, "crawl", site.url("/"))
     last = TODAY + timedelta(days=2)
     give(home, document, "--url", site.url("/quiet.png"), "--covers", "x_robots", "--to", last)
+    told(home, "crawl", site.url("/"))
     told(home, "decide")
     assert standing(home)["/quiet.png"][0] == "allow"
     later = datetime.now(UTC) + timedelta(days=3)

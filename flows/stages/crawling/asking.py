@@ -10,20 +10,20 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 from curation.crawler import Wanted
-from curation.decode_pool import DecodePool
 from curation.fetch import Fetched, Request
-from curation.images import DecodeError, DecodeLimits, ShapeConfig, Shaped
 from curation.page_pool import PageError, PagePool, ReadPage
 from curation.pages import Page, page_json
 from curation.pair import origin_of
 from curation.pixel_store import PixelStore
 from flows.home import Home, utc_now
 from flows.stages.crawling import plan
+from flows.stages.crawling.decoding import Decoding, shown_pairs
 from flows.stages.crawling.known import KnownAnswer, known_pages, known_pictures
 from flows.stages.crawling.meter import Meter
-from flows.stages.crawling.observer import Observer, observer_at, seen_alone, trust_anchors
+from flows.stages.crawling.observer import Observer, observer_at, seen_alone
 from flows.stages.crawling.rows import (
     NOT_MODIFIED,
     PAGES,
@@ -32,11 +32,8 @@ from flows.stages.crawling.rows import (
     fetch_row,
     is_html,
     outcome_of,
-    shaped_row,
 )
-from flows.stages.faces import blur_from, detector_choice
 from flows.stages.parts import PartWriter, part_groups
-from policy.people import FACES
 
 PAIRS_NOTE = "pairs"  # of a page part: how many pairs its pages hold
 OPEN_UNITS = 4  # picture units that are asked at the same time; what a kill costs, and how far a slow origin may lag
@@ -195,12 +192,13 @@ def page_pool(*, with_links: bool = True) -> PagePool:
 
 @dataclass(slots=True)
 class _OpenUnit:
-    """A picture unit on its way: its part, the URLs that have no row yet, what is known of them."""
+    """A picture unit on its way: its part, the URLs that have no row yet, what is known of them and who shows them."""
 
     unit: str
     part: PartWriter
     waiting: set[str]
     known: Mapping[str, KnownAnswer]
+    pairs: Mapping[str, Sequence[Mapping[str, Any]]]
     started: datetime
     counts: Counter[str] = field(default_factory=Counter)
 
@@ -219,12 +217,12 @@ class PictureUnits:
 
     def run(self, units: Sequence[str]) -> list[UnitSummary]:
         try:
-            with decode_pool(self.home) as pool:
-                pool.start()  # they load while the origins are asked for their documents
-                for fetched in self.observer.ask(self._requests(units, pool), wake=pool.fileno()):
-                    self._take(fetched, pool)
-                    self._keep(pool.ready())
-                self._keep(pool.drain())
+            with Decoding(self.home, self.observer, self.pixels) as decoding:
+                decoding.start()  # they load while the origins are asked for their documents
+                for fetched in self.observer.ask(self._requests(units, decoding), wake=decoding.fileno()):
+                    self._take(fetched, decoding)
+                    self._keep(decoding.ready())
+                self._keep(decoding.drain())
         finally:
             self.pixels.discard()
             for opened in self._open.values():
@@ -232,20 +230,20 @@ class PictureUnits:
         self.observer.ask_declared(self.declared)
         return self.done
 
-    def _requests(self, units: Sequence[str], pool: DecodePool) -> Iterator[Request | Wanted | None]:
+    def _requests(self, units: Sequence[str], decoding: Decoding) -> Iterator[Request | Wanted | None]:
         for unit in units:
             while len(self._open) >= OPEN_UNITS:
-                yield from self._nothing(pool)
+                yield from self._nothing(decoding)
             opened = self._opened(unit)
             yield from (Wanted(origin) for origin in self._page_origins(unit))
             for url in sorted(opened.waiting):
                 yield Request(url, "image", headers=_validators(opened.known.get(url)))
         while self._asked:
-            yield from self._nothing(pool)
+            yield from self._nothing(decoding)
 
-    def _nothing(self, pool: DecodePool) -> Iterator[None]:
+    def _nothing(self, decoding: Decoding) -> Iterator[None]:
         """Nothing to ask at the moment: what the workers have done meanwhile is kept, however slow the network is."""
-        self._keep(pool.ready())
+        self._keep(decoding.ready())
         yield None
 
     def _page_origins(self, unit: str) -> list[str]:
@@ -262,30 +260,30 @@ class PictureUnits:
             # Whatever was asked to go meanwhile is neither fetched nor kept.
             self.observer.renew(self.home, ledger)
             known = known_pictures(self.home, ledger, sorted(urls))
+            pairs = shown_pairs(self.home, ledger, self.observer, plan.pairs_file(self.home, self.crawl, unit))
         part = PartWriter(plan.part(self.home, self.crawl, "pictures", unit), PICTURES)
-        opened = _OpenUnit(unit, part, urls, known, utc_now())
+        opened = _OpenUnit(unit, part, urls, known, pairs, utc_now())
         self._open[unit] = opened
         self.unit_of.update(dict.fromkeys(urls, opened))
         self._asked += len(urls)
         return opened
 
-    def _take(self, fetched: Fetched, pool: DecodePool) -> None:
+    def _take(self, fetched: Fetched, decoding: Decoding) -> None:
         self._asked -= 1
         row = fetch_row(fetched)
         self.declared |= self.observer.declared_by(fetched)
         if fetched.ok:
             self.meter.count(None, len(fetched.body))
-            pool.submit(row | {"size_bytes": len(fetched.body)}, fetched.body)
+            decoding.submit(row, fetched.body, self.unit_of[fetched.url].pairs.get(fetched.url, ()))
             return
         known = self.unit_of[fetched.url].known.get(fetched.url)
         if fetched.outcome == NOT_MODIFIED and known is not None:
             row |= fetch_row(known.confirmed(fetched)) | dict(known.row)
         self._add(row)
 
-    def _keep(self, results: Iterable[tuple[object, Shaped | DecodeError]]) -> None:
-        for row, result in results:
-            assert isinstance(row, dict)  # the tag is the row that waits for its picture
-            self._add(row | kept_columns(result, self.observer, self.pixels))
+    def _keep(self, rows: Iterable[Mapping[str, object]]) -> None:
+        for row in rows:
+            self._add(row)
 
     def _add(self, row: Mapping[str, object]) -> None:
         opened = self.unit_of.pop(str(row["url"]))
@@ -300,19 +298,10 @@ class PictureUnits:
             self.done.append(summary(opened.unit, opened.counts, opened.started))
 
 
-def kept_columns(result: Shaped | DecodeError, observer: Observer, pixels: PixelStore) -> dict[str, object]:
-    """What a picture's row says of its bytes; its pixels are kept, unless a removal or a list names them."""
-    if isinstance(result, DecodeError):
-        return {"outcome": f"decode-{result.code}", "detail": result.what}
-    if not observer.keeps_out(result):
-        pixels.put(result.content_sha256, result.jpeg)
-    return shaped_row(result)
-
-
 def run_picture_units(
     home: Home, crawl: str, units: Sequence[str], meter: Meter | None = None
 ) -> tuple[UnitSummary, ...]:
-    """Ask the pictures of these units; decode, fingerprint, look for faces; keep the pixels that we encoded."""
+    """Ask the pictures of these units; decode and measure them; keep the pixels that we encoded."""
     return tuple(PictureUnits(home, crawl, observer_at(home), meter or Meter()).run(units))
 
 
@@ -320,25 +309,6 @@ def unit_urls(home: Home, crawl: str, unit: str) -> set[str]:
     """The pictures that a unit's pairs show."""
     path = plan.pairs_file(home, crawl, unit)
     return {row["image_url"] for rows in part_groups(path, ["image_url"]) for row in rows}
-
-
-def decode_pool(home: Home) -> DecodePool:
-    """Decoding workers as the home sets them up; faces are looked for, and blurred, where the ruleset asks for it."""
-    settings = home.settings.images
-    choice = detector_choice(home) if FACES in home.ruleset.mechanisms else None
-    return DecodePool(
-        settings.decode_workers,
-        config=ShapeConfig(
-            settings.size,
-            settings.quality,
-            full_chroma=settings.full_chroma,
-            c2pa_trust_anchors=trust_anchors(home),
-            blur_from=blur_from(home),
-        ),
-        limits=DecodeLimits(max_pixels=settings.max_pixels),
-        analyser=choice.factory if choice is not None else None,
-        analyser_arguments=choice.arguments if choice is not None else (),
-    )
 
 
 def _validators(known: KnownAnswer | None) -> tuple[tuple[str, str], ...]:

@@ -10,23 +10,24 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
-from curation.images import DecodeError, Shaped
 from curation.pair import origin_of
 from curation.pixel_store import PixelStore
 from flows.home import Home, utc_now
 from flows.stages import bulk
 from flows.stages.bulk import BulkOutcome, BulkSettings
 from flows.stages.crawling import plan
-from flows.stages.crawling.asking import UnitSummary, decode_pool, kept_columns, summary, unit_urls
+from flows.stages.crawling.asking import UnitSummary, summary, unit_urls
+from flows.stages.crawling.decoding import Decoding, shown_pairs
 from flows.stages.crawling.meter import Meter
 from flows.stages.crawling.observer import Observer, fetch_config, observer_at
-from flows.stages.crawling.rows import PICTURES, imported_row, outcome_of
+from flows.stages.crawling.rows import IMPORTED, PICTURES, imported_row, outcome_of
 from flows.stages.parts import PartWriter, read_part, unit_id, write_part
 from policy.errors import CustodyError
 
@@ -77,7 +78,9 @@ def _run_job(home: Home, crawl: str, units: Sequence[str], meter: Meter) -> list
         )
     with home.ledger(readonly=True) as ledger:
         observer.renew(home, ledger)
-    summaries = _import_job(home, crawl, job, rows, observer, meter, started)
+        shown = [shown_pairs(home, ledger, observer, plan.pairs_file(home, crawl, unit)) for unit in units]
+    pairs = {url: found for unit in shown for url, found in unit.items()}
+    summaries = _import_job(home, crawl, job, rows, pairs, observer, meter, started)
     shutil.rmtree(job)
     return summaries
 
@@ -95,6 +98,7 @@ def _import_job(
     crawl: str,
     job: Path,
     rows: Sequence[Mapping[str, str]],
+    pairs: Mapping[str, Sequence[Mapping[str, Any]]],
     observer: Observer,
     meter: Meter,
     started: datetime,
@@ -109,16 +113,11 @@ def _import_job(
         counts[unit][outcome_of(row)] += 1
         meter.count(outcome_of(row), int(str(row.get("size_bytes") or 0)))
 
-    def keep(results: Iterable[tuple[object, Shaped | DecodeError]]) -> None:
-        for row, result in results:
-            assert isinstance(row, dict)  # the tag is the row that waits for its picture
-            add(row | kept_columns(result, observer, pixels))
-
     try:
         for row in rows:
             if row["refused"] is not None:
                 add(imported_row(row["url"], "refused-by-policy", row["refused"]) | {"refused_url": row["url"]})
-        with decode_pool(home) as pool:
+        with Decoding(home, observer, pixels) as decoding:
             outcomes = bulk.reconcile(job / "urls.parquet", job / "unit", max_bytes=home.settings.crawl.max_image_bytes)
             for item in outcomes:
                 if not isinstance(item, BulkOutcome):
@@ -129,9 +128,11 @@ def _import_job(
                 elif (code := observer.kept_out(item.url)) is not None:  # asked to go while it was downloaded
                     add(imported_row(item.url, "refused-by-policy", code) | {"refused_url": item.url})
                 else:
-                    pool.submit(imported_row(item.url, "imported") | {"size_bytes": len(stored)}, stored)
-                    keep(pool.ready())
-            keep(pool.drain())
+                    decoding.submit(imported_row(item.url, IMPORTED), stored, pairs.get(item.url, ()))
+                    for measured in decoding.ready():
+                        add(measured)
+            for measured in decoding.drain():
+                add(measured)
         pixels.settle()
         for part in parts.values():
             part.finish()

@@ -49,8 +49,9 @@ class Source:
 class Job:
     """What a crawl is told to do: pages to begin from, other sources, or what of the ledger is asked again.
 
-    `again`: "", "transient" (what failed and may not tomorrow), "unobserved" (what no fetcher of ours has seen), or
-    "stale" (what was asked more than `stale_days` ago). `engine`: who fetches the pictures, "" for our own fetcher.
+    `again`: "", "transient" (what failed and may not tomorrow), "unobserved" (what no fetcher of ours has seen, or
+    nobody has looked at for faces), or "stale" (what was asked more than `stale_days` ago). `engine`: who fetches the
+    pictures, "" for our own fetcher.
     """
 
     seeds: tuple[str, ...] = ()

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from curation.fetch import TRANSIENT_OUTCOMES
+from curation.images import DecodeError, Shaped
 from curation.observe import observe, observe_again, without_picture
 from curation.pair import ImageTextPair, canonical_url, sample_key, url_key
 from flows.home import Home
@@ -202,18 +203,7 @@ class Recorder:
         standing: Evidence | None,
     ) -> Evidence:
         """The evidence of a pair that was found. What did not answer this time leaves what is known of the picture."""
-        moments = [picture["started_at"], *([page.seen_at] if page is not None else [])]
-        evidence = observe(
-            pair,
-            page=page.fetched if page is not None else None,
-            page_meta=page.meta if page is not None else None,
-            page_rsl=page.rsl if page is not None else None,
-            image=fetched_of(picture, "image"),
-            origins=self.origins,
-            facts=facts_of(picture),
-            tombstoned="",  # asked just before: what a tombstone covers leaves no row at all
-            now=min(moments),  # as old as the older of the two
-        )
+        evidence = observed_pair(pair, page, picture, facts_of(picture), self.origins)
         if picture["outcome"] in TRANSIENT_OUTCOMES and standing is not None and standing.content_sha256 is not None:
             return observe_again(standing, page=evidence)
         if expected_sha256 is not None and evidence.content_sha256 not in (None, expected_sha256):
@@ -240,6 +230,28 @@ class Recorder:
         if url is not None and self.tombstones.covers_url(url):
             return True
         return sha256 is not None and self.tombstones.covers_content(sha256) is not None
+
+
+def observed_pair(
+    pair: ImageTextPair,
+    page: PageSeen | None,
+    picture: Mapping[str, Any],
+    facts: Shaped | DecodeError | None,
+    origins: Mapping[str, OriginEvidence],
+) -> Evidence:
+    """The evidence of a pair that was found: its page, the row of its picture, and what came of that one's bytes."""
+    moments = [picture["started_at"], *([page.seen_at] if page is not None else [])]
+    return observe(
+        pair,
+        page=page.fetched if page is not None else None,
+        page_meta=page.meta if page is not None else None,
+        page_rsl=page.rsl if page is not None else None,
+        image=fetched_of(picture, "image"),
+        origins=origins,
+        facts=facts,
+        tombstoned="",  # asked just before: what a tombstone covers leaves no row at all
+        now=min(moments),  # as old as the older of the two
+    )
 
 
 # ── documents ──────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -12,7 +12,6 @@ import json
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +21,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curation.fetch import TRANSIENT_OUTCOMES, Request
-from curation.images import DecodeError, Shaped
 from curation.pair import ImageTextPair, canonical_url, origin_of, secret_in_url, url_key
 from curation.pixel_store import PixelStore
 from curation.storage import open_input
@@ -30,8 +28,9 @@ from curation.url_lists import Listed, read_url_list
 from flows.home import Home, utc_now
 from flows.settings import CrawlSettings
 from flows.stages.crawling import plan
-from flows.stages.crawling.asking import PAIRS_NOTE, PageReading, decode_pool, kept_columns, page_pool
+from flows.stages.crawling.asking import PAIRS_NOTE, PageReading, page_pool
 from flows.stages.crawling.dealing import deal
+from flows.stages.crawling.decoding import Decoding
 from flows.stages.crawling.meter import Meter
 from flows.stages.crawling.observer import observer_at
 from flows.stages.crawling.plan import Job, PictureUnit, Source
@@ -56,6 +55,7 @@ from policy.errors import InputError
 from policy.evidence import LicenceClaim
 from policy.ledger import Ledger
 from policy.origins import host_of, site_of
+from policy.people import FACES
 
 # Readers of what few crawls have are imported where they are used.
 if TYPE_CHECKING:
@@ -82,9 +82,15 @@ SELECT pair_key, image_url FROM seen SEMI JOIN asked USING (url_key)
 WHERE page_key IS NULL OR page_key NOT IN (SELECT unnest($pages::VARCHAR[]))
 ORDER BY pair_key
 """  # noqa: S608  # conditions of ours, below
+# Pictures that nothing refuses any more, and that wait for somebody to look for faces: while something refused them
+# nobody did, and nothing is kept of them (`decoding`).
+UNSEEN = """
+SELECT url_key FROM occurrence JOIN standing USING (pair_key) JOIN latest_decision AS said USING (pair_key)
+WHERE standing.verdict = 'defer' AND said.rule = $faces AND said.verdict = 'defer' AND said.reason_code = 'not-observed'
+"""
 _WHICH = {
     "transient": "outcome IN (SELECT unnest($outcomes::VARCHAR[]))",
-    "unobserved": "outcome IN (SELECT unnest($outcomes::VARCHAR[])) OR outcome LIKE 'bulk-%'",
+    "unobserved": f"outcome IN (SELECT unnest($outcomes::VARCHAR[])) OR outcome LIKE 'bulk-%' OR url_key IN ({UNSEEN})",
     "stale": "started_at < $before",
 }
 _ASKED_PAGES = "SELECT url_key FROM \"fetch\" WHERE kind = 'page' AND url_key IN (SELECT unnest(?::VARCHAR[]))"
@@ -191,7 +197,7 @@ def _which(job: Job) -> tuple[str, dict[str, object]]:
     if job.again == "transient":
         given = {"outcomes": sorted(TRANSIENT_OUTCOMES)}
     elif job.again == "unobserved":
-        given = {"outcomes": [IMPORTED, IMPORT_FAILED]}
+        given = {"outcomes": [IMPORTED, IMPORT_FAILED], "faces": FACES}
     elif job.again == "stale":
         given = {"before": (utc_now() - timedelta(days=job.stale_days)).replace(tzinfo=None)}
     return _WHICH[job.again], given
@@ -370,31 +376,25 @@ def _import_some(home: Home, part: Path, pairs: Path, items: Iterable[Imported],
             stack.enter_context(PartWriter(part, PICTURES)),
             stack.enter_context(PartWriter(pairs, PAIRS)),
         )
-        pool = stack.enter_context(decode_pool(home))
+        decoding = stack.enter_context(Decoding(home, observer, pixels))
 
-        def keep(results: Iterable[tuple[object, Shaped | DecodeError]]) -> None:
-            for tag, result in results:
-                assert isinstance(tag, tuple)  # as it was submitted, below
-                row, is_original = tag
-                if isinstance(result, Shaped) and not is_original:
-                    # What bytes that were encoded anew do not say was not observed.
-                    result = replace(result, embedded=None, c2pa=None)
-                row |= kept_columns(result, observer, pixels)
+        def add(rows: Iterable[Mapping[str, object]]) -> None:
+            for row in rows:
                 pictures.add(row)
                 meter.count(outcome_of(row))
 
         for item in items:
-            waiting.add(pair_row(_imported_pair(item)))
+            pair = pair_row(_imported_pair(item))
+            waiting.add(pair)
             row = imported_row(item.url, IMPORTED if item.stored is not None else IMPORT_FAILED)
             if (code := observer.kept_out(item.url)) is not None:
                 row |= {"outcome": "refused-by-policy", "detail": code, "refused_url": item.url}
             elif item.stored is not None:
-                pool.submit((row | {"size_bytes": len(item.stored)}, item.is_original is True), item.stored)
-                keep(pool.ready())
+                decoding.submit(row, item.stored, (pair,), is_original=item.is_original is True)
+                add(decoding.ready())
                 continue
-            pictures.add(row)
-            meter.count(outcome_of(row))
-        keep(pool.drain())
+            add((row,))
+        add(decoding.drain())
         pixels.settle()
         waiting.finish()
         pictures.finish()

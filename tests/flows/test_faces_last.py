@@ -1,0 +1,181 @@
+"""Faces are looked for in what nothing cheaper refuses, and later where that changes its mind."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from curation.pixel_store import PixelStore
+from flows import settings
+from flows.home import Home
+from flows.stages import crawl, decide, recheck
+from flows.stages.crawl import Job
+from policy.ruleset import Ruleset
+from tests.builders import ask, replaced
+from tests.flows.site import Answer, Site
+from tests.flows.test_faces import BY, MODEL, red_left
+
+NC = "https://creativecommons.org/licenses/by-nc/4.0/"
+PROHIBITED = (
+    '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    '<rdf:Description rdf:about="" xmlns:plus="http://ns.useplus.org/ldf/xmp/1.0/"'
+    ' plus:DataMining="http://ns.useplus.org/ldf/vocab/DMI-PROHIBITED"/></rdf:RDF></x:xmpmeta>'
+)
+
+
+def dot(row: int, side: int = 160, xmp: str = "") -> bytes:
+    """What the model takes for one face: four red pixels a side, in a row of cells of its own."""
+    pixels = np.full((side, side, 3), (30, 90, 90), np.uint8)
+    pixels[8 * row : 8 * row + 4, 24:28] = (255, 0, 0)
+    said, held = PngInfo(), io.BytesIO()
+    if xmp:
+        said.add_itxt("XML:com.adobe.xmp", xmp)
+    Image.fromarray(pixels).save(held, "PNG", pnginfo=said)
+    return held.getvalue()
+
+
+def page(licence: str = BY) -> bytes:
+    names = ("free", "quiet", "reserved", "tiny")
+    shown = "".join(f'<img src="/{name}.png" alt="a red dot on a green wall">' for name in names)
+    return f'<link rel="license" href="{licence}">{shown}'.encode()
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    """Four pictures with a face: three of them are refused by a header, by their own bytes, by their size."""
+    answers = {
+        "/": Answer(page()),
+        "/robots.txt": Answer(b"", "text/plain"),
+        "/free.png": Answer(dot(4), "image/png"),
+        "/quiet.png": Answer(dot(6), "image/png", headers=[("X-Robots-Tag", "noai")]),
+        "/reserved.png": Answer(dot(8, xmp=PROHIBITED), "image/png"),
+        "/tiny.png": Answer(dot(3, side=48), "image/png"),
+    }
+    with Site(answers) as site:
+        yield site
+
+
+@pytest.fixture
+def home(tmp_path: Path, site: Site, fresh_home: Callable[..., Home]) -> Home:
+    """It blurs faces, which the model finds in the red dots."""
+    text = replaced(
+        settings.DEFAULT_TEXT,
+        {
+            "allow_addresses = [] ": f'allow_addresses = ["{site.address}"] ',
+            "decode_workers = 2": "decode_workers = 1",
+            'face_detector = ""': 'face_detector = "mine.onnx"',
+        },
+    )
+    home = fresh_home(tmp_path / "home", settings_text=text, policy_text=policy())
+    (home.path / "mine.onnx").write_bytes(MODEL)
+    return home
+
+
+def policy(**changes: str) -> str:
+    default = Ruleset.default_text()
+    asked = default.partition("\nmechanisms = ")[2].partition("\n")[0]
+    said = {asked: '["robots", "x_robots", "xmp", "licence", "faces", "size", "text", "tombstone"]'}
+    return replaced(default, said | {'mode = "deny"': 'mode = "blur"'} | changes)
+
+
+def crawled(home: Home, site: Site, job: Job | None = None) -> None:
+    crawl.crawl(Home.open(home.path), job or Job(seeds=(site.url("/"),)))
+    decide.decide(Home.open(home.path))
+
+
+def faces(home: Home) -> dict[str, int | None]:
+    """Picture -> the faces of its newest evidence."""
+    rows = ask(
+        home,
+        "SELECT image_url, json_array_length(body_json, '$.faces') FROM evidence JOIN occurrence USING (pair_key)"
+        " QUALIFY row_number() OVER (PARTITION BY pair_key ORDER BY evidence.batch_seq DESC, evidence.row_no DESC) = 1",
+    )
+    return {url.rpartition("/")[2].removesuffix(".png"): count for url, count in rows}
+
+
+def standing(home: Home) -> dict[str, tuple[str, str]]:
+    rows = ask(home, "SELECT image_url, s.verdict, reason_code FROM standing s JOIN occurrence USING (pair_key)")
+    return {url.rpartition("/")[2].removesuffix(".png"): (verdict, code) for url, verdict, code in set(rows)}
+
+
+def kept(home: Home) -> list[bytes]:
+    store = PixelStore(home.pixels_path)
+    return [store.get(sha) for sha in sorted(store.keys())]
+
+
+def test_nobody_looks_at_what_a_header_its_own_bytes_or_its_size_refuses(home: Home, site: Site) -> None:
+    """Its faces stay not observed, which is never "no face", and no pixels of it are kept, blurred or not."""
+    crawl.crawl(home, Job(seeds=(site.url("/"),)))
+    assert faces(home) == {"free": 1, "quiet": None, "reserved": None, "tiny": None}
+    assert [red_left(jpeg) for jpeg in kept(home)] == [0]
+    decide.decide(home)
+    said = ask(home, "SELECT verdict, reason_code, count(*) FROM latest_decision WHERE rule = 'faces' GROUP BY ALL")
+    assert sorted(said) == [("allow", "face-blur", 1), ("defer", "not-observed", 3)]
+    assert standing(home)["free"][0] == "allow"
+
+
+def test_a_ruleset_that_lets_it_pass_has_it_looked_at_by_the_next_recheck(home: Home, site: Site) -> None:
+    """Judged anew it waits for a look, and no longer: the recheck asks for it, blurs it and keeps it."""
+    crawled(home, site)
+    (home.path / "policy.toml").write_text(policy(**{"min_side = 64": "min_side = 32"}))
+    decide.decide(Home.open(home.path))
+    assert standing(home)["tiny"] == ("defer", "not-observed")
+    recheck.recheck(Home.open(home.path))
+    assert standing(home)["tiny"][0] == "allow"
+    assert faces(home) == {"free": 1, "quiet": None, "reserved": None, "tiny": 1}
+    assert [red_left(jpeg) for jpeg in kept(home)] == [0, 0]
+    assert site.requests["/reserved.png"] == site.requests["/free.png"] == 1  # what is refused, or known, is not asked
+
+
+def test_a_licence_that_was_lifted_has_all_looked_at_by_the_next_crawl(home: Home, site: Site) -> None:
+    """Under a licence that the ruleset refuses nobody looks; once the page states another, the crawl does."""
+    site.answers["/"] = Answer(page(NC))
+    crawled(home, site)
+    assert set(faces(home).values()) == {None}
+    assert kept(home) == []
+    site.answers["/"] = Answer(page(BY))
+    crawled(home, site)
+    assert faces(home) == {"free": 1, "quiet": None, "reserved": None, "tiny": None}
+    assert standing(home)["free"][0] == "allow"
+
+
+def test_what_waits_for_something_else_is_looked_at(home: Home, site: Site) -> None:
+    """A rule that defers may come round without the picture being asked for again: its faces are known by then."""
+    (home.path / "policy.toml").write_text(policy(**{'unknown = "deny"': 'unknown = "defer"'}))
+    site.answers["/"] = Answer(page("https://example.org/terms"))
+    crawled(home, site)
+    assert standing(home)["free"] == ("defer", "licence-unknown")
+    assert faces(home)["free"] == 1
+    assert len(kept(home)) == 1
+
+
+def test_one_refused_page_of_several_is_enough(home: Home, site: Site) -> None:
+    """Equal bytes share every no: a picture that one page refuses is not looked at for the other's sake."""
+    site.answers["/"] = Answer(page() + b'<a href="/other">')
+    site.answers["/other"] = Answer(page(NC))
+    crawled(home, site)
+    assert set(faces(home).values()) == {None}
+
+
+def test_a_picture_that_is_asked_again_is_judged_by_what_is_on_record(home: Home, site: Site) -> None:
+    """Its page is not asked a second time: what that said of the licence still refuses, or lets look."""
+    row = '"CC-BY-NC-4.0" = { commercial = "deny"'
+    site.answers["/"] = Answer(page(NC))
+    crawled(home, site)
+    (home.path / "policy.toml").write_text(policy(**{row: row.replace("deny", "allow")}))
+    decide.decide(Home.open(home.path))
+    assert standing(home)["free"] == ("defer", "not-observed")
+    (home.path / "policy.toml").write_text(policy())  # changed back before anybody came to look
+    crawl.crawl(Home.open(home.path), Job(again="unobserved"))
+    assert site.requests["/free.png"] == 2
+    assert set(faces(home).values()) == {None}
+    (home.path / "policy.toml").write_text(policy(**{row: row.replace("deny", "allow")}))
+    crawled(home, site, Job(again="unobserved"))
+    assert (faces(home)["free"], standing(home)["free"][0]) == (1, "allow")
+    assert site.requests["/"] == 1
