@@ -1,8 +1,9 @@
 """Datasets in an object store: the same files under the same names as in a directory, read only after they are checked.
 
 Shards are written on local disk, one at a time, and uploaded; generation.json comes last and, being one object, is
-there whole or not at all. A shard is fetched whole and held against its sha256 before a byte of it is used: a range of
-it could be checked against nothing. What was fetched stays in a cache on local disk, by its sha256.
+there whole or not at all. A shard is fetched whole, by ranges, and held against its sha256 before a byte of it is used.
+What was fetched stays in a cache on local disk, by its sha256. A single picture is never asked for: it would be a
+request of its own, and an order with windows (training/order.py) uses all of a shard while it is here.
 
 One writer a dataset: a lock on the directory its shards are written in, which belongs to one home. Two homes that
 write to one place are told apart by their datasets' roots, and by conditional writes where the server knows them.
@@ -21,6 +22,7 @@ from pathlib import Path
 from curation.shard_files import generation_name, generation_number, index_name, lock_directory, map_tar
 from curation.shard_reader import read_generation
 from curation.storage import ObjectStore, Version
+from policy.durable import sweep_unfinished
 from policy.errors import CustodyError, IntegrityError, StorageError
 from policy.provenance import ShardManifest
 
@@ -192,7 +194,8 @@ class RemoteFiles:
 class ShardCache:
     """Shards on local disk by their sha256, at most `max_bytes` of them (but always one), the least used going first.
 
-    Any number of processes may use one directory; who has a shard mapped keeps it when it goes.
+    Those that are on their way come on top. Any number of processes may use one directory; who has a shard mapped keeps
+    it when it goes, and what a killed one was fetching is taken away by the next.
     """
 
     def __init__(self, directory: Path, max_bytes: int) -> None:
@@ -218,6 +221,7 @@ class ShardCache:
                 tar = _checked(temporary, sha256, size_bytes, where)
                 if not fresh:
                     temporary.replace(path)
+                    self._make_room(0, but=path)  # others may have come at the same time
                 return tar
             finally:
                 temporary.unlink(missing_ok=True)
@@ -243,7 +247,8 @@ class ShardCache:
                 path.unlink()
             return None
 
-    def _make_room(self, size_bytes: int) -> None:
+    def _make_room(self, size_bytes: int, *, but: Path | None = None) -> None:
+        sweep_unfinished(self.directory, below=False)
         found = []
         for path in self.directory.glob("*.tar"):
             with suppress(FileNotFoundError):  # another process was faster
@@ -253,8 +258,9 @@ class ShardCache:
         for _, size, path in sorted(found):
             if total <= self.max_bytes:
                 return
-            path.unlink(missing_ok=True)
-            total -= size
+            if path != but:
+                path.unlink(missing_ok=True)
+                total -= size
 
 
 def _checked(path: Path, sha256: str, size_bytes: int, where: str) -> mmap.mmap:

@@ -32,6 +32,7 @@ PROTOCOLS = ("file", "s3")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]")
 _CONNECT_S, _READ_S, _ATTEMPTS = 5, 20, 3
+_RANGE_BYTES, _RANGES_AT_ONCE = 8 << 20, 4
 _CREDENTIALS = "Credentials come from boto: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile in ~/.aws"
 _ENDPOINT = "Is it running, and is its address right (AWS_ENDPOINT_URL, or seal.store_endpoint in custody.toml)?"
 _DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -194,18 +195,32 @@ class ObjectStore:
         return cast(bytes, self._again(name, lambda: self._fs().cat_file(self._path(name), max_concurrency=1)))
 
     def fetch(self, name: str, path: Path) -> None:
-        """A whole object into a file; FileNotFoundError when there is none. What came is for the caller to check."""
+        """A whole object into a file, by ranges, some at a time; FileNotFoundError when there is none.
 
-        def get() -> None:
-            try:
-                self._fs().get_file(self._path(name), str(path))
-            except OSError as error:
-                if error.errno not in _DISK_FULL:
-                    raise
-                what = f"cannot write ({error.strerror})"
-                raise StorageError(what, where=str(path), remedy="Free some space and run it again") from error
+        At most 32 MiB of it are in memory; ranges that break off are asked for again, not what came before them. What
+        came is for the caller to check.
+        """
+        found = self.head(name)
+        if found is None:
+            raise FileNotFoundError(self.where(name))
+        try:
+            with path.open("wb") as file:
+                for first in range(0, found[0], _RANGE_BYTES * _RANGES_AT_ONCE):
+                    last = min(found[0], first + _RANGE_BYTES * _RANGES_AT_ONCE)
+                    for part in self._ranges(name, range(first, last, _RANGE_BYTES), last):
+                        file.write(part)
+        except OSError as error:
+            if error.errno not in _DISK_FULL:
+                raise
+            what = f"cannot write ({error.strerror})"
+            raise StorageError(what, where=str(path), remedy="Free some space and run it again") from error
 
-        self._again(name, get)
+    def _ranges(self, name: str, starts: range, last: int) -> list[bytes]:
+        """The bytes from each start to the next, asked for at once; those of the last one end at `last`."""
+        ends = [*starts[1:], last]
+        paths = [self._path(name)] * len(ends)
+        options = {"batch_size": _RANGES_AT_ONCE, "on_error": "raise"}
+        return cast("list[bytes]", self._again(name, lambda: self._fs().cat_ranges(paths, [*starts], ends, **options)))
 
     def head(self, name: str) -> tuple[int, str | None] | None:
         """An object's size, and the sha256 that `put_file` wrote beside it; None when there is none."""

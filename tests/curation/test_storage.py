@@ -560,6 +560,40 @@ def test_the_cache_is_bounded_and_reading_goes_on(plain: Bucket) -> None:
         assert len(list((plain.scratch / "none" / "shards").iterdir())) == 1
 
 
+def test_the_cache_is_bounded_when_shards_come_at_once(plain: Bucket) -> None:
+    """Four shards that are fetched at the same time into room for two leave two; a killed fetch's remains are swept."""
+    generation = seal(plain.files())
+    room = 2 * max(shard.size_bytes for shard in generation.shards)
+    cache = plain.scratch / "small" / "shards"
+    cache.mkdir(parents=True)
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    (cache / f".{'0' * 64}.tar.1.{dead.pid}.tmp").write_bytes(b"half a shard")
+    with DatasetReader.open(plain.files(cache_bytes=room, scratch="small"), verify=False) as reader:
+        assert reader.shards_at_once == 1
+        threads = [threading.Thread(target=reader.fetch, args=(number,)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sum(path.stat().st_size for path in cache.iterdir()) <= room
+        assert not list(cache.glob(".*"))
+        assert list(reader.samples()) == list(samples())
+
+
+def test_a_shard_comes_by_ranges_whatever_its_size(plain: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    """None, one, several rounds of ranges, a last one that is short: the file is the object."""
+    monkeypatch.setattr("curation.storage._RANGE_BYTES", 1000)
+    store = ObjectStore(f"s3://{plain.name}")
+    for size in (0, 1, 999, 1000, 4000, 4001, 9_876):
+        body = os.urandom(size)
+        plain.server.write(plain.name, "shard.tar", body)
+        store.fetch("shard.tar", plain.scratch / "shard.tar")
+        assert (plain.scratch / "shard.tar").read_bytes() == body
+    with pytest.raises(FileNotFoundError):
+        store.fetch("none.tar", plain.scratch / "none.tar")
+
+
 def test_what_is_cached_is_not_fetched_again(plain: Bucket) -> None:
     """A second reader, and a later process, asks the server for manifests and indexes only."""
     seal(plain.files())
