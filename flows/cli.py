@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import errno
 import gc
+import itertools
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
-from flows.terminal import Bar, answer, counted, escape, print_json, print_table, say
+from flows.terminal import Bar, answer, counted, escape, print_json, print_json_list, print_table, say
 from policy.errors import CustodyError, InputError, StorageError
 
 if TYPE_CHECKING:
@@ -608,11 +609,20 @@ def removal_show(home_path: Path, as_json: bool, removal_id: str) -> None:
 @click.argument("removal_id")
 @click.option("--by", required=True, help="Who approves.")
 @click.option("--reason", default="", help="Why, for the record.")
-def removal_approve(home_path: Path, as_json: bool, removal_id: str, by: str, reason: str) -> None:
-    """Approve: the tombstones are in force when this command returns."""
+@click.option("--with-near", is_flag=True, help="Take in all near duplicates that are proposed.")
+@click.option("--near", multiple=True, metavar="SHA256", help="Take in this one of them; may be given several times.")
+def removal_approve(
+    home_path: Path, as_json: bool, removal_id: str, by: str, reason: str, with_near: bool, near: tuple[str, ...]
+) -> None:
+    """Approve: the tombstones are in force when this command returns.
+
+    Equal bytes go with what the request names. What only shows the same (`custody removal show`) stays, unless
+    --with-near or --near takes it in.
+    """
     from flows.stages import removal as stage
 
-    _print_removal(stage.approve(_open(home_path), removal_id, by=by, reason=reason), as_json)
+    approved = stage.approve(_open(home_path), removal_id, by=by, reason=reason, with_near=with_near, near=near)
+    _print_removal(approved, as_json)
 
 
 @removal.command("reject")
@@ -1035,14 +1045,18 @@ class Bars:
         self._bars.setdefault(name, Bar(name))(done, total, rest)
 
 
-def _print_rows(columns: tuple[str, ...], rows: list[tuple[object, ...]], as_json: bool) -> None:
+def _print_rows(columns: tuple[str, ...], rows: Iterable[tuple[object, ...]], as_json: bool) -> None:
     if as_json:
         names = [f"{c}_{columns[:i].count(c)}" if c in columns[:i] else c for i, c in enumerate(columns)]
-        print_json([dict(zip(names, row, strict=True)) for row in rows])
+        print_json_list(dict(zip(names, row, strict=True)) for row in rows)
         return
-    print_table(columns, rows[:ROWS_SHOWN])
-    more = f", of which {ROWS_SHOWN:,} are shown (--json has all)" if len(rows) > ROWS_SHOWN else ""
-    say(counted(len(rows), "row") + more)
+    # Of rows that are made as they are read, what is not shown is only counted.
+    every = iter(rows)
+    shown = list(itertools.islice(every, ROWS_SHOWN))
+    print_table(columns, shown)
+    left = sum(1 for _ in every)
+    more = f", of which {ROWS_SHOWN:,} are shown (--json has all)" if left else ""
+    say(counted(len(shown) + left, "row") + more)
 
 
 def _print_removal(shown: Any, as_json: bool) -> None:
@@ -1052,6 +1066,9 @@ def _print_removal(shown: Any, as_json: bool) -> None:
     matches, slots = counted(len(shown.matches), "match", "matches"), counted(len(shown.slots), "slot")
     answer(f"Removal {shown.id}: {shown.state}, due {shown.due_at:%Y-%m-%d}")
     answer(f"  {matches}, {slots} in sealed datasets")
+    for near in shown.proposals:
+        shows = counted(near.occurrences, "occurrence")
+        answer(f"  near: {near.content_sha256} ({near.method or 'stands for it'}, distance {near.distance:g}, {shows})")
     for line in shown.advice:
         say(f"  {line}")
 

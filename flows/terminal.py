@@ -59,10 +59,24 @@ def counted(number: int, noun: str, nouns: str = "") -> str:
 
 def print_json(value: object) -> None:
     """One JSON document (or one line of JSON lines) on standard output."""
+    sys.stdout.write(_json(value) + "\n")
+    sys.stdout.flush()
+
+
+def _json(value: object) -> str:
     text = json.dumps(plain(value), ensure_ascii=False)
     if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
-        text = json.dumps(plain(value))  # half a surrogate pair is no UTF-8; as an escape it passes
-    sys.stdout.write(text + "\n")
+        return json.dumps(plain(value))  # half a surrogate pair is no UTF-8; as an escape it passes
+    return text
+
+
+def print_json_list(values: Iterable[object]) -> None:
+    """One JSON array on standard output, an item a line, written as the items come: of any length, in little memory."""
+    separator = "["
+    for value in values:
+        sys.stdout.write(separator + _json(value))
+        separator = ",\n "
+    sys.stdout.write("[]\n" if separator == "[" else "]\n")
     sys.stdout.flush()
 
 

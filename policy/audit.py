@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -62,6 +62,24 @@ def sql(snapshot: Path, text: str, params: Mapping[str, object] | None = None) -
             return tuple(column[0] for column in cursor.description or ()), cursor.fetchall()
         except duckdb.Error as error:
             raise InputError(str(error)) from error
+
+
+@contextlib.contextmanager
+def reading(snapshot: Path) -> Iterator[Callable[[str, Mapping[str, object]], list[tuple[Any, ...]]]]:
+    """Asks one snapshot several questions, each a SELECT of our own with named parameters; a newer one does not mix in.
+
+    Raises as `sql`.
+    """
+    with _opened(snapshot) as connection:
+
+        def ask(text: str, params: Mapping[str, object]) -> list[tuple[Any, ...]]:
+            try:
+                reading_statement(connection, text)
+                return connection.execute(text, dict(params)).fetchall()
+            except duckdb.Error as error:
+                raise InputError(str(error)) from error
+
+        yield ask
 
 
 @cache

@@ -368,16 +368,6 @@ class Order:
         rising = np.argsort(of, kind="stable")  # phases were appended in the order of their positions
         return of[rising], at[rising]
 
-    def ranges(self) -> tuple[tuple[int, int], ...]:
-        """The ordinals that come up at all, as ranges [start, stop): rising, and none twice."""
-        merged: list[tuple[int, int]] = []
-        for start, stop in sorted(r for phase in self.phases for r in phase.ranges if r[1] > r[0]):
-            if merged and start <= merged[-1][1]:
-                merged[-1] = (merged[-1][0], max(stop, merged[-1][1]))
-            else:
-                merged.append((start, stop))
-        return tuple(merged)
-
     def epochs_done(self, step: int) -> int:
         """How many epochs are complete once `step` steps are done."""
         position = min(step * self.batch_size, self.positions)
@@ -392,6 +382,18 @@ class Order:
 def order_version(phases: Iterable[Phase]) -> int:
     """The version that a segment with these phases has to name: 2 where there are windows, else 1."""
     return WINDOWED_VERSION if any(phase.window_shards for phase in phases) else ORDER_VERSION
+
+
+def order_key(kind: str, seed: int) -> str:
+    """The key of a run's order, from its seed alone: one that followed from a root or a salt would not outlive them.
+
+    InputError: a kind of run that this build does not know.
+    """
+    if kind == "diffusion":
+        return hashlib.blake2b(f"custody-order:{seed}".encode(), digest_size=16).hexdigest()
+    if kind == "clip":
+        return hashlib.sha256(f"custody-clip-order:{seed}".encode()).hexdigest()
+    raise InputError(f"how a run of kind {kind!r} is ordered is not known here", where="run", remedy="Update Custody")
 
 
 def whole_epochs(
@@ -431,9 +433,13 @@ def open_segment(run: TrainingRun, contract: NumericContract, first_position: in
     return replace(run, segments=(*run.segments, new)), new
 
 
-def is_tainted(run: TrainingRun) -> bool:
-    """True when the stretches that made up the run were trained under different numeric contracts."""
-    return len({segment.contract for segment, _ in effective_segments(run)}) > 1
+def is_tainted(run: TrainingRun, segments: tuple[Segment, ...] | None = None) -> bool:
+    """True when the stretches that made up the run were trained under different numeric contracts.
+
+    segments: those alone that a checkpoint had behind it; None: all.
+    """
+    so_far = run if segments is None else replace(run, segments=segments)
+    return len({segment.contract for segment, _ in effective_segments(so_far)}) > 1
 
 
 def exposure(run: TrainingRun, schedule: Sequence[ScheduleEntry], ordinal: int, upto_step: int) -> tuple[int, ...]:
@@ -477,10 +483,20 @@ class Exposures:
         rising = np.argsort(which, kind="stable")
         return which[rising], steps[rising]
 
+    def epochs_begun(self, upto_step: int) -> int:
+        """How many epochs have begun below a step, at most; 1 at least: what one slot of `steps_of` costs."""
+        return max([1, *(order.epochs_done(upto_step) + 1 for order, _, _ in self._stretches)])
+
     def ranges(self) -> tuple[tuple[int, int], ...]:
         """The ordinals that come up at all, as ranges [start, stop), rising."""
-        phases = [phase for order, _, _ in self._stretches for phase in order.phases]
-        return Order("", phases, 1).ranges() if phases else ()
+        merged: list[tuple[int, int]] = []
+        phases = (phase for order, _, _ in self._stretches for phase in order.phases)
+        for start, stop in sorted(r for phase in phases for r in phase.ranges if r[0] < r[1]):
+            if merged and start <= merged[-1][1]:
+                merged[-1] = (merged[-1][0], max(stop, merged[-1][1]))
+            else:
+                merged.append((start, stop))
+        return tuple(merged)
 
 
 def _order_of(segment: Segment) -> tuple[object, ...]:

@@ -10,10 +10,11 @@ loses nothing) and to the disk with every checkpoint.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import struct
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -60,6 +61,23 @@ def fed_digest(slots: Iterable[tuple[int, bytes]]) -> bytes:
     for ordinal, commitment in slots:
         digest.update(ordinal.to_bytes(8, "big") + commitment)
     return digest.digest()
+
+
+FED = np.dtype([("ordinal", ">u8"), ("commitment", "V32")])
+"""What is hashed of a slot: 40 bytes."""
+
+
+def fed_digests(
+    ordinals: npt.NDArray[np.int64], fed: npt.NDArray[np.bool_], commitments: npt.NDArray[np.void]
+) -> list[bytes]:
+    """`fed_digest` of many steps at once: ordinals and fed [steps, batch size], commitments V32 [slots]."""
+    flat = ordinals[fed]
+    buffer = np.empty(len(flat), dtype=FED)
+    buffer["ordinal"], buffer["commitment"] = flat, commitments[flat]
+    data = buffer.view(np.uint8).data
+    ends = np.cumsum(fed.sum(axis=1)) * FED.itemsize
+    edges = itertools.pairwise([0, *ends.tolist()])
+    return [hashlib.sha256(data[start:end]).digest() for start, end in edges]
 
 
 class StepLog:
@@ -133,8 +151,9 @@ def read_steps(path: Path) -> npt.NDArray[np.void]:
     for i, expected in enumerate(rows["crc32"].tolist()):
         start = i * ROW.itemsize
         if zlib.crc32(view[start : start + _BODY.size]) != expected:
+            after = f"after step {int(rows['step'][i - 1])}" if i else "the first step"
             raise IntegrityError(
-                f"row {i} is damaged (its checksum does not fit)",
+                f"row {i} ({after}) is damaged: its checksum does not fit",
                 where=str(path),
                 remedy="Restore the log from a backup; what the damaged steps fed can no longer be shown",
             )
@@ -162,15 +181,35 @@ def check_prefix(path: Path, rows: int, sha256: str) -> None:
         raise IntegrityError(f"the first {rows} rows are not those the checkpoint has recorded", where=str(path))
 
 
-def effective_rows(rows: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
-    """The rows that count: of each step the last one written, in step order."""
+def prefix_digests(path: Path, rows: Sequence[int]) -> list[str]:
+    """sha256 of the log's first `rows` rows for each number asked, in one pass; of what there is where there is less.
+
+    IntegrityError: the log cannot be read.
+    """
+    digests: dict[int, str] = {}
+    running, at = hashlib.sha256(), 0
+    data = memoryview(_bytes_of(path))
+    for count in sorted(set(rows)):
+        end = len(HEADER) + count * ROW.itemsize
+        running.update(data[at:end])
+        at = end
+        digests[count] = running.hexdigest()
+    return [digests[count] for count in rows]
+
+
+def counting(rows: npt.NDArray[np.void]) -> npt.NDArray[np.bool_]:
+    """Which rows count: of each step the last one written. bool [rows]."""
     steps = rows["step"].astype(np.int64)
     if not len(steps):
-        return rows
+        return np.zeros(0, dtype=np.bool_)
     # A row counts if no later row has the same or a lower step.
     lowest_later = np.minimum.accumulate(steps[::-1])[::-1]
-    later = np.append(lowest_later[1:], np.iinfo(np.int64).max)
-    return rows[steps < later]
+    return np.asarray(steps < np.append(lowest_later[1:], np.iinfo(np.int64).max))
+
+
+def effective_rows(rows: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
+    """The rows that count, in step order."""
+    return rows[counting(rows)]
 
 
 def _bytes_of(path: Path) -> bytes:

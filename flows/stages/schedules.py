@@ -9,7 +9,7 @@ all entries.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from policy.errors import IntegrityError
 from policy.provenance import ScheduleEntry, schedule_digest
@@ -29,23 +29,42 @@ class LedgerSchedules:
         """Those whose entries are held."""
         return self._parts.keys()
 
-    def first_empty(self, text: str | None, ordinals: Collection[int]) -> dict[int, int]:
-        """Of the schedule that a row names: the first empty steps of those of the ordinals that are empty at all.
+    def digest(self, text: str | None) -> str:
+        """Of the schedule that one of the texts names."""
+        return self._digests[text or "[]"]
 
-        IntegrityError: no row holds its entries.
+    def entries(self, text: str | None) -> dict[int, int]:
+        """The whole of a schedule: ordinal -> first empty step. Raises as `of`."""
+        every: set[int] = set()
+        at: str | None = self.digest(text)
+        while at in self._parts:
+            base, entries = self._parts[at]
+            every |= entries.keys()
+            at = base
+        return dict(self.of(every)(self.digest(text)))
+
+    def of(self, ordinals: Collection[int]) -> Callable[[str], Mapping[int, int]]:
+        """Digest of a schedule -> the first empty steps of those of the ordinals that it empties at all.
+
+        The function raises IntegrityError where no text holds the schedule's entries.
         """
-        digest: str | None = self._digests[text or "[]"]
-        found: dict[int, int] = {}
-        while digest is not None:
-            if digest not in self._parts:
-                raise IntegrityError(f"no checkpoint row holds the schedule {digest[:16]}", where="ledger")
-            base, entries = self._parts[digest]
-            few, many = (ordinals, entries) if len(ordinals) < len(entries) else (entries, ordinals)
-            for ordinal in few:
-                if ordinal in many:
-                    found.setdefault(ordinal, entries[ordinal])  # what is nearer overrules its base
-            digest = base
-        return found
+        known: dict[str, dict[int, int]] = {}
+
+        def first_empty(digest: str) -> Mapping[int, int]:
+            waiting: dict[str, None] = {}
+            at: str | None = digest
+            while at is not None and at not in known:
+                if at not in self._parts or at in waiting:
+                    raise IntegrityError(f"no checkpoint row holds the schedule {at[:16]}", where="ledger")
+                waiting[at] = None
+                at = self._parts[at][0]
+            for each in reversed(waiting):
+                base, entries = self._parts[each]
+                few, many = (ordinals, entries) if len(ordinals) < len(entries) else (entries, ordinals)
+                known[each] = (known[base] if base is not None else {}) | {o: entries[o] for o in few if o in many}
+            return known[digest]
+
+        return first_empty
 
     def _take(self, said: object) -> str:
         if isinstance(said, list):

@@ -2,29 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
 
 from flows.home import Home
 from flows.stages.lookup import covering, pairs_of, read_query
 from flows.stages.schedules import LedgerSchedules
 from flows.terminal import answer, counted, escape
 from policy.ledger import Ledger
-from policy.provenance import ScheduleEntry, TrainingRun
+from policy.provenance import TrainingRun
 
 # Of a page or a site there may be thousands.
 SHOWN = 20
 
 _SLOTS = """
-SELECT DISTINCT dataset, ordinal, sample_key FROM slot
-WHERE pair_key IN (SELECT unnest($pairs::VARCHAR[]))
-   OR content_sha256 IN (SELECT content_sha256 FROM evidence WHERE pair_key IN (SELECT unnest($pairs::VARCHAR[])))
-   OR sample_key = $key
+WITH named AS (SELECT unnest($pairs::VARCHAR[]) AS pair_key),
+contents AS (
+    SELECT content_sha256 FROM evidence WHERE pair_key IN (SELECT pair_key FROM named)
+    UNION SELECT content_sha256 FROM slot WHERE sample_key = $key
+    UNION SELECT content_sha256 FROM slot WHERE pair_key IN (SELECT pair_key FROM named)
+)
+-- Not one condition with OR: each of these is answered from the columns' zone maps where they are sorted.
+SELECT dataset, ordinal, sample_key FROM slot WHERE sample_key = $key
+UNION SELECT dataset, ordinal, sample_key FROM slot WHERE pair_key IN (SELECT pair_key FROM named)
+UNION SELECT dataset, ordinal, sample_key FROM slot WHERE content_sha256 IN (SELECT content_sha256 FROM contents)
+ORDER BY dataset, ordinal
+"""
+_KEYED = """
+SELECT sample_key, dataset, ordinal FROM slot WHERE sample_key IN (SELECT unnest($keys::VARCHAR[]))
 ORDER BY dataset, ordinal
 """
 _CHECKPOINTS = """
-SELECT checkpoint, run, step, schedule_json, state, path FROM checkpoint
+SELECT checkpoint, run, segment, step, schedule_json, state FROM checkpoint
 QUALIFY row_number() OVER (PARTITION BY checkpoint ORDER BY batch_seq DESC, row_no DESC) = 1
 ORDER BY run, step
 """
@@ -104,6 +118,35 @@ def exposed_checkpoints(
     return _touched(slots, lent or {}, read_runs(ledger), ledger.query(_CHECKPOINTS))
 
 
+@dataclass(frozen=True, slots=True)
+class TracedKey:
+    """A slot that a sample key names, and what saw it: (checkpoint, how often), fed directly."""
+
+    key: str
+    dataset: str
+    ordinal: int
+    checkpoints: tuple[tuple[str, int], ...]
+
+
+def trace_keys(ledger: Ledger, keys: Sequence[str]) -> Iterator[TracedKey]:
+    """Trace many sample keys at once, directly: one question to the ledger, and the arithmetic for all of a run.
+
+    Keys that name no slot are left out.
+    """
+    found = ledger.query(_KEYED, {"keys": list(keys)})
+    runs, schedules, by_run = read_runs(ledger), *_by_run(ledger.query(_CHECKPOINTS))
+    for dataset, group in itertools.groupby(found, key=lambda row: row[1]):
+        slots = [(key, ordinal) for key, _, ordinal in group]
+        ordinals = np.array([ordinal for _, ordinal in slots], dtype=np.int64)
+        counts: list[tuple[str, npt.NDArray[np.int64]]] = []
+        for run, rows in by_run.items():
+            if run in runs and runs[run].dataset == dataset:
+                for row, which, _ in _exposures(runs[run], rows, schedules, ordinals):
+                    counts.append((row.checkpoint, np.bincount(which, minlength=len(slots))))
+        for i, (key, ordinal) in enumerate(slots):
+            yield TracedKey(key, dataset, ordinal, tuple((name, int(n[i])) for name, n in counts if n[i]))
+
+
 def read_runs(ledger: Ledger) -> dict[str, TrainingRun]:
     """The runs on record, by id; the newest record of each."""
     rows = ledger.query(
@@ -119,68 +162,107 @@ def _ordinals(rows: Iterable[tuple[Any, ...]]) -> dict[str, list[int]]:
     return by_dataset
 
 
+class _Row(NamedTuple):
+    """A checkpoint as the ledger has it."""
+
+    checkpoint: str
+    run: str
+    segment: int
+    step: int
+    schedule_json: str | None
+    state: str
+
+
+def _by_run(checkpoints: Iterable[tuple[Any, ...]]) -> tuple[LedgerSchedules, dict[str, list[_Row]]]:
+    by_run: dict[str, list[_Row]] = {}
+    for row in map(_Row._make, checkpoints):
+        by_run.setdefault(row.run, []).append(row)
+    return LedgerSchedules(r.schedule_json for rows in by_run.values() for r in rows), by_run
+
+
+def _exposures(
+    run: TrainingRun, rows: Sequence[_Row], schedules: LedgerSchedules, ordinals: npt.NDArray[np.int64]
+) -> Iterator[tuple[_Row, npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
+    """For each checkpoint of a run: which of the ordinals it was fed, and at which step, rising by step.
+
+    The order is computed once for all checkpoints that have the same segments behind them, and what was emptied is
+    taken out once a schedule; a checkpoint is then a cut at its step.
+    """
+    from training.order import Exposures
+
+    empty = schedules.of(frozenset(ordinals.tolist()))
+    last = max(row.step for row in rows)
+    ordered: dict[int, tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]] = {}
+    for (segment, schedule), same in itertools.groupby(rows, lambda r: (r.segment, schedules.digest(r.schedule_json))):
+        if segment not in ordered:
+            which, steps = Exposures(run, segment).steps_of(ordinals, last)
+            rising = np.argsort(steps, kind="stable")
+            ordered[segment] = which[rising], steps[rising]
+        which, steps = ordered[segment]
+        if first_empty := empty(schedule):
+            never = np.iinfo(np.int64).max
+            since = np.array([first_empty.get(ordinal, never) for ordinal in ordinals.tolist()], dtype=np.int64)
+            fed = steps < since[which]
+            which, steps = which[fed], steps[fed]
+        checkpoints = list(same)
+        ends = np.searchsorted(steps, [row.step for row in checkpoints])
+        for row, end in zip(checkpoints, ends.tolist(), strict=True):
+            yield row, which[:end], steps[:end]
+
+
 def _touched(
     slots: Mapping[str, Sequence[int]],
     lent: Mapping[str, Sequence[int]],
     runs: Mapping[str, TrainingRun],
     checkpoints: Sequence[tuple[Any, ...]],
 ) -> tuple[TracedCheckpoint, ...]:
-    from training.order import exposure
-
-    schedules = LedgerSchedules(row[3] for row in checkpoints)
-    found: list[TracedCheckpoint] = []
-    direct_runs: set[str] = set()
-    for checkpoint, run, step, schedule_json, state, _ in checkpoints:
-        record = runs.get(run)
-        if record is None:
+    schedules, by_run = _by_run(checkpoints)
+    found: dict[str, TracedCheckpoint] = {}
+    for run, rows in by_run.items():
+        if run not in runs:
             continue
-        empty = schedules.first_empty(schedule_json, {*slots.get(record.dataset, ()), *lent.get(record.dataset, ())})
-        schedule = tuple(ScheduleEntry(ordinal, since) for ordinal, since in empty.items())
-        steps = sorted(
-            s for ordinal in slots.get(record.dataset, ()) for s in exposure(record, schedule, ordinal, step)
-        )
-        if steps:
-            direct_runs.add(run)
-            found.append(TracedCheckpoint(checkpoint, run, step, "direct", len(steps), tuple(steps), state))
+        for tier, of, through in (("direct", slots, ""), ("indirect", lent, "a caption taken from its text")):
+            ordinals = np.array(sorted(set(of.get(runs[run].dataset, ()))), dtype=np.int64)
+            if not ordinals.size:
+                continue
+            for row, _, steps in _exposures(runs[run], rows, schedules, ordinals):
+                if steps.size and row.checkpoint not in found:
+                    at = tuple(steps.tolist())
+                    found[row.checkpoint] = TracedCheckpoint(
+                        row.checkpoint, run, row.step, tier, len(at), at, row.state, through
+                    )
+    # Through a model: what stands on a run that was touched, or began from a checkpoint that was.
+    touched = {c.run for c in found.values()}
+    for run, rows in by_run.items():
+        if run not in runs:
             continue
-        captions = sorted(
-            s for ordinal in lent.get(record.dataset, ()) for s in exposure(record, schedule, ordinal, step)
-        )
-        if captions:
-            found.append(
-                TracedCheckpoint(
-                    checkpoint,
-                    run,
-                    step,
-                    "indirect",
-                    len(captions),
-                    tuple(captions),
-                    state,
-                    "a caption taken from its text",
+        models, began_from = _stands_on(runs[run], runs)
+        paths = [f"the model {', '.join(sorted(models & touched))}"] if models & touched else []
+        paths += [f"the checkpoint {c} that it began from" for c in sorted(began_from & found.keys())]
+        for row in rows if paths else ():
+            if row.checkpoint not in found:
+                found[row.checkpoint] = TracedCheckpoint(
+                    row.checkpoint, run, row.step, "indirect", 0, (), row.state, " and ".join(paths)
                 )
-            )
-    named = {c.id for c in found}
-    for checkpoint, run, step, _, state, _ in checkpoints:
-        record = runs.get(run)
-        upstream = _upstream_runs(record, runs) & direct_runs if record is not None else set()
-        if checkpoint not in named and upstream:
-            path = "the model " + ", ".join(sorted(upstream))
-            found.append(TracedCheckpoint(checkpoint, run, step, "indirect", 0, (), state, path))
-    return tuple(sorted(found, key=lambda c: (c.run, c.step)))
+    return tuple(sorted(found.values(), key=lambda c: (c.run, c.step)))
 
 
-def _upstream_runs(record: TrainingRun, runs: Mapping[str, TrainingRun]) -> set[str]:
-    """The runs, of any generation, whose models this run stands on."""
+def _stands_on(record: TrainingRun, runs: Mapping[str, TrainingRun]) -> tuple[set[str], set[str]]:
+    """The runs, of any generation, whose models this run stands on; the checkpoints that it and they began from."""
     reached: set[str] = set()
+    began_from: set[str] = set()
     waiting = [record]
     while waiting:
-        for model in waiting.pop().upstream:
+        current = waiting.pop()
+        if current.parent_checkpoint is not None:
+            began_from.add(current.parent_checkpoint)
+        for model in current.upstream:
             run = model.training_data.removeprefix("run:")
             if model.training_data.startswith("run:") and run not in reached:
                 reached.add(run)
                 if run in runs:
                     waiting.append(runs[run])
-    return reached
+    return reached, began_from
 
 
 def tell(found: Traced) -> None:

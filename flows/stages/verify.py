@@ -1,12 +1,26 @@
-"""Verify: the ledger's chain, the tombstones, the lists, every sealed dataset and every checkpoint, recomputed."""
+"""Verify: the ledger's chain, the tombstones, the lists, every sealed dataset, checkpoint and step log, recomputed."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
 from flows.home import Home
+from flows.stages.trace import read_runs
 from flows.terminal import Progress, silent
-from policy.errors import IntegrityError
+from policy.errors import CustodyError, InputError, IntegrityError
 from policy.ledger import Ledger
+from policy.provenance import DatasetManifest, TrainingRun
 from policy.verification import Failure
+
+if TYPE_CHECKING:
+    from training.checkpoint import Checkpoint
 
 
 def verify(home: Home, progress: Progress = silent) -> list[Failure]:
@@ -15,22 +29,25 @@ def verify(home: Home, progress: Progress = silent) -> list[Failure]:
 
     failures: list[Failure] = []
     datasets = home.dataset_names()
-    checkpoints = sorted(home.runs_path.glob("*/step-*"))
-    total = 1 + len(datasets) + len(checkpoints)
+    runs = sorted({path.parent for path in home.runs_path.glob("*/run.json")} | _with_checkpoints(home))
+    total = 1 + len(datasets) + len(runs)
     with home.ledger(readonly=True) as ledger:
         failures += ledger.verify(home.keys)
         failures += _check_tombstones(home, ledger)
         failures += _check_registries(home, ledger)
         roots = dict(ledger.query("SELECT dataset, root FROM dataset"))
-        recorded = dict(ledger.query("SELECT checkpoint, files_json FROM checkpoint ORDER BY batch_seq, row_no"))
+        recorded = _Recorded(
+            read_runs(ledger),
+            dict(ledger.query("SELECT checkpoint, files_json FROM checkpoint ORDER BY batch_seq, row_no")),
+        )
     progress(1, total, "verify: ledger")
     for done, name in enumerate(datasets, 2):
         failures += [Failure(what, home.dataset_where(name)) for what in verify_dataset(home.dataset(name))]
         failures += _check_root(home, name, roots)
         progress(done, total, "verify: datasets")
-    for done, directory in enumerate(checkpoints, 2 + len(datasets)):
-        failures += _check_checkpoint(home, directory, recorded)
-        progress(done, total, "verify: checkpoints")
+    for done, directory in enumerate(runs, 2 + len(datasets)):
+        failures += _check_run(home, directory, recorded)
+        progress(done, total, "verify: runs")
     return failures
 
 
@@ -69,23 +86,122 @@ def _check_root(home: Home, dataset: str, roots: dict[str, str]) -> list[Failure
     return []
 
 
-def _check_checkpoint(home: Home, directory: object, recorded: dict[str, str]) -> list[Failure]:
-    import json
-    from pathlib import Path
+# ── runs ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    from training.checkpoint import open_checkpoint
 
-    path = Path(str(directory))
-    where = str(path.relative_to(home.path))
+@dataclass(frozen=True, slots=True)
+class _Recorded:
+    """What the ledger says of runs, by id, and of checkpoints' files, as JSON by id."""
+
+    runs: Mapping[str, TrainingRun]
+    files: Mapping[str, str]
+
+
+def _with_checkpoints(home: Home) -> set[Path]:
+    return {path.parent for path in home.runs_path.glob("*/step-*")}
+
+
+def _check_run(home: Home, run_dir: Path, recorded: _Recorded) -> list[Failure]:
+    """A run's checkpoints against MANIFEST, ledger and parents; its log against order, schedule and commitments."""
+    from training.checkpoint import list_checkpoints, load_run, load_schedule
+    from training.recompute import Recorded, check_checkpoints, check_run, check_steps
+    from training.step_log import read_steps
+
+    where = str(run_dir.relative_to(home.path))
+    # A run that is being trained goes on meanwhile: what is written first is read last.
+    failures, good = [], []
+    for path in list_checkpoints(run_dir):
+        checkpoint, what = _check_checkpoint(path, recorded)
+        if what and path.exists():  # one that was retired meanwhile is no failure
+            failures.append(Failure(what, str(path.relative_to(home.path))))
+        if checkpoint is not None:
+            good.append(checkpoint)
+    log = run_dir / "steps.log"
     try:
-        record = open_checkpoint(path).record
-    except IntegrityError as error:
-        return [Failure(error.what, where)]
-    if record.checkpoint not in recorded:
-        return [Failure("a checkpoint that the ledger does not know", where)]
-    known = json.loads(recorded[record.checkpoint])
-    if known.pop("provenance.json", record.digest) != record.digest:
-        return [Failure("its record (provenance.json) is not the one in the ledger", where)]
+        rows = read_steps(log) if log.exists() or good else None
+        schedule, run = load_schedule(run_dir), load_run(run_dir)
+        if run is None:
+            return [*failures, Failure("run.json is missing", where)]
+        failures += [Failure(what, f"{where}/run.json") for what in _check_record(run, recorded)]
+        failures += _check_parents(home, run_dir, good, recorded)
+        if rows is None:
+            return failures
+        manifest, commitments = _commitments(home, run.dataset)
+        wrong = check_run(run, dataset_root=manifest.root, slots=manifest.slots)
+        failures += [Failure(what, f"{where}/run.json") for what in wrong]
+        standing = [Recorded(c.record, c.state.log_rows, c.state.log_sha256) for c in good]
+        for name, what in check_checkpoints(run, log, rows, standing) if not wrong else ():
+            failures.append(Failure(what, f"{where}, checkpoint {name}"))
+        if not wrong:
+            settled = max((c.log_rows for c in standing), default=0)
+            found = check_steps(run, schedule, rows, commitments, settled_rows=settled)
+            failures += [Failure(what, f"{where}/steps.log") for what in found]
+    except CustodyError as error:
+        failures.append(Failure(error.what, _within(home, error.where) or where))
+    return failures
+
+
+def _check_checkpoint(path: Path, recorded: _Recorded) -> tuple[Checkpoint | None, str]:
+    """The checkpoint, if its files are whole, and what is wrong with it."""
+    from training.checkpoint import PROVENANCE, open_checkpoint
+
+    try:
+        checkpoint = open_checkpoint(path)
+    except (IntegrityError, OSError) as error:
+        return None, error.what if isinstance(error, IntegrityError) else f"is unreadable ({error.strerror})"
+    record = checkpoint.record
+    if record.checkpoint not in recorded.files:
+        return checkpoint, "a checkpoint that the ledger does not know"
+    known = json.loads(recorded.files[record.checkpoint])
+    # Rows of older builds do not name the record.
+    if known.pop(PROVENANCE, record.digest) != record.digest:
+        return checkpoint, "its record (provenance.json) is not the one in the ledger"
     if known != dict(record.files):
-        return [Failure("its files are not those in the ledger", where)]
+        return checkpoint, "its files are not those in the ledger"
+    return checkpoint, ""
+
+
+def _check_record(run: TrainingRun, recorded: _Recorded) -> list[str]:
+    """run.json is what the ledger holds; segments that a killed trainer opened may not stand there yet."""
+    known = recorded.runs.get(run.run)
+    if known is None:
+        return []  # its checkpoints were named; without any, nothing stands on it
+    if replace(run, segments=()) != replace(known, segments=()):
+        return ["the run's record is not the one in the ledger"]
+    if run.segments[: len(known.segments)] != known.segments:
+        return ["the run's segments are not those in the ledger"]
     return []
+
+
+def _check_parents(
+    home: Home, run_dir: Path, checkpoints: Sequence[Checkpoint], recorded: _Recorded
+) -> Iterator[Failure]:
+    """Records form a chain: each names its parent's digest. A parent may be gone; what the ledger says of it counts."""
+    from training.checkpoint import PROVENANCE
+
+    here = {c.record.checkpoint: c.record.digest for c in checkpoints}
+    for checkpoint in checkpoints:
+        parent, said = checkpoint.record.parent, checkpoint.record.parent_sha256
+        if parent is None or said is None:
+            continue
+        kept = json.loads(recorded.files.get(parent, "{}")).get(PROVENANCE)
+        if said not in {here.get(parent), kept} - {None} and (parent in here or kept):
+            yield Failure(
+                f"the record of its parent {parent} is not the one that it stands on",
+                str(checkpoint.path.relative_to(home.path)),
+            )
+
+
+def _commitments(home: Home, dataset: str) -> tuple[DatasetManifest, npt.NDArray[np.void]]:
+    """A dataset's manifest and its slots' commitments, V32 [slots], checked against its root."""
+    from curation.shard_reader import read_commitments, read_manifest
+
+    try:
+        manifest = read_manifest(home.dataset(dataset))
+    except InputError as error:
+        raise IntegrityError(f"the dataset {dataset} that it was trained on is gone", where=error.where) from error
+    return manifest, np.frombuffer(read_commitments(home.dataset(dataset), manifest), dtype="V32")
+
+
+def _within(home: Home, where: str) -> str:
+    return where.removeprefix(f"{home.path}/")

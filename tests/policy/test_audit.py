@@ -121,7 +121,7 @@ def test_every_audit_runs_and_says_what_it_answers(snapshot: Path) -> None:
             "origins",
             "captions",
         ),
-        *("samples_of_dataset", "checkpoints", "exposure", "removals", "tombstones", "ruleset_history"),
+        *("samples_of_dataset", "checkpoints", "lineage", "removals", "tombstones", "ruleset_history"),
         "appended_batches",
     }
     for name, question, parameters in audits:
@@ -141,9 +141,9 @@ def test_audits_find_what_must_not_be(snapshot: Path) -> None:
     assert audit.run(snapshot, "why", {"pair_key": "p"})[1][0][:3] == ("robots", "deny", "disallow")
 
 
-def test_exposure_follows_the_lineage(snapshot: Path) -> None:
+def test_the_lineage_is_followed(snapshot: Path) -> None:
     """A checkpoint's segments include those of the checkpoint its run began from."""
-    columns, rows = audit.run(snapshot, "exposure", {"checkpoint": "c1"})
+    columns, rows = audit.run(snapshot, "lineage", {"checkpoint": "c1"})
     assert [row[columns.index("order_key")] for row in rows] == ["1", "0"]
 
 
@@ -209,7 +209,7 @@ def test_wrong_questions(snapshot: Path, tmp_path: Path) -> None:
         audit.run(snapshot, "nonsense")
     for params in ({}, {"checkpoint": "c", "more": "x"}):
         with pytest.raises(InputError, match="checkpoint=…"):
-            audit.run(snapshot, "exposure", params)
+            audit.run(snapshot, "lineage", params)
     with pytest.raises(HomeError, match="no snapshot"):
         audit.sql(tmp_path / "audit.duckdb", "SELECT 1")
     (tmp_path / "audit.duckdb").write_bytes(b"damaged")

@@ -221,7 +221,8 @@ def test_every_position_of_every_epoch_is_found_again(window):
         for i, ordinal in enumerate(asked):
             assert positions[which == i].tolist() == [p for p in order.positions_of(ordinal) if end is None or p < end]
         assert (np.diff(which) >= 0).all()
-    assert order.ranges() == ((0, 7), (20, 31), (40, 41))
+    segment = replace(a_segment(), slots=45, phases=phases, order_version=2)
+    assert Exposures(a_run(segment)).ranges() == ((0, 7), (20, 31), (40, 41))
     pairs = set(zip(ordinals[:-3].tolist(), epochs[:-3].tolist(), strict=True))
     assert len(pairs) == order.positions
 

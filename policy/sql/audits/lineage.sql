@@ -1,5 +1,5 @@
--- What was a checkpoint trained on: its lineage's runs, segments and schedules of emptied slots ($checkpoint)?
--- Exposure itself is arithmetic over these rows (order_key, first_position, phases): `custody trace` does it.
+-- What does a checkpoint stand on: its lineage's runs, segments, schedules and upstream models ($checkpoint)?
+-- Which samples it was fed is arithmetic over these rows (order_key, first_position, phases): `custody audit exposure`.
 WITH RECURSIVE lineage AS (
     SELECT 0 AS generations_back, * FROM checkpoint WHERE checkpoint = CAST($checkpoint AS VARCHAR)
     UNION  -- not UNION ALL: a parent that is its own ancestor ends
