@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -18,7 +18,7 @@ from curation.pixel_store import PixelStore
 from curation.shard_reader import DatasetReader
 from curation.shards import prune, reseal
 from flows.home import Home, utc_now
-from flows.stages.duplicates import forget_vectors, release
+from flows.stages.duplicates import forget_vectors, nearby, release
 from flows.stages.seal import record_generation
 from flows.terminal import Progress, silent
 from policy import removals
@@ -46,6 +46,10 @@ SELECT DISTINCT image_url FROM occurrence
 WHERE url_key IN (SELECT url_key FROM removal_match WHERE removal = $removal AND url_key IS NOT NULL)
 ORDER BY image_url
 """
+_SHOWING = """
+SELECT content_sha256, count(DISTINCT pair_key) FROM evidence
+WHERE pair_key IS NOT NULL AND content_sha256 IN (SELECT unnest(?::VARCHAR[])) GROUP BY content_sha256
+"""
 _NEWEST_EVIDENCE_OF = """
 SELECT pair_key, evidence_id FROM evidence
 WHERE pair_key IN (SELECT pair_key FROM removal_match WHERE removal = $removal AND pair_key IS NOT NULL)
@@ -62,8 +66,22 @@ class Slot:
 
 
 @dataclass(frozen=True, slots=True)
+class Proposal:
+    """Other bytes that were verified to show what a request matches: for whoever decides to take in or leave out.
+
+    `method`, `distance`: how they were found, and of the pixels, as in `policy.evidence.DuplicateOf`; of one that is
+    like a third which stands for both, its own match to that one. `occurrences`: pairs that show it.
+    """
+
+    content_sha256: str
+    method: str
+    distance: float
+    occurrences: int
+
+
+@dataclass(frozen=True, slots=True)
 class Removal:
-    """The contract of `custody removal … --json`. `advice` says what to do next."""
+    """The contract of `custody removal … --json`. `advice` says what to do next; `proposals`: until it is decided."""
 
     id: str
     kind: str
@@ -74,6 +92,7 @@ class Removal:
     matches: tuple[Match, ...]
     slots: tuple[Slot, ...]
     advice: tuple[str, ...]
+    proposals: tuple[Proposal, ...] = ()
 
 
 # ── from arrival to a decision ─────────────────────────────────────────────────────────────────────────────────────
@@ -100,11 +119,16 @@ def add(home: Home, named: str, value: str, *, kind: str = "erasure", regime: st
         return _shown(ledger, home, request.removal)
 
 
-def approve(home: Home, removal: str, *, by: str, reason: str = "") -> Removal:
+def approve(
+    home: Home, removal: str, *, by: str, reason: str = "", with_near: bool = False, near: Sequence[str] = ()
+) -> Removal:
     """Approve: the tombstones are in force, for every stage and every running training, when this returns.
 
+    `with_near`: what is proposed as near duplicates goes, too; `near`: of that these alone, by their sha256.
+
     Raises:
-        InputError: no such request, or nobody's name. RefusedError: it was rejected before.
+        InputError: no such request, nobody's name, or a content that is not proposed. RefusedError: it was rejected
+            before, or approved without these.
     """
     _require_name(by)
     now = utc_now()
@@ -117,6 +141,7 @@ def approve(home: Home, removal: str, *, by: str, reason: str = "") -> Removal:
             if request.named_value is not None:  # what was crawled since the request came belongs to it, too
                 matches = removals.match(ledger, request.named_kind, request.named_value)
                 removals.record_matches(ledger, removal, matches, now=now)
+            removals.record_matches(ledger, removal, _taken_in(ledger, removal, with_near, near), now=now)
             rows = ledger.query("SELECT content_sha256, sample_key FROM removal_match WHERE removal = ?", [removal])
             urls = {url for (url,) in ledger.query(_URLS_OF, {"removal": removal})}
             named_url = request.named_kind in ("image_url", "page_url") and request.named_value
@@ -129,6 +154,12 @@ def approve(home: Home, removal: str, *, by: str, reason: str = "") -> Removal:
                 slots=_by_dataset(_slots(ledger, removal)),
             )
             tombstones.store(home.tombstones_path)
+        elif request.state is not State.APPLIED and _taken_in(ledger, removal, with_near, near):
+            raise RefusedError(
+                "it is in force already, without these near duplicates",
+                where=removal,
+                remedy="File a request for each: custody removal add --sha256",
+            )
         ledger.append("tombstone", tombstones.rows(removal, now), key=f"tombstones/{removal}")
         _decide(ledger, home, removal, "deny", "tombstoned")
         if request.state is not State.APPLIED:
@@ -252,6 +283,8 @@ def _shown(ledger: Ledger, home: Home, removal: str) -> Removal:
         for ordinal, by in sorted(known.items())
         if by == removal
     ]
+    undecided = request.state in (State.RECEIVED, State.HELD)
+    proposals = _proposals(ledger, removal) if undecided else ()
     return Removal(
         removal,
         request.kind,
@@ -261,14 +294,17 @@ def _shown(ledger: Ledger, home: Home, removal: str) -> Removal:
         request.due_at,
         tuple(Match(**dict(zip(names, row, strict=True))) for row in rows),
         tuple(emptied or _slots(ledger, removal)),
-        _advice(request),
+        _advice(request, len(proposals)),
+        proposals,
     )
 
 
-def _advice(request: RemovalRequest) -> tuple[str, ...]:
+def _advice(request: RemovalRequest, proposed: int) -> tuple[str, ...]:
     match request.state:
         case State.RECEIVED | State.HELD:
-            return (f"held until decided: custody removal approve {request.removal} --by NAME",)
+            held = f"held until decided: custody removal approve {request.removal} --by NAME"
+            look = f"{proposed} near duplicates are not held: approve with --with-near, or --near SHA256, takes them in"
+            return (held, look) if proposed else (held,)
         case State.APPROVED:
             return ("in force: nothing new may use it", f"next: custody removal apply {request.removal}")
         case State.APPLIED:
@@ -303,6 +339,36 @@ def _hex(value: str, digits: int, where: str) -> str:
     if len(text) != digits or set(text) - set("0123456789abcdef"):
         raise InputError(f"{value!r} is not {digits} hex digits", where=where)
     return text
+
+
+def _proposals(ledger: Ledger, removal: str) -> tuple[Proposal, ...]:
+    """What was verified to show the same as the request's matches, and is not among them."""
+    matched = ledger.query(
+        "SELECT DISTINCT content_sha256 FROM removal_match WHERE removal = ? AND content_sha256 IS NOT NULL", [removal]
+    )
+    found = nearby(ledger, [sha for (sha,) in matched])
+    showing = dict(ledger.query(_SHOWING, [[sha for sha, *_ in found]])) if found else {}
+    return tuple(Proposal(sha, method, distance, showing.get(sha, 0)) for sha, method, distance in found)
+
+
+def _taken_in(ledger: Ledger, removal: str, with_near: bool, near: Sequence[str]) -> tuple[Match, ...]:
+    """The occurrences of the proposed near duplicates that were asked for, each with how it was found."""
+    if not with_near and not near:
+        return ()
+    wanted, proposed = {_hex(sha, 64, "--near") for sha in near}, _proposals(ledger, removal)
+    already = ledger.query("SELECT DISTINCT content_sha256 FROM removal_match WHERE removal = ?", [removal])
+    if strangers := wanted - {one.content_sha256 for one in proposed} - {sha for (sha,) in already}:
+        raise InputError(
+            f"{len(strangers)} of these contents are not proposed for this request",
+            where="--near",
+            remedy=f"`custody removal show {removal}` lists those that are",
+        )
+    return tuple(
+        replace(match, method=f"near-{one.method or 'representative'}", score=round(1 - one.distance, 4))
+        for one in proposed
+        if with_near or one.content_sha256 in wanted
+        for match in removals.match(ledger, "content", one.content_sha256)
+    )
 
 
 def _named_content(request: RemovalRequest) -> set[str]:

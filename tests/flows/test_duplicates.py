@@ -22,6 +22,7 @@ from flows.stages import inspection, removal
 from flows.stages.decide import decide
 from flows.stages.duplicates import find_duplicates
 from flows.stages.evidence import evidence_batches, newest_evidence
+from policy.errors import InputError, RefusedError
 from policy.evidence import DuplicateOf
 from policy.personal import PERSONAL_COLUMNS
 from tests.builders import ask, policy_without
@@ -283,3 +284,69 @@ def test_a_removed_picture_is_named_by_no_copy(tmp_path: Path) -> None:
     decide(home)
     said = "SELECT verdict, reason_code FROM latest_decision WHERE rule = 'duplicate' AND pair_key = ?"
     assert ask(home, said, copy) == [("defer", "not-observed")]
+
+
+def near_home(path: Path) -> tuple[Home, list[tuple[str, str]]]:
+    """A home of three pictures of which the second and the third were verified to show the first; (pair, content)."""
+    home = sealable_home(path, 4, lambda n: encode_jpeg(PICTURES[("photo", "smaller", "mirrored", "another")[n]]))
+    pairs = ask(home, "SELECT pair_key, content_sha256 FROM evidence ORDER BY batch_seq, row_no")
+    first = pairs[0][1]
+    matches = [(first, DuplicateOf(first, "", 0.0))]
+    matches += [(pairs[1][1], DuplicateOf(first, "pdq", 0.01)), (pairs[2][1], DuplicateOf(first, "pdq-turned", 0.02))]
+    stage._record(home, matches)
+    decide(home)
+    return home, [(str(pair), str(sha)) for pair, sha in pairs]
+
+
+def test_near_duplicates_are_proposed_and_stay_unless_taken_in(tmp_path: Path) -> None:
+    """What was verified to show a removed picture is listed for the reviewer, is not held, and an approval that takes
+    none of it in leaves it be.
+    """
+    home, ((_, first), (pair, second), (_, third), _) = near_home(tmp_path / "home")
+    request = removal.add(home, "sha256", first)
+    assert {(p.content_sha256, p.method, p.distance, p.occurrences) for p in request.proposals} == {
+        (second, "pdq", 0.01, 1),
+        (third, "pdq-turned", 0.02, 1),
+    }
+    assert removal.show(home, request.id).proposals == request.proposals
+    held = "SELECT verdict FROM latest_decision WHERE rule = ? AND pair_key = ?"
+    assert ask(home, held, f"removal/{request.id}", pair) == []
+    assert removal.approve(home, request.id, by="A. Reviewer").proposals == ()
+    assert home.tombstones().covers_content(second) is None
+    removal.apply(home, request.id)
+    assert ask(home, "SELECT count(*) FROM content WHERE content_sha256 IN (?, ?)", second, third) == [(2,)]
+
+
+def test_what_is_in_force_without_them_takes_no_near_duplicates_in(tmp_path: Path) -> None:
+    """An approval that is in force is not widened afterwards: that is refused, and the way to it is named."""
+    home, ((_, first), (_, second), *_) = near_home(tmp_path / "home")
+    request = removal.add(home, "sha256", first)
+    removal.approve(home, request.id, by="A. Reviewer")
+    with pytest.raises(RefusedError, match="in force already") as refused:
+        removal.approve(home, request.id, by="A. Reviewer", with_near=True)
+    assert "--sha256" in refused.value.remedy
+    assert home.tombstones().covers_content(second) is None
+
+
+@pytest.mark.parametrize("chosen", [True, False])
+def test_near_duplicates_that_are_taken_in_are_removed(tmp_path: Path, chosen: bool) -> None:
+    """Taken in, all of them or those that are named, they are tombstoned, denied and erased with what was asked for."""
+    home, ((_, first), (pair, second), (_, third), _) = near_home(tmp_path / "home")
+    request = removal.add(home, "sha256", first)
+    with pytest.raises(InputError, match="not proposed"):
+        removal.approve(home, request.id, by="A. Reviewer", near=["a" * 64])
+    near = {"near": [second.upper()]} if chosen else {"with_near": True}
+    approved = removal.approve(home, request.id, by="A. Reviewer", **near)
+    methods = {match.content_sha256: (match.method, match.score) for match in approved.matches}
+    assert methods[second] == ("near-pdq", 0.99)
+    assert (third in methods) is not chosen
+    tombstones = home.tombstones()
+    assert tombstones.covers_content(second) == request.id
+    assert (tombstones.covers_content(third) == request.id) is not chosen
+    denied = "SELECT verdict FROM latest_decision WHERE rule = ? AND pair_key = ?"
+    assert ask(home, denied, f"removal/{request.id}", pair) == [("deny",)]
+    removal.apply(home, request.id)
+    left = {sha for (sha,) in ask(home, "SELECT content_sha256 FROM content WHERE content_sha256 IS NOT NULL")}
+    assert {first, second} & left == set()
+    assert (third in left) is chosen
+    assert second not in PixelStore(home.pixels_path)
