@@ -14,6 +14,8 @@ from policy.errors import InputError
 from policy.evidence import Document, Evidence, Headers, OriginEvidence
 
 OBSERVER = "custody"
+QUARANTINE = "custody-quarantine/1"
+NOWHERE = "https://quarantined.invalid/"  # in the place of an address that is not kept; a name nobody has (RFC 6761)
 
 
 def observe(
@@ -125,6 +127,24 @@ _NOTHING_SAID: dict[str, Any] = {"scores": (), "duplicate": None}
 def without_picture(evidence: Evidence, why: str) -> Evidence:
     """Evidence whose picture is not the one that was meant: of that one nothing was measured, and `why` says so."""
     return replace(evidence, fetch_error=why, **_facts(None))
+
+
+def quarantined(evidence: Evidence) -> Evidence:
+    """What stays of the evidence of a picture that is on a hash list: its hashes, and when it was seen.
+
+    By the hashes the lists go on naming it. Where no list does any more nothing else is known of it, which defers.
+    """
+    return Evidence(
+        page_url=None,
+        image_url=NOWHERE,
+        observed_at=evidence.observed_at,
+        observer=QUARANTINE,
+        observer_version=evidence.observer_version,
+        content_sha256=evidence.content_sha256,
+        content_md5=evidence.content_md5,
+        pdq=evidence.pdq,
+        tombstoned=evidence.tombstoned,
+    )
 
 
 def _merged(known: tuple[OriginEvidence, ...], newer: Mapping[str, OriginEvidence]) -> tuple[OriginEvidence, ...]:

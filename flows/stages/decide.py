@@ -21,6 +21,7 @@ from flows.stages.basis import Anew, Basis, to_judge
 from flows.stages.evidence import shared_texts
 from flows.stages.judging import Asked, Case, Judges
 from flows.stages.parts import unit_id
+from flows.stages.quarantine import quarantine
 from flows.terminal import Progress, silent
 from policy.ledger import Ledger
 from policy.ruleset import KNOWN, Ruleset
@@ -103,9 +104,9 @@ def decide(home: Home, progress: Progress = silent) -> DecideSummary:
         changed, judged, decide_id = judge_pairs(ledger, ruleset, home, progress)
         standing = tuple((v, r, c, n) for v, r, c, n in ledger.query(_STANDING))
         changes = tuple((r, w, b, n) for r, w, b, n in ledger.query(_CHANGES, {"decide": decide_id})) if changed else ()
-        gone = unwanted(ledger, home)
+        gone, listed = unwanted(ledger, home), quarantine(home, ledger)
         publish(ledger, home.snapshot_path, now=utc_now(), force=True)  # the confirmation is new, whatever else is
-    deleted = PixelStore(home.pixels_path).delete_all(gone)
+    deleted = PixelStore(home.pixels_path).delete_all(gone | listed)
     return DecideSummary(decide_id, judged, changed, ruleset.digest, standing, changes, deleted)
 
 

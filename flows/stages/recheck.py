@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from curation.fetch import Fetched
+from curation.observe import QUARANTINE
 from curation.page_pool import ReadPage
 from curation.pages import Page
 from curation.pair import origin_of
@@ -111,7 +112,8 @@ def recheck(home: Home, progress: Progress = silent, *, dataset: str | None = No
     for start in range(0, len(pairs), SLICE):
         chunk = pairs[start : start + SLICE]
         with home.ledger(readonly=True) as ledger:
-            evidence = newest_evidence(ledger, chunk, bodies=True)
+            found = newest_evidence(ledger, chunk, bodies=True)
+        evidence = {pair: e for pair, e in found.items() if e.observer != QUARANTINE}  # which has no source any more
         counts.new_evidence += _renew(home, observer, evidence, counts)
         progress(min(start + SLICE, len(pairs)), len(pairs), "recheck: ")
     decided = decide(home, progress)

@@ -109,7 +109,11 @@ def _selected(home: Home, where: str, order: str, limit: int) -> tuple[list[dict
 
 
 def _is_gone(row: Mapping[str, Any], tombstones: Tombstones) -> bool:
-    """Whether a removal covers the picture or a place where it was found: it is shown to nobody."""
+    """Whether a removal covers the picture or a place where it was found, or a hash list names it (of such a pair no
+    address is kept): it is shown to nobody.
+    """
+    if row["image_url"] is None:
+        return True
     urls = [url for url in (row["image_url"], row["page_url"]) if url]
     sha = row["content_sha256"]
     return bool(sha and tombstones.covers_content(sha)) or any(map(tombstones.covers_url, urls))

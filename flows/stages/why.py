@@ -178,9 +178,14 @@ def tell(story: Story) -> None:
     if not story.pairs:
         console.print(f"Nothing on record for {_shown(story.query)}.")
     for pair in story.pairs:
-        console.print(f"\n[bold]{_shown(pair.image_url)}[/]")
-        console.print(f"  on    {_shown(pair.page_url)}")
-        console.print(f"  text  {_shown(pair.text) or '(none)'}")
+        if pair.image_url is None:
+            console.print(
+                f"\n[bold]Quarantined[/], pair {pair.pair_key}: only hashes, times and states are kept of it."
+            )
+        else:
+            console.print(f"\n[bold]{_shown(pair.image_url)}[/]")
+            console.print(f"  on    {_shown(pair.page_url)}")
+            console.print(f"  text  {_shown(pair.text) or '(none)'}")
         if pair.verdict is None:
             console.print("  not judged yet: custody decide")
             continue

@@ -105,7 +105,7 @@ def standing(home: Home) -> dict[str, tuple[str, str, str]]:
     with home.ledger(readonly=True) as ledger:
         rows = ledger.query(
             "SELECT DISTINCT image_url, s.verdict, s.reason_code, s.reason_detail FROM standing s "
-            "JOIN occurrence USING (pair_key)"
+            "JOIN occurrence USING (pair_key) WHERE image_url IS NOT NULL"
         )
     return {"/" + url.rpartition("/")[2]: (verdict, code, detail) for url, verdict, code, detail in rows}
 

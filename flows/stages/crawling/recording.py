@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 
 from curation.fetch import TRANSIENT_OUTCOMES
 from curation.images import DecodeError, Shaped
-from curation.observe import observe, observe_again, without_picture
+from curation.observe import QUARANTINE, observe, observe_again, quarantined, without_picture
 from curation.pair import ImageTextPair, canonical_url, sample_key, url_key
 from flows.home import Home
 from flows.stages.crawling import plan
@@ -26,10 +26,12 @@ from flows.stages.crawling.rows import PageSeen, facts_of, fetched_of, naive, ou
 from flows.stages.evidence import evidence_batches, newest_evidence
 from flows.stages.origins import DocumentFiles, OriginFiles
 from flows.stages.parts import part_groups, read_part, unit_id
+from flows.stages.quarantine import is_listed, reduced_content, reduced_fetch, reduced_occurrence
 from policy.evidence import Document, Evidence, OriginEvidence
 from policy.ledger import Ledger
+from policy.registries import Registries
 from policy.removals import Tombstones
-from policy.signals import rsl
+from policy.signals import registry, rsl
 from policy.text import is_description
 
 _KNOWN_BODIES = "SELECT body_sha256 FROM document WHERE body_sha256 IN (SELECT unnest(?::VARCHAR[]))"
@@ -76,6 +78,7 @@ class Recorder:
 
     ledger: Ledger
     tombstones: Tombstones
+    lists: Registries | None  # None: the ruleset does not ask them
 
     def __init__(self, home: Home, crawl: str) -> None:
         self.home, self.crawl, self.ruleset = home, crawl, home.ruleset
@@ -86,8 +89,9 @@ class Recorder:
         self._used: set[str] = set()
 
     def write_to(self, ledger: Ledger) -> None:
-        """Append to this ledger from now on; what was asked to go meanwhile counts."""
+        """Append to this ledger from now on; what was asked to go, or listed, meanwhile counts."""
         self.ledger, self.tombstones = ledger, self.home.tombstones(ledger)
+        self.lists = self.home.registries(ledger) if registry.MECHANISM in self.ruleset.mechanisms else None
 
     def origins_asked(self, origins: Mapping[str, OriginEvidence]) -> None:
         """Append what origins say of themselves."""
@@ -127,9 +131,14 @@ class Recorder:
         # What a tombstone covers leaves no row: its URL or digest would be personal data that had just been erased.
         rows = [row for row in rows if not self._is_covered(str(row["url"]), row["content_sha256"])]
         key = f"{self.crawl}/{unit}"
+        listed = {str(row["url"]) for row in rows if self._is_listed(row)}
         if rows:
-            fetches = [_ledger_fetch(row, "image", unit) for row in rows]
-            content = [_content_row(row, unit) for row in rows if row["content_sha256"] is not None]
+            fetches = [_ledger_fetch(row, "image", unit, is_listed=row["url"] in listed) for row in rows]
+            content = [
+                reduced_content(c) if row["url"] in listed else c
+                for row in rows
+                if row["content_sha256"] is not None and (c := _content_row(row, unit))
+            ]
             batches = [("fetch", fetches, f"{key}/fetch"), ("content", content, f"{key}/content")]
             self.ledger.append_many([batch for batch in batches if batch[1]])
         pictures = {str(row["url"]): row for row in rows}
@@ -137,7 +146,7 @@ class Recorder:
         captioned = {sha: (text, score) for sha, text, score in self.ledger.query(_CAPTIONED, [shas])} if shas else {}
         looks = Looks.of(self.ledger, shas)
         for number, waiting in enumerate(part_groups(plan.pairs_file(self.home, self.crawl, unit))):
-            self._pairs(unit, f"{key}/{number}", waiting, pictures, captioned, looks)
+            self._pairs(unit, f"{key}/{number}", waiting, pictures, captioned, looks, listed)
 
     def _pairs(
         self,
@@ -147,8 +156,12 @@ class Recorder:
         pictures: Mapping[str, Mapping[str, Any]],
         captioned: Mapping[str, tuple[str | None, float | None]],
         looks: Looks,
+        listed: Collection[str],
     ) -> None:
-        """Append a group of pairs, each with its picture. One that a tombstone covers leaves no row at all."""
+        """Append a group of pairs, each with its picture. One that a tombstone covers leaves no row at all.
+
+        Of one whose picture is on a hash list hashes, times and states stay.
+        """
         shown = [row for row in waiting if row["image_url"] in pictures and not self._is_covered(row["page_url"], None)]
         standing = self._standing(shown, pictures)
         occurrences, evidences, captions = [], [], []
@@ -167,7 +180,11 @@ class Recorder:
                 pair_key = pair.key
                 evidence = self._evidence(pair, row["expected_sha256"], page, picture, standing.get(pair_key))
                 seen_at = page.seen_at if page is not None else picture["started_at"]
-                occurrences.append(_occurrence_row(pair_key, row, unit, seen_at))
+                found_there = _occurrence_row(pair_key, row, unit, seen_at)
+                occurrences.append(reduced_occurrence(found_there) if row["image_url"] in listed else found_there)
+            if row["image_url"] in listed:
+                evidences.append((pair_key, quarantined(evidence)))
+                continue
             evidence = looks.onto(pair_key, self._with_declared(evidence))
             sha = evidence.content_sha256
             described = evidence.alt is not None and is_description(evidence.alt, self.ruleset.text)
@@ -213,8 +230,8 @@ class Recorder:
 
     def _again(self, standing: Evidence | None, picture: Mapping[str, Any]) -> Evidence | None:
         """The evidence of a pair on record whose picture was asked again; None where nothing new was seen."""
-        if standing is None or picture["outcome"] in TRANSIENT_OUTCOMES:
-            return None
+        if standing is None or standing.observer == QUARANTINE or picture["outcome"] in TRANSIENT_OUTCOMES:
+            return None  # of what was quarantined only its page's next crawl tells more
         fetched, now = fetched_of(picture, "image"), picture["started_at"]
         return observe_again(standing, image=fetched, facts=facts_of(picture), origins=self.origins, now=now)
 
@@ -225,6 +242,13 @@ class Recorder:
         urls = [u for u in rsl.declared_urls(evidence, self.ruleset.robots) if u in self.declared]
         self._used.update(urls)
         return replace(evidence, declared=tuple(self.declared[url] for url in urls)) if urls else evidence
+
+    def _is_listed(self, row: Mapping[str, Any]) -> bool:
+        """Whether a hash list names a picture's bytes."""
+        sha = row["content_sha256"]
+        if self.lists is None or not self.lists.lists or sha is None:
+            return False
+        return is_listed(self.lists, sha256=sha, md5=row["content_md5"], pdq=row["pdq"])
 
     def _is_covered(self, url: str | None, sha256: str | None) -> bool:
         if url is not None and self.tombstones.covers_url(url):
@@ -321,10 +345,10 @@ def _append_documents(ledger: Ledger, key: str, bodies: Iterable[tuple[str | Non
 _FETCH_COLUMNS = ("url", "outcome", "detail", "status", "final_url", "hops_json", "started_at", "elapsed_ms")
 
 
-def _ledger_fetch(row: Mapping[str, Any], kind: str, unit: str) -> dict[str, object]:
+def _ledger_fetch(row: Mapping[str, Any], kind: str, unit: str, *, is_listed: bool = False) -> dict[str, object]:
     body = row.get("body")
     known = row.get("body_sha256") or row.get("content_sha256")
-    return {
+    fetched = {
         "url": row["url"],
         "url_key": url_key(row["url"]),
         "kind": kind,
@@ -339,6 +363,7 @@ def _ledger_fetch(row: Mapping[str, Any], kind: str, unit: str) -> dict[str, obj
         "observer": OBSERVER,
         "unit_id": unit,
     }
+    return reduced_fetch(fetched) if is_listed else fetched
 
 
 def _content_row(row: Mapping[str, Any], unit: str) -> dict[str, object]:
