@@ -31,7 +31,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import BinaryIO, Final, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -181,11 +181,15 @@ def _check_slots(manifest: DatasetManifest, commitments: Sequence[bytes], shard_
         raise IntegrityError("the commitments do not give the manifest's root", where=manifest.dataset)
 
 
+# Of a manifest: when it was sealed, and what was counted then. A sealing that goes on later counts differently.
+_OF_THE_TIME: Final = {"sealed_at": "", "occurrences": None, "near_duplicates": None}
+
+
 def _fix_slots(files: DatasetFiles, manifest: DatasetManifest, commitments: Sequence[bytes]) -> None:
-    """Writes dataset.json and leaves.bin, or checks those that lie there; only the time of sealing may differ."""
+    """Writes dataset.json and leaves.bin, or checks those that lie there; only what was true at the time may differ."""
     if files.has("dataset.json"):
         known = read_manifest(files)
-        if asdict(known) | {"sealed_at": ""} != asdict(manifest) | {"sealed_at": ""}:
+        if asdict(known) | _OF_THE_TIME != asdict(manifest) | _OF_THE_TIME:
             raise IntegrityError(
                 f"the directory belongs to another dataset ({known.dataset}, root {known.root[:16]})",
                 where=files.where("dataset.json"),

@@ -315,6 +315,9 @@ def seal(home_path: Path, as_json: bool, where: str, name: str | None) -> None:
         return
     slots, shards = counted(sealed.slots, "slot"), counted(len(sealed.shards), "shard")
     answer(f"Dataset {sealed.dataset}: {slots} in {shards}, root {sealed.root}")
+    if sealed.occurrences is not None and sealed.near_duplicates is not None:
+        near = counted(sealed.near_duplicates, "near duplicate")
+        say(f"They stand for {counted(sealed.occurrences, 'occurrence')} of their pictures and {near}")
     if sealed.without_pixels:
         left_out = counted(sealed.without_pixels, "allowed sample")
         say(f"{left_out} left out: the pixels went when they were denied; crawl their pages again to have them")

@@ -91,7 +91,11 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class DatasetManifest:
-    """The ordered slots, fixed: their number and the root over their commitments (leaves.bin, 32 bytes each)."""
+    """The ordered slots, fixed: their number and the root over their commitments (leaves.bin, 32 bytes each).
+
+    `occurrences`: pairs of a page and a picture, known when the slots were fixed, whose bytes are those of a slot.
+    `near_duplicates`: other pictures for which the slots' pictures stood then. None: sealed before they were counted.
+    """
 
     dataset: str
     root: str
@@ -102,6 +106,8 @@ class DatasetManifest:
     selection_digest: str
     parent: str | None
     sealed_at: str
+    occurrences: int | None = None
+    near_duplicates: int | None = None
 
     def to_json(self) -> str:
         return json.dumps({"version": MANIFEST_VERSION, **asdict(self)}, indent=1, sort_keys=True)

@@ -51,13 +51,18 @@ class SealedShard:
 
 @dataclass(frozen=True, slots=True)
 class Sealed:
-    """The contract of `custody seal --json`. `without_pixels`: allowed samples left out since theirs are not kept."""
+    """The contract of `custody seal --json`. `without_pixels`: allowed samples left out since theirs are not kept.
+
+    `occurrences`, `near_duplicates`: what the slots stand for, see `policy.provenance.DatasetManifest`.
+    """
 
     dataset: str
     root: str
     slots: int
     shards: tuple[SealedShard, ...]
     without_pixels: int = 0
+    occurrences: int | None = None
+    near_duplicates: int | None = None
 
 
 def seal(
@@ -174,6 +179,8 @@ def _write(home: Home, ready: _Ready, store: PixelStore, progress: Progress) -> 
         manifest.root,
         manifest.slots,
         tuple(SealedShard(f"{directory}/{s.path}", s.sha256, s.live) for s in generation.shards),
+        occurrences=manifest.occurrences,
+        near_duplicates=manifest.near_duplicates,
     )
 
 
@@ -397,7 +404,30 @@ def _manifest(ledger: Ledger, dataset: str) -> DatasetManifest:
         [dataset],
     )
     selected = hashlib.sha256(selection.encode()).hexdigest()
-    return DatasetManifest(dataset, root, slots, size, purpose, digest, selected, None, utc_text(sealed_at))
+    ((occurrences, near),) = ledger.query(_STANDS_FOR, {"dataset": dataset})
+    return DatasetManifest(
+        dataset, root, slots, size, purpose, digest, selected, None, utc_text(sealed_at), occurrences, near
+    )
+
+
+# Counted up to the batch that fixed the slots, so that a sealing that goes on later says the same.
+_STANDS_FOR = """
+WITH fixed AS (SELECT batch_seq FROM dataset WHERE dataset = $dataset),
+sealed AS (SELECT DISTINCT content_sha256 FROM slot WHERE dataset = $dataset AND content_sha256 IS NOT NULL),
+showing AS (
+    SELECT pair_key, content_sha256 FROM evidence
+    WHERE pair_key IS NOT NULL AND batch_seq < (SELECT batch_seq FROM fixed)
+    QUALIFY row_number() OVER (PARTITION BY pair_key ORDER BY batch_seq DESC, row_no DESC) = 1
+), newest AS (
+    SELECT content_sha256, representative_sha256 FROM duplicate
+    WHERE content_sha256 IS NOT NULL AND representative_sha256 IS NOT NULL AND verified
+    AND batch_seq < (SELECT batch_seq FROM fixed)
+    QUALIFY row_number() OVER (PARTITION BY content_sha256 ORDER BY batch_seq DESC, row_no DESC) = 1
+)
+SELECT (SELECT count(*) FROM showing SEMI JOIN sealed USING (content_sha256)),
+       (SELECT count(*) FROM newest SEMI JOIN sealed ON sealed.content_sha256 = newest.representative_sha256
+        WHERE newest.content_sha256 <> newest.representative_sha256)
+"""
 
 
 def _name_of(selected: Sequence[Mapping[str, Any]]) -> str:

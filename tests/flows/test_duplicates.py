@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,9 +23,12 @@ from flows.stages import inspection, removal
 from flows.stages.decide import decide
 from flows.stages.duplicates import find_duplicates
 from flows.stages.evidence import evidence_batches, newest_evidence
+from flows.stages.seal import seal
+from policy import audit
 from policy.errors import InputError, RefusedError
 from policy.evidence import DuplicateOf
 from policy.personal import PERSONAL_COLUMNS
+from policy.provenance import DatasetManifest
 from tests.builders import ask, policy_without
 from tests.curation.drawn import face, photo_like
 from tests.flows.sealable import sealable_home
@@ -350,3 +354,35 @@ def test_near_duplicates_that_are_taken_in_are_removed(tmp_path: Path, chosen: b
     assert {first, second} & left == set()
     assert (third in left) is chosen
     assert second not in PixelStore(home.pixels_path)
+
+
+def test_a_dataset_says_what_its_slots_stand_for(tmp_path: Path) -> None:
+    """The manifest counts the occurrences of the sealed pictures and the near duplicates left out for them, as they
+    were when the slots were fixed; the audit says it slot by slot, and a manifest of before is read as not counted.
+    """
+    asking = policy_without("quality", "safety")
+    home = sealable_home(
+        tmp_path / "home", 3, lambda n: encode_jpeg(PICTURES[("photo", "smaller", "another")[n]]), policy_text=asking
+    )
+    pairs = ask(home, "SELECT pair_key, content_sha256 FROM evidence ORDER BY batch_seq, row_no")
+    (first, photo), (copy, smaller), (_, another) = pairs
+    with home.ledger() as ledger:
+        known = newest_evidence(ledger, [first, copy])
+        again = replace(known[first], image_url="https://elsewhere.example/photo.jpg", page_url=None)
+        left_out = replace(known[copy], duplicate=DuplicateOf(photo, "pdq", 0.01))
+        ledger.append_many(evidence_batches(ledger, [("ab" * 16, again), (copy, left_out)], "look", "look"))
+    stage._record(home, [(sha, DuplicateOf(sha, "", 0.0)) for sha in (photo, another)])
+    stage._record(home, [(smaller, DuplicateOf(photo, "pdq", 0.01))])
+    decide(home)
+    sealed = seal(home, name="counted")
+    assert (sealed.slots, sealed.occurrences, sealed.near_duplicates) == (2, 3, 1)
+    file = home.datasets_path / "counted" / "dataset.json"
+    manifest = DatasetManifest.from_json(file.read_text())
+    assert (manifest.occurrences, manifest.near_duplicates) == (3, 1)
+    columns, rows = audit.run(home.snapshot_path, "samples_of_dataset", {"dataset": "counted"})
+    told = [columns.index(name) for name in ("content_sha256", "occurrences", "near_duplicates")]
+    assert {tuple(row[c] for c in told) for row in rows} == {(photo, 2, 1), (another, 1, 0)}
+    stage._record(home, [(sha("later"), DuplicateOf(photo, "pdq", 0.02))])
+    assert seal(home, name="counted").near_duplicates == 1
+    older = {k: v for k, v in json.loads(file.read_text()).items() if k not in ("occurrences", "near_duplicates")}
+    assert DatasetManifest.from_json(json.dumps(older)).occurrences is None
