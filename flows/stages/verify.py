@@ -184,8 +184,8 @@ def _check_parents(
         parent, said = checkpoint.record.parent, checkpoint.record.parent_sha256
         if parent is None or said is None:
             continue
-        kept = json.loads(recorded.files.get(parent, "{}")).get(PROVENANCE)
-        if said not in {here.get(parent), kept} - {None} and (parent in here or kept):
+        there = here.get(parent) or json.loads(recorded.files.get(parent, "{}")).get(PROVENANCE)
+        if there not in (None, said):
             yield Failure(
                 f"the record of its parent {parent} is not the one that it stands on",
                 str(checkpoint.path.relative_to(home.path)),
