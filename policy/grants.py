@@ -210,7 +210,7 @@ _NOT_SAID: Final = frozenset(
 )
 _LICENCE_CODES: Final = frozenset(
     {"licence-unknown", "licence-not-listed", "licence-denied", "licence-reserved", "licence-conflict"}
-    | {"licence-share-alike", "licence-incompatible"}
+    | {"licence-share-alike", "licence-incompatible", "licence-no-derivatives"}
 )
 _FACE_CODES: Final = frozenset({"face-found", "face-without-consent", "face-not-blurred"})
 _AGAINST: Final = frozenset({Stance.DENY, Stance.CONSTRAINED})

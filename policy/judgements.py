@@ -137,6 +137,7 @@ SENTENCES: Mapping[str, str] = {
     "licence-not-listed": "The licence is recognised but not in the ruleset's table.",
     "licence-share-alike": "The licence asks for share-alike, which this ruleset does not undertake.",
     "licence-incompatible": "The licence asks for share-alike, and what is trained is shared under another licence.",
+    "licence-no-derivatives": "The licence permits no adaptations, and what is kept of the picture was changed.",
     "licence-unreadable": "Metadata of the image or linked data of the page that may speak of rights cannot be read.",
     "licence-unknown": "No licence is stated that can be recognised and that covers the image.",
     "licence-reserved": "All rights are reserved.",

@@ -20,6 +20,7 @@ from policy.licence_words import (
     unported,
 )
 from policy.origins import host_of, same_site, site_of
+from policy.people import changes_of
 from policy.verdict import Judgement, Signal, Stance, Verdict
 
 __all__ = [
@@ -356,7 +357,17 @@ def _decide(
     if objection := next(iter((*reserved, *statements)), None):
         detail = f"{objection.claim.value!r} against {deciding.spdx}"
         return judgement(MECHANISM, Verdict.DEFER, "licence-conflict", detail, _place(objection.claim), signals)
+    if evidence.transforms and (kept_whole := next((r for r in licences if _forbids_changes(r.spdx)), None)):
+        # A part of it was painted over, which is more than the change of size or format that every licence permits.
+        detail = f"{kept_whole.spdx}, and {changes_of(evidence.transforms)}"
+        place = _place(kept_whole.claim)
+        return judgement(MECHANISM, Verdict.DENY, "licence-no-derivatives", detail, place, signals)
     return judgement(MECHANISM, Verdict.ALLOW, deciding.code, deciding.spdx, where, signals)
+
+
+def _forbids_changes(spdx: str) -> bool:
+    """Whether a licence, or one of those that hold together, lets nobody share what was adapted (ND)."""
+    return any("ND" in elements(part) for part in spdx.split(" AND "))
 
 
 def _unknown(evidence: Evidence, rules: LicenceRules, signals: tuple[Signal, ...]) -> Judgement:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -53,10 +54,28 @@ def judge_faces(evidence: Evidence, rules: FacesRules) -> Judgement:
             return judgement(FACES, Verdict.DEFER, "face-without-consent", detail, by)
 
 
+_BLUR = re.compile(r"blur-faces/\S+ n=(\d+) from=([\d.e-]+)")
+
+
 def _blurred_from(evidence: Evidence) -> float:
     """The least score of a face that was blurred, as the transform says: a ruleset of then may have had a higher one.
 
     0 where no transform says: whoever calls the faces blurred then means all of them.
     """
-    said = (re.fullmatch(r"blur-faces/\S+ n=\d+ from=([\d.e-]+)", transform) for transform in evidence.transforms)
-    return max((float(match[1]) for match in said if match is not None), default=0.0)
+    said = map(_BLUR.fullmatch, evidence.transforms)
+    return max((float(match[2]) for match in said if match is not None), default=0.0)
+
+
+def changes_of(transforms: Iterable[str]) -> str:
+    """In words what was done to a picture beside making it smaller, as a licence asks it to be said; "": nothing.
+
+    A transform that is not known here is said as it stands.
+    """
+    return "; ".join(_change(transform) for transform in transforms)
+
+
+def _change(transform: str) -> str:
+    blur = _BLUR.fullmatch(transform)
+    if blur is None:
+        return transform
+    return "1 face blurred" if blur[1] == "1" else f"{blur[1]} faces blurred"

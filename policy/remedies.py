@@ -80,6 +80,7 @@ REMEDIES: Mapping[str, tuple[str, ...]] = {
     "licence-unknown": ("the source states a licence, and the next recheck sees that", _RIGHTS),
     "licence-share-alike": (_RIGHTS, "policy.toml undertakes share-alike (licence.share_alike)"),
     "licence-reserved": (_RIGHTS,),
+    "licence-no-derivatives": (_RIGHTS, "faces.mode of policy.toml is changed, and the page crawled again"),
     "licence-conflict": ("a person looks: a grant of the rights holder settles it (custody grant add)",),
     "face-": ("a grant of the depicted person covers it (custody grant add)", "faces.mode of policy.toml is changed"),
     "too-": ("the bounds under [size] of policy.toml are changed",),

@@ -289,7 +289,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "xmp": Rule(1, lambda r, e, _: judge_xmp(e, r.xmp), ("xmp",)),
         "c2pa": Rule(1, lambda r, e, _: judge_c2pa(e, r.c2pa), ("c2pa",)),
         "registry": Rule(2, lambda r, e, now: judge_registry(e, r.registry, now), ("registry",)),
-        "licence": Rule(2, lambda r, e, now: judge_licence(e, r.licence, now), ("licence",)),
+        "licence": Rule(3, lambda r, e, now: judge_licence(e, r.licence, now), ("licence",)),
         "faces": Rule(1, lambda r, e, _: judge_faces(e, r.faces), ("faces",)),
         "size": Rule(1, lambda r, e, _: judge_size(e, r.size), ("size",)),
         "quality": Rule(1, lambda r, e, _: judge_quality(e, r.quality), ("quality",)),

@@ -21,6 +21,7 @@ from policy.errors import InputError
 from policy.evidence import Evidence, LicenceClaim, embedded_from_plain
 from policy.ledger import Ledger
 from policy.licences import Attribution, attribution
+from policy.people import changes_of
 from policy.personal_data import contact_data, person_name
 from policy.provenance import DatasetManifest, Generation, dataset_root, utc_text
 from policy.removals import Tombstones
@@ -101,13 +102,15 @@ def seal(
 class _Ready:
     """A dataset whose slots stand in the ledger: what its shards are written from.
 
-    `credits`, `replaced` (the texts in whose place captions stand): by ordinal.
+    `credits`, `replaced` (the texts in whose place captions stand), `transforms` (what was done to the pixels): by
+    ordinal.
     """
 
     manifest: DatasetManifest
     slots: Sequence[Mapping[str, Any]]
     credits: Mapping[int, Mapping[str, Any]]
     replaced: Mapping[int, str]
+    transforms: Mapping[int, Sequence[str]]
     tombstones: Tombstones
 
 
@@ -233,7 +236,8 @@ def _fixed(
         attributions = _attributions(ledger, home, dataset, selected)
         slots = _record_slots(ledger, home, dataset, selected, where, purpose, attributions)
         credits = {row["ordinal"]: {name: row[name] for name in CREDITS} for row in attributions}
-    return _Ready(_manifest(ledger, dataset), slots, credits, _replaced(ledger, dataset), home.tombstones(ledger))
+    manifest, replaced, transforms = _manifest(ledger, dataset), _replaced(ledger, dataset), _changed(ledger, dataset)
+    return _Ready(manifest, slots, credits, replaced, transforms, home.tombstones(ledger))
 
 
 def _replaced(ledger: Ledger, dataset: str) -> dict[int, str]:
@@ -254,6 +258,21 @@ WITH said AS (
     QUALIFY row_number() OVER (PARTITION BY pair_key ORDER BY batch_seq DESC, row_no DESC) = 1
 )
 SELECT ordinal, alt FROM slot JOIN said USING (pair_key) WHERE dataset = $1 AND alt IS NOT NULL AND alt <> ''
+"""
+
+
+def _changed(ledger: Ledger, dataset: str) -> dict[int, Sequence[str]]:
+    """What was done to the kept pixels of those slots that were changed by more than size and encoding."""
+    return {ordinal: json.loads(transforms) for ordinal, transforms in ledger.query(_TRANSFORMS, [dataset])}
+
+
+_TRANSFORMS = """
+WITH said AS (
+    SELECT pair_key, json_extract(body_json, '$.transforms')::VARCHAR AS transforms FROM evidence
+    WHERE pair_key IN (SELECT pair_key FROM slot WHERE dataset = $1)
+    QUALIFY row_number() OVER (PARTITION BY pair_key ORDER BY batch_seq DESC, row_no DESC) = 1
+)
+SELECT ordinal, transforms FROM slot JOIN said USING (pair_key) WHERE dataset = $1 AND transforms IS NOT NULL
 """
 
 
@@ -319,14 +338,15 @@ def _attributions(
 ) -> list[dict[str, Any]]:
     """One attribution row a slot: title, creator, source, licence (CC BY and BY-SA ask for it; the rest deserve it)."""
     said = dict(ledger.query(_CLAIMS, [[r["pair_key"] for r in selected]]))
-    changes = f"shorter side at most {home.settings.images.size} px, encoded anew as JPEG without metadata"
-    known: dict[tuple[str, str], Attribution] = {}
+    smaller = f"shorter side at most {home.settings.images.size} px, encoded anew as JPEG without metadata"
+    known: dict[tuple[str, str, str], Attribution] = {}
     rows = []
     for ordinal, sample in enumerate(selected):
         licence, evidence = sample["licence"] or NO_LICENCE, json.loads(said[sample["pair_key"]])
         claims = evidence.get("embedded"), evidence.get("licence_claims")
+        changes = "; ".join(filter(None, (changes_of(evidence.get("transforms", ())), smaller)))
         # Many pictures come with the very same claims; beside those an attribution rests on their addresses alone.
-        if (credit := known.get(key := (repr(claims), licence))) is None:
+        if (credit := known.get(key := (repr(claims), licence, changes))) is None:
             credit = known[key] = attribution(_claiming(*claims), licence, changes)
         rows.append(
             {
@@ -373,6 +393,7 @@ def _samples(home: Home, ready: _Ready, store: PixelStore, progress: Progress) -
             "content_sha256": slot["content_sha256"],
             "caption_origin": slot["caption_origin"],
             **({"alt": ready.replaced[slot["ordinal"]]} if slot["ordinal"] in ready.replaced else {}),
+            **({"transforms": ready.transforms[slot["ordinal"]]} if slot["ordinal"] in ready.transforms else {}),
             **credits[slot["ordinal"]],
         }
         yield SealedSample(

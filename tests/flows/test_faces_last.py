@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
+import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,12 +17,12 @@ from PIL.PngImagePlugin import PngInfo
 from curation.pixel_store import PixelStore
 from flows import settings
 from flows.home import Home
-from flows.stages import crawl, decide, recheck
+from flows.stages import crawl, decide, recheck, seal
 from flows.stages.crawl import Job
 from policy.ruleset import Ruleset
 from tests.builders import ask, replaced
 from tests.flows.site import Answer, Site
-from tests.flows.test_faces import BY, MODEL, red_left
+from tests.flows.test_faces import BY, MODEL, plain, red_left
 
 NC = "https://creativecommons.org/licenses/by-nc/4.0/"
 PROHIBITED = (
@@ -153,6 +156,28 @@ def test_what_waits_for_something_else_is_looked_at(home: Home, site: Site) -> N
     assert standing(home)["free"] == ("defer", "licence-unknown")
     assert faces(home)["free"] == 1
     assert len(kept(home)) == 1
+
+
+def test_a_blurred_sample_says_so_wherever_it_is_attributed(home: Home, site: Site) -> None:
+    """CC BY asks to indicate changes: in the row of `attribution` and in the shard's .json, in words and raw."""
+    site.answers["/plain.png"] = Answer(plain(), "image/png")
+    site.answers["/"] = Answer(page() + b'<img src="/plain.png" alt="a cloth of one colour">')
+    crawled(home, site)
+    sealed = seal.seal(Home.open(home.path), name="both")
+    assert sealed.slots == 2
+    said = {}
+    for shard in sealed.shards:
+        with tarfile.open(home.path / shard.path) as tar:
+            held = [tar.extractfile(member) for member in tar if member.name.endswith(".json")]
+            said |= {one["content_sha256"]: one for one in (json.load(file) for file in held if file is not None)}
+    blurred = said[hashlib.sha256(dot(4)).hexdigest()]
+    assert blurred["transforms"] == ["blur-faces/1 n=1 from=0.7"]
+    assert blurred["changes"].startswith("1 face blurred; shorter side at most ")
+    whole = said[hashlib.sha256(plain()).hexdigest()]
+    assert "transforms" not in whole
+    assert whole["changes"].startswith("shorter side")
+    rows = ask(home, "SELECT changes FROM attribution JOIN slot USING (dataset, ordinal) ORDER BY changes")
+    assert [changes for (changes,) in rows] == sorted([blurred["changes"], whole["changes"]])
 
 
 def test_one_refused_page_of_several_is_enough(home: Home, site: Site) -> None:

@@ -16,6 +16,7 @@ from policy import licence_words
 from policy.evidence import Embedded, EmbeddedField, Evidence, Hop, LicenceClaim
 from policy.licence_words import read_terms
 from policy.licences import (
+    LicenceUse,
     attribution,
     embedded_claims,
     judge_licence,
@@ -367,6 +368,35 @@ def test_a_licence_seen_long_ago_must_be_seen_again() -> None:
     later = NOW + timedelta(days=RULES.max_age_days + 1)
     assert judge_licence(evidence(claim(BY)), RULES, later).reason.code == "evidence-stale"
     assert judge_licence(evidence(claim(NC)), RULES, later).reason.code == "licence-denied"
+
+
+ND = "https://creativecommons.org/licenses/by-nd/4.0/"
+KEPT_WHOLE = replace(RULES, table={**RULES.table, "CC-BY-ND-4.0": LicenceUse("allow", "allow")})
+BLURRED = ("blur-faces/1 n=2 from=0.7",)
+
+
+@pytest.mark.parametrize(
+    ("claims", "transforms", "verdict", "code"),
+    [
+        ((claim(ND),), (), Verdict.ALLOW, "licence-allowed"),
+        ((claim(ND),), BLURRED, Verdict.DENY, "licence-no-derivatives"),
+        ((claim(ND),), ("a transform of later",), Verdict.DENY, "licence-no-derivatives"),
+        ((claim(BY), claim(ND, source="microdata")), BLURRED, Verdict.DENY, "licence-no-derivatives"),
+        ((claim("CC-BY-4.0 OR CC-BY-ND-4.0"),), BLURRED, Verdict.ALLOW, "licence-allowed"),
+        ((claim("CC-BY-4.0 AND CC-BY-ND-4.0"),), BLURRED, Verdict.DENY, "licence-no-derivatives"),
+        ((claim(BY),), BLURRED, Verdict.ALLOW, "licence-allowed"),
+        ((claim(NC),), BLURRED, Verdict.DENY, "licence-denied"),
+    ],
+)
+def test_a_licence_without_derivatives_refuses_what_was_changed(
+    claims: tuple[LicenceClaim, ...], transforms: tuple[str, ...], verdict: Verdict, code: str
+) -> None:
+    """Where the table allows ND, a picture as it was may be used and one with blurred faces not."""
+    judged = judge_licence(replace(evidence(*claims), transforms=transforms), KEPT_WHOLE, NOW)
+    assert (judged.verdict, judged.reason.code) == (verdict, code)
+    if code == "licence-no-derivatives" and transforms == BLURRED:
+        assert "CC-BY-ND-4.0" in judged.reason.detail
+        assert judged.reason.detail.endswith("2 faces blurred")
 
 
 def test_an_attribution_takes_each_part_from_the_nearest_claim() -> None:

@@ -9,7 +9,7 @@ from typing import Literal
 import pytest
 
 from policy.evidence import Evidence, Face
-from policy.people import FacesRules, judge_faces
+from policy.people import FacesRules, changes_of, judge_faces
 from policy.quality import judge_size
 from policy.ruleset import Ruleset, judge
 from policy.text import is_description, judge_text
@@ -199,3 +199,10 @@ def test_a_tombstone_denies(tombstoned: str | None, verdict: Verdict | None, cod
     """What an approved removal covers is denied, and not having asked is no answer."""
     judged = judge(RULESET, "tombstone", replace(BARE, tombstoned=tombstoned), NOW)
     assert (judged.verdict, judged.reason.code) == (verdict, code)
+
+
+def test_what_was_changed_is_said_in_words() -> None:
+    """As a licence that asks for changes to be indicated wants it; what is not known here is said as it stands."""
+    assert changes_of(()) == ""
+    assert changes_of(("blur-faces/1 n=1 from=0.7",)) == "1 face blurred"
+    assert changes_of(("blur-faces/1 n=12 from=0.35", "turn/2")) == "12 faces blurred; turn/2"
