@@ -19,6 +19,7 @@ from policy.provenance import TrainingRun
 
 # Of a page or a site there may be thousands.
 SHOWN = 20
+_KEYS_AT_ONCE = 1000  # bounds the counts of keys x checkpoints
 
 _SLOTS = """
 WITH named AS (SELECT unnest($pairs::VARCHAR[]) AS pair_key),
@@ -136,15 +137,20 @@ def trace_keys(ledger: Ledger, keys: Sequence[str]) -> Iterator[TracedKey]:
     found = ledger.query(_KEYED, {"keys": list(keys)})
     runs, schedules, by_run = read_runs(ledger), *_by_run(ledger.query(_CHECKPOINTS))
     for dataset, group in itertools.groupby(found, key=lambda row: row[1]):
+        of_dataset = [rows for run, rows in by_run.items() if run in runs and runs[run].dataset == dataset]
+        names = [row.checkpoint for rows in of_dataset for row in rows]
         slots = [(key, ordinal) for key, _, ordinal in group]
-        ordinals = np.array([ordinal for _, ordinal in slots], dtype=np.int64)
-        counts: list[tuple[str, npt.NDArray[np.int64]]] = []
-        for run, rows in by_run.items():
-            if run in runs and runs[run].dataset == dataset:
-                for row, which, _ in _exposures(runs[run], rows, schedules, ordinals):
-                    counts.append((row.checkpoint, np.bincount(which, minlength=len(slots))))
-        for i, (key, ordinal) in enumerate(slots):
-            yield TracedKey(key, dataset, ordinal, tuple((name, int(n[i])) for name, n in counts if n[i]))
+        for start in range(0, len(slots), _KEYS_AT_ONCE):
+            some = slots[start : start + _KEYS_AT_ONCE]
+            ordinals = np.array([ordinal for _, ordinal in some], dtype=np.int64)
+            counts = np.zeros((len(some), len(names)), dtype=np.int64)
+            seen_by = (e for rows in of_dataset for e in _exposures(runs[rows[0].run], rows, schedules, ordinals))
+            for at, (_, which, _) in enumerate(seen_by):
+                counts[:, at] = np.bincount(which, minlength=len(some))
+            for (key, ordinal), of_key in zip(some, counts, strict=True):
+                saw = np.flatnonzero(of_key)
+                pairs = zip([names[at] for at in saw.tolist()], of_key[saw].tolist(), strict=True)
+                yield TracedKey(key, dataset, ordinal, tuple(pairs))
 
 
 def read_runs(ledger: Ledger) -> dict[str, TrainingRun]:

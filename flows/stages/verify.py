@@ -29,17 +29,14 @@ def verify(home: Home, progress: Progress = silent) -> list[Failure]:
 
     failures: list[Failure] = []
     datasets = home.dataset_names()
-    runs = sorted({path.parent for path in home.runs_path.glob("*/run.json")} | _with_checkpoints(home))
+    runs = _runs(home)
     total = 1 + len(datasets) + len(runs)
     with home.ledger(readonly=True) as ledger:
         failures += ledger.verify(home.keys)
         failures += _check_tombstones(home, ledger)
         failures += _check_registries(home, ledger)
         roots = dict(ledger.query("SELECT dataset, root FROM dataset"))
-        recorded = _Recorded(
-            read_runs(ledger),
-            dict(ledger.query("SELECT checkpoint, files_json FROM checkpoint ORDER BY batch_seq, row_no")),
-        )
+        recorded = _recorded(ledger)
     progress(1, total, "verify: ledger")
     for done, name in enumerate(datasets, 2):
         failures += [Failure(what, home.dataset_where(name)) for what in verify_dataset(home.dataset(name))]
@@ -49,6 +46,13 @@ def verify(home: Home, progress: Progress = silent) -> list[Failure]:
         failures += _check_run(home, directory, recorded)
         progress(done, total, "verify: runs")
     return failures
+
+
+def verify_runs(home: Home) -> list[Failure]:
+    """Only the runs: what checkpoints, records and step logs say, against ledger, datasets and order."""
+    with home.ledger(readonly=True) as ledger:
+        recorded = _recorded(ledger)
+    return [failure for directory in _runs(home) for failure in _check_run(home, directory, recorded)]
 
 
 def _check_tombstones(home: Home, ledger: Ledger) -> list[Failure]:
@@ -97,8 +101,14 @@ class _Recorded:
     files: Mapping[str, str]
 
 
-def _with_checkpoints(home: Home) -> set[Path]:
-    return {path.parent for path in home.runs_path.glob("*/step-*")}
+def _recorded(ledger: Ledger) -> _Recorded:
+    files = ledger.query("SELECT checkpoint, files_json FROM checkpoint ORDER BY batch_seq, row_no")
+    return _Recorded(read_runs(ledger), dict(files))
+
+
+def _runs(home: Home) -> list[Path]:
+    """The directories that hold a run's record, or checkpoints that have lost theirs."""
+    return sorted({path.parent for name in ("run.json", "step-*") for path in home.runs_path.glob(f"*/{name}")})
 
 
 def _check_run(home: Home, run_dir: Path, recorded: _Recorded) -> list[Failure]:

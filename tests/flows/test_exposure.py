@@ -19,7 +19,7 @@ from flows.stages import audits
 from flows.stages.schedules import LedgerSchedules, ScheduleWriter
 from flows.stages.trace import trace, trace_keys
 from flows.stages.train import register_run
-from flows.stages.verify import verify
+from flows.stages.verify import verify, verify_runs
 from policy.errors import InputError, IntegrityError
 from policy.provenance import CheckpointRecord, Phase, ScheduleEntry, TrainingRun, schedule_digest
 from tests.flows.trained import DATASET, RUN, SLOTS, STEPS, WITHHELD, trained_home
@@ -313,7 +313,7 @@ def log_lost(home: Home) -> None:
 def test_an_attack_is_found_and_named(home: Home, attack: Callable[[Home], None], where: str, what: str) -> None:
     """Whatever was changed, with or without what vouches for it, `verify` names the place and what does not hold."""
     attack(home)
-    failures = verify(home)
+    failures = verify_runs(home)
     assert [f for f in failures if RUN in f.where and where in f.where and what in f.what], failures
 
 
@@ -321,4 +321,4 @@ def test_what_was_trained_verifies_also_when_it_was_registered_again(home: Home)
     """A run with a withheld slot and a resume holds to the last row, and taking it up again changes nothing."""
     assert verify(home) == []
     register_run(home, run_dir(home))
-    assert verify(home) == []
+    assert verify_runs(home) == []
