@@ -76,17 +76,17 @@ class Permutation:
     def __init__(self, slots: int, key: str, *, phase: int = 0, epochs: int | Ints = 0) -> None:
         # Epochs repeat in a batch: derive each key once.
         distinct, column = _distinct(epochs)
-        table = np.array([round_keys(key, phase, epoch) for epoch in distinct.tolist()], dtype=np.uint64)
-        self._set(slots, table if len(distinct) == 1 else table[column])
+        keys = [round_keys(key, phase, epoch) for epoch in distinct.tolist()]
+        self._set(slots, np.array(keys, dtype=np.uint64), column)
 
     @classmethod
-    def with_keys(cls, slots: int, keys: _Words) -> Self:
-        """The bijection under given round keys: one row of eight for all values, or a row a value."""
+    def with_keys(cls, slots: int, keys: _Words, column: Ints | None = None) -> Self:
+        """The bijection under given round keys [K, 8]: the first of them, or the one that each value's column names."""
         made = cls.__new__(cls)
-        made._set(slots, keys)
+        made._set(slots, keys, np.zeros(1, dtype=np.int64) if column is None else column)
         return made
 
-    def _set(self, slots: int, keys: _Words) -> None:
+    def _set(self, slots: int, keys: _Words, column: Ints) -> None:
         if not 1 <= slots <= 1 << 62:
             raise InputError(f"an order needs between 1 and 2**62 slots, not {slots}", where="order")
         bits = max(2, (slots - 1).bit_length())
@@ -94,7 +94,7 @@ class Permutation:
         self._right_bits = np.uint64(bits - bits // 2)
         self._left_mask = np.uint64((1 << bits // 2) - 1)
         self._right_mask = np.uint64((1 << (bits - bits // 2)) - 1)
-        self._keys: _Words = np.ascontiguousarray(keys.T)  # a row a round
+        self._keys, self._column = keys.T, column  # a row a round
 
     def forward(self, places: npt.ArrayLike) -> Ints:
         """Place in the epoch -> slot. [N] int64 in and out."""
@@ -112,9 +112,15 @@ class Permutation:
         result = np.empty(flat.shape, dtype=np.uint64)
         for start in range(0, flat.size, _CHUNK):
             chunk = slice(start, start + _CHUNK)
-            keys = self._keys if self._keys.shape[1] == 1 else self._keys[:, chunk]
-            result[chunk] = self._walk(flat[chunk].astype(np.uint64), keys, rounds)
+            result[chunk] = self._walk(flat[chunk].astype(np.uint64), self._keys_of(chunk), rounds)
         return result.astype(np.int64).reshape(given.shape)
+
+    def _keys_of(self, chunk: slice) -> _Words:
+        """The keys of some values, a row a round: one column where they share theirs, as neighbours mostly do."""
+        column = self._column if len(self._column) == 1 else self._column[chunk]
+        if (column == column[0]).all():
+            return self._keys[:, int(column[0]), None]
+        return self._keys[:, column]
 
     def _walk(self, values: _Words, keys: _Words, rounds: Sequence[int]) -> _Words:
         values = self._feistel(values, keys, rounds)
@@ -215,7 +221,7 @@ class WindowedPermutation:
         return np.asarray(window * size - (window > short_window) * self._missing + local, dtype=np.int64)
 
     def _shuffled(self, column: Ints) -> Permutation:
-        return Permutation.with_keys(self.shards, self._table if len(self._table) == 1 else self._table[column])
+        return Permutation.with_keys(self.shards, self._table, column)
 
     def _mixed(
         self, values: Ints, window: Ints, is_short: npt.NDArray[np.bool_], column: Ints, *, inverse: bool
@@ -236,7 +242,7 @@ class WindowedPermutation:
         result = np.empty_like(values)
         for size in np.unique(sizes).tolist():
             here = sizes == size
-            permutation = Permutation.with_keys(size, table if len(table) == 1 else table[row[here]])
+            permutation = Permutation.with_keys(size, table, row[here] if len(row) > 1 else None)
             result[here] = permutation.inverse(values[here]) if inverse else permutation.forward(values[here])
         return result
 

@@ -138,18 +138,18 @@ def trace_keys(ledger: Ledger, keys: Sequence[str]) -> Iterator[TracedKey]:
     runs, schedules, by_run = read_runs(ledger), *_by_run(ledger.query(_CHECKPOINTS))
     for dataset, group in itertools.groupby(found, key=lambda row: row[1]):
         of_dataset = [rows for run, rows in by_run.items() if run in runs and runs[run].dataset == dataset]
-        names = [row.checkpoint for rows in of_dataset for row in rows]
+        names = np.array([row.checkpoint for rows in of_dataset for row in rows], dtype=object)
         slots = [(key, ordinal) for key, _, ordinal in group]
         for start in range(0, len(slots), _KEYS_AT_ONCE):
             some = slots[start : start + _KEYS_AT_ONCE]
             ordinals = np.array([ordinal for _, ordinal in some], dtype=np.int64)
-            counts = np.zeros((len(some), len(names)), dtype=np.int64)
+            counts = np.zeros((len(names), len(some)), dtype=np.int64)
             seen_by = (e for rows in of_dataset for e in _exposures(runs[rows[0].run], rows, schedules, ordinals))
             for at, (_, which, _) in enumerate(seen_by):
-                counts[:, at] = np.bincount(which, minlength=len(some))
-            for (key, ordinal), of_key in zip(some, counts, strict=True):
-                saw = np.flatnonzero(of_key)
-                pairs = zip([names[at] for at in saw.tolist()], of_key[saw].tolist(), strict=True)
+                counts[at] = np.bincount(which, minlength=len(some))
+            for (key, ordinal), of_key in zip(some, counts.T.copy(), strict=True):
+                saw = of_key.nonzero()[0]
+                pairs = zip(names[saw].tolist(), of_key[saw].tolist(), strict=True)
                 yield TracedKey(key, dataset, ordinal, tuple(pairs))
 
 
