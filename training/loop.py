@@ -49,6 +49,7 @@ from training.order import ORDER_VERSION, Order, is_tainted, open_segment, whole
 from training.sampling import CONFIG
 from training.step_log import StepLog, StepRow, check_prefix
 from training.tally import Tally
+from training.token_store import MAX_BYTES, TokenStore
 
 Progress = Callable[[int, float, float], None]
 """Called after every step with (steps done, loss, images a second)."""
@@ -80,6 +81,8 @@ def train(
     tombstones_dir: Path | None = None,
     withheld: Collection[int] = (),
     reopen_s: float = DAY_S,
+    tokens_dir: Path | None = None,
+    tokens_bytes: int = MAX_BYTES,
     stop_after: int | None = None,
     on_event: OnEvent = lambda kind, subject, detail: None,
     code_version: str = "unknown",
@@ -89,6 +92,7 @@ def train(
     upstream: models the data went through (captions, filters); the text encoder is added to them.
     withheld: ordinals that may not be used any more though they are sealed; they count as empty from here on.
     reopen_s: how long the dataset may be read without knowing that its generation is the current one.
+    tokens_dir: where captions' token embeddings are kept between runs, at most `tokens_bytes` of them.
     Raises ConfigurationError (the run directory belongs to another config, dataset or encoder), IntegrityError (a
     damaged step log; a loss that is no number, naming step and ordinals), StorageError (disk full); each leaves all
     complete checkpoints as they were.
@@ -145,7 +149,12 @@ def train(
         for name, (optimizer, _) in optimizers.items():
             unpack_optimizer(optimizer, model.named_parameters(), checkpoint.tensors(name))
 
-    captions = CaptionTokens(text_encoder, config.denoiser.text_tokens)
+    store = None
+    if tokens_dir is not None:
+        store = TokenStore(
+            tokens_dir, text_encoder.component.digest, contract, config.denoiser.text_tokens, max_bytes=tokens_bytes
+        )
+    captions = CaptionTokens(text_encoder, config.denoiser.text_tokens, store=store)
     last_step = min(config.steps, order.steps, stop_after if stop_after is not None else config.steps)
     phase_ends = order.phase_ends()
     parameters = list(model.parameters())
