@@ -106,8 +106,8 @@ def observe_again(
     pair = ImageTextPair(known.page_url, known.image_url, known.alt, known.text_origin)
     newer = {o: origins[o] for o in origins_of(pair, None, image) if o in origins} if origins is not None else {}
     shaped = facts if isinstance(facts, Shaped) else None
-    if shaped is None or shaped.content_sha256 != known.content_sha256:
-        # What models said of other bytes is not said of these.
+    if shaped is None or (shaped.content_sha256, shaped.transforms) != (known.content_sha256, known.transforms):
+        # What models said of other bytes, or of what was kept of them in another way, is not said of these.
         known = replace(known, caption=None, caption_score=None, **_NOTHING_SAID)
     return replace(
         known,

@@ -69,6 +69,7 @@ QUALIFY row_number() OVER (PARTITION BY pair_key ORDER BY batch_seq DESC, row_no
 _SCORES = """
 SELECT content_sha256, name, value FROM score WHERE model_digest = ? AND content_sha256 IS NOT NULL
 QUALIFY row_number() OVER (PARTITION BY content_sha256, name ORDER BY batch_seq DESC, row_no DESC) = 1
+    AND value IS NOT NULL  -- taken back: its pixels were replaced
 """
 
 
@@ -293,7 +294,8 @@ def _score_unit(home: Home, scorer: Scorer, contents: Sequence[str], pace: Pace)
     ]
     if rows:
         with home.ledger() as ledger:
-            ledger.append("score", rows, key=f"look/{scorer.digest[:16]}/{unit_id(*contents)}")
+            head, _ = ledger.head()  # the same contents may be measured once more, of other pixels
+            ledger.append("score", rows, key=f"look/{head}/{scorer.digest[:16]}/{unit_id(*contents)}")
     return set(contents) - {content for content, _ in measured}
 
 

@@ -9,9 +9,9 @@ import pytest
 
 from curation.fetch import Fetched, Request
 from curation.images import DecodeError, Shaped
-from curation.observe import observe, origins_of
+from curation.observe import NOWHERE, observe, observe_again, origins_of, quarantined
 from curation.pair import ImageTextPair
-from policy.evidence import Document, Evidence, Face, Hop, LicenceClaim, OriginEvidence, Shared
+from policy.evidence import Document, Evidence, Face, Hop, LicenceClaim, OriginEvidence, Score, Shared
 
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 CLAIM = LicenceClaim("https://creativecommons.org/licenses/by/4.0/", "rel-license", "page")
@@ -108,3 +108,45 @@ def test_a_pair_without_a_page_has_one_origin() -> None:
     """From a list of URLs only the image's origin has a say."""
     assert origins_of(replace(PAIR, page_url=None)) == ("https://img.org",)
     assert origins_of(PAIR, PAGE, IMAGE) == ("https://page.org", "https://img.org", "https://cdn.org")
+
+
+BLUR = ("blur-faces/1 n=1 from=0.7",)
+
+
+@pytest.mark.parametrize(
+    ("facts", "stays"),
+    [
+        (SHAPED, True),
+        (replace(SHAPED, faces_blurred=True, transforms=BLUR), False),
+        (replace(SHAPED, content_sha256="ef" * 32), False),
+        (DecodeError("truncated"), False),
+    ],
+    ids=["the same", "kept in another way", "other bytes", "no picture"],
+)
+def test_what_models_said_stays_with_the_pixels_that_they_saw(facts: Shaped | DecodeError, stays: bool) -> None:
+    """A picture that is asked again keeps its caption and scores only where what is kept of it is the same."""
+    scores = (Score("nsfw", 0.1, "a model"),)
+    known = replace(observed(), caption="a red apple", caption_score=0.9, scores=scores)
+    again = observe_again(known, image=IMAGE, facts=facts, origins=ORIGINS, now=NOW)
+    assert (again.caption, again.caption_score, again.scores) == (
+        ("a red apple", 0.9, scores) if stays else (None, None, ())
+    )
+    assert again.alt == "red apple"
+
+
+def test_of_what_is_quarantined_hashes_and_times_stay() -> None:
+    """No address, header, text, measure or claim; what is left is whole evidence that can be stored and judged."""
+    left = quarantined(replace(observed(), content_md5="01" * 16, scores=(Score("nsfw", 0.9, "a model"),)))
+    assert left == Evidence(
+        page_url=None,
+        image_url=NOWHERE,
+        observed_at=NOW,
+        observer="custody-quarantine/1",
+        observer_version="0.1",
+        content_sha256="ab" * 32,
+        content_md5="01" * 16,
+        pdq="cd" * 32,
+        tombstoned="",
+    )
+    assert Evidence.from_json(left.to_json(), Shared.of(left)) == left
+    assert all(word not in left.to_json() for word in ("page.org", "img.org", "apple", "noai"))

@@ -11,14 +11,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from curation.pixel_store import PixelStore
 from flows import settings
+from flows.cli import cli
 from flows.home import Home
-from flows.stages import crawl, decide, recheck, seal
+from flows.stages import crawl, decide, look, recheck, seal
 from flows.stages.crawl import Job
+from flows.stages.evidence import newest_evidence
+from policy.evidence import Evidence
 from policy.ruleset import Ruleset
 from tests.builders import ask, replaced
 from tests.flows.site import Answer, Site
@@ -178,6 +182,58 @@ def test_a_blurred_sample_says_so_wherever_it_is_attributed(home: Home, site: Si
     assert whole["changes"].startswith("shorter side")
     rows = ask(home, "SELECT changes FROM attribution JOIN slot USING (dataset, ordinal) ORDER BY changes")
     assert [changes for (changes,) in rows] == sorted([blurred["changes"], whole["changes"]])
+
+
+def look_policy(mode: str) -> str:
+    """It asks for quality as well, of which a red dot on a wall has little."""
+    bounds = {"min_entropy = 0.2": "min_entropy = 0.0", "min_sharpness = 0.25": "min_sharpness = 0.0"}
+    return replaced(policy(), {'"size", ': '"size", "quality", ', 'mode = "blur"': f'mode = "{mode}"'} | bounds)
+
+
+def said_of(home: Home, sha: str) -> Evidence:
+    """The newest evidence of the one pair that shows a content."""
+    with home.ledger(readonly=True) as ledger:
+        ((pair,),) = ledger.query("SELECT DISTINCT pair_key FROM evidence WHERE content_sha256 = ?", [sha])
+        return newest_evidence(ledger, [pair])[pair]
+
+
+def test_what_was_measured_of_blurred_pixels_is_not_said_of_others(home: Home, site: Site, tmp_path: Path) -> None:
+    """After a change of mode scores, comparison and caption are taken back with the pixels, and measured anew."""
+    (home.path / "policy.toml").write_text(look_policy("blur"))
+    crawled(home, site)
+    look.look(Home.open(home.path))
+    sha = hashlib.sha256(dot(4)).hexdigest()
+    first = said_of(home, sha)
+    assert first.score("entropy") is not None
+    assert standing(home)["free"][0] == "allow"
+    compared = {"content_sha256": sha, "representative_sha256": sha, "method": "near/1 none", "distance": 0.0}
+    texts = {"sample_key": "1" * 32, "pair_key": "2" * 32, "content_sha256": sha, "caption": "a face", "score": 0.9}
+    with home.ledger() as ledger:
+        ledger.append("duplicate", [compared | {"verified": True}], key="a test's")
+        ledger.append("caption", [texts | {"model_digest": "m", "state": "kept"}], key="a test's")
+
+    consent = ("grant", "add", "--giver", "Ada", "--capacity", "depicted-person", "--domain", "127.0.0.1")
+    (tmp_path / "signed").write_text("yes")
+    given = [*consent, "--document", str(tmp_path / "signed"), "--home", str(home.path)]
+    assert CliRunner().invoke(cli, given, prog_name="custody").exit_code == 0
+    (home.path / "policy.toml").write_text(look_policy("allow"))
+    crawled(home, site)
+    then = said_of(home, sha)
+    assert (then.transforms, then.scores, then.duplicate, then.caption) == ((), (), None, None)
+    assert ask(home, "SELECT DISTINCT last(value ORDER BY batch_seq) FROM score GROUP BY name") == [(None,)]
+    assert ask(home, "SELECT state FROM caption WHERE sample_key = ? ORDER BY batch_seq", "1" * 32)[-1] == (
+        "withdrawn",
+    )
+    assert ask(home, "SELECT method FROM duplicate ORDER BY batch_seq")[-1] == ("taken-back",)
+
+    assert look.look(Home.open(home.path)).looked[0].measured == 1
+    last = said_of(home, sha)
+    assert last.score("entropy") is not None
+    assert last.score("entropy") != first.score("entropy")
+    assert standing(home)["free"][0] == "allow"
+    assert look.look(Home.open(home.path)).looked[0].measured == 0
+    crawled(home, site)  # of the same pixels it stays said
+    assert said_of(home, sha).scores == last.scores
 
 
 def test_one_refused_page_of_several_is_enough(home: Home, site: Site) -> None:

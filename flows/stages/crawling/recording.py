@@ -20,6 +20,7 @@ from curation.observe import QUARANTINE, observe, observe_again, quarantined, wi
 from curation.pair import ImageTextPair, canonical_url, sample_key, url_key
 from flows.home import Home
 from flows.stages.crawling import plan
+from flows.stages.crawling.changed import changed_contents, taken_back
 from flows.stages.crawling.looks import Looks
 from flows.stages.crawling.observer import OBSERVER
 from flows.stages.crawling.rows import PageSeen, facts_of, fetched_of, naive, outcome_of, pair_of
@@ -140,7 +141,10 @@ class Recorder:
                 if row["content_sha256"] is not None and (c := _content_row(row, unit))
             ]
             batches = [("fetch", fetches, f"{key}/fetch"), ("content", content, f"{key}/content")]
-            self.ledger.append_many([batch for batch in batches if batch[1]])
+            # With the first of the unit's rows: before any evidence says that the pixels are others now.
+            changed = changed_contents(self.ledger, rows)
+            gone = taken_back(self.home, self.ledger, changed, key, naive(rows[0]["started_at"]))
+            self.ledger.append_many([*(batch for batch in batches if batch[1]), *gone])
         pictures = {str(row["url"]): row for row in rows}
         shas = sorted({str(row["content_sha256"]) for row in rows if row["content_sha256"] is not None})
         captioned = {sha: (text, score) for sha, text, score in self.ledger.query(_CAPTIONED, [shas])} if shas else {}
