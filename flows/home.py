@@ -187,6 +187,11 @@ class Home:
         return str(self.datasets_path) if remote is None else remote.url
 
     @property
+    def tokens_path(self) -> Path:
+        """Captions as text encoders give them. In the cache: a removal deletes it whole."""
+        return self.path / "cache" / "tokens"
+
+    @property
     def shards_path(self) -> Path:
         """Shards of a bucket that were fetched. In the cache: a removal deletes it whole."""
         return self.path / "cache" / "shards"

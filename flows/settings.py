@@ -140,12 +140,19 @@ class SealSettings:
 
 @dataclass(frozen=True, slots=True)
 class TrainingSettings:
-    """[training]: a row of training.config.PRESETS, the run's seed, OpenMP threads, steps (0: the preset's)."""
+    """[training]: a row of training.config.PRESETS, the run's seed, OpenMP threads, steps (0: the preset's).
+
+    `loader_workers`: threads that make batches ahead. `reopen_hours`: how long a dataset is read without knowing that
+    its generation is the current one. `token_cache_bytes`: token embeddings of captions in cache/tokens.
+    """
 
     preset: str
     seed: int
     threads: int
     steps: int
+    loader_workers: int
+    reopen_hours: float
+    token_cache_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +256,7 @@ pretrained_sha256 = ""        # what the weights file must have; "": any
 phrase_lists = []             # text files, one phrase a line, that captions may be chosen from
 templates = ["{{}}"]            # a known text is embedded as the mean over these, as ["a photo of {{}}"]
 unique = false                # true for a catalogue: a text that a picture carries is given to no other one
-threshold = 0.0               # a cosine; 0: the calibrated one, from the training run or from pairs of the ledger
+threshold = 0.0               # of a caption's score; 0: the one from which on target_precision is proven
 agreement = false             # true: score how every alt text fits its picture, also where policy.toml asks for none
 decoding = "beam"             # of a CoCa; or "greedy", "top-k"
 max_tokens = 30
@@ -264,7 +271,7 @@ seed = 0
 image_tower = "head"          # a projection over frozen EfficientNet-Lite0; or "finetune" it, or "scratch"
 unlocked_from = 6             # finetune: the first of its stages that is trained, 1 to 8 (its last convolution)
 scratch_model = "vit_tiny_patch16_224"  # scratch: a small model of timm's that does not normalise over the batch
-steps = 200
+steps = 400
 batch_size = 256              # pairs that are told apart in one step
 micro_batch = 0               # so many of them in memory at once, with the same gradient; 0: all
 views = 1                     # 1: pictures as they are; more: so many variants of each, kept; 0: ever new ones
@@ -272,9 +279,9 @@ learning_rate = 0.0           # 0: what suits the image tower
 precision = "fp32"            # or "bf16"
 device = "cpu"                # or "cuda"
 feature_bytes = 2000000000    # of memory, for what frozen towers give
-held_out = 250                # pairs never trained on, to measure and to calibrate
+held_out = 250                # pairs never trained on, to measure with
 target_precision = 0.9        # captions are kept from the score on from which so many are proven right
-confidence = 0.95             # of that proof, on half of the pairs held out
+confidence = 0.95             # of that proof
 seed = 1
 
 [seal]
@@ -288,6 +295,9 @@ preset = "demo"
 seed = 1
 threads = 2
 steps = 0                     # 0: the preset's
+loader_workers = 0            # threads that make batches ahead: worth it where a GPU trains, or shards are fetched
+reopen_hours = 24.0           # a removal's old files are let go within this, or the run stops
+token_cache_bytes = 10000000000  # captions as their encoder gives them, kept in cache/tokens; 0: none
 
 [bulk]                        # img2dataset, for `crawl --engine img2dataset`: it checks no address that it contacts
 python = ""                   # its interpreter, or what starts it elsewhere; "": the one of `make bulk-env`
@@ -344,6 +354,8 @@ _RANGES = {
     "clip.confidence": (0.5, 0.9999),
     "seal.shard_slots": (1, 1_000_000),
     "training.threads": (1, 1024),
+    "training.loader_workers": (0, 256),
+    "training.reopen_hours": (0.01, 24),
     "bulk.processes": (1, 1024),
     "bulk.threads": (1, 1024),
     "bulk.urls_per_shard": (1, math.inf),

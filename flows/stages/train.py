@@ -99,7 +99,10 @@ def train_diffusion(
 
     settings = home.settings.training
     config = preset_named(
-        preset or settings.preset, seed=settings.seed if seed is None else seed, threads=settings.threads
+        preset or settings.preset,
+        seed=settings.seed if seed is None else seed,
+        threads=settings.threads,
+        loader_workers=settings.loader_workers,
     )
     if steps or settings.steps:
         config = replace(config, steps=steps or settings.steps)
@@ -114,6 +117,9 @@ def train_diffusion(
                 config,
                 run_dir,
                 upstream=caption_models(home, dataset),
+                reopen_s=settings.reopen_hours * 3600,
+                tokens_dir=home.tokens_path if settings.token_cache_bytes else None,
+                tokens_bytes=settings.token_cache_bytes,
                 text_encoder=PackagedTextEncoder(),
                 progress=lambda step, loss, speed: progress(
                     step, config.steps, f"train: loss {loss:.3f}, {speed:.0f} images/s"
@@ -214,7 +220,7 @@ def code_version() -> str:
 
 
 def open_dataset(home: Home, dataset: str) -> DatasetReader:
-    """Open a sealed dataset through the strict reader.
+    """Open a sealed dataset through the strict reader. Shards of a bucket are checked when they are fetched.
 
     Raises:
         InputError: there is none of this name, or its sealing was not finished.
@@ -226,7 +232,7 @@ def open_dataset(home: Home, dataset: str) -> DatasetReader:
             where=home.datasets_where,
             remedy=f"There are: {', '.join(there)}" if there else "Seal one: custody seal",
         )
-    return DatasetReader.open(home.dataset(dataset))
+    return DatasetReader.open(home.dataset(dataset), verify=home.remote_datasets is None)
 
 
 def run_name(kind: str, dataset: str, digest: str) -> str:
