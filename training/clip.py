@@ -72,6 +72,7 @@ from training.clip_towers import (
     trained_tensors,
 )
 from training.contrastive import backward_cached, contrastive_loss
+from training.loading import DAY_S, GenerationWatch
 from training.numerics import differences, enforce_determinism, observe_contract
 from training.order import ORDER_VERSION, Order, is_tainted, open_segment
 from training.retrieval import choose_held_out, measure_retrieval
@@ -121,6 +122,7 @@ def train_clip(
     progress: Progress = lambda what, done, total: None,
     tombstones_dir: Path | None = None,
     withheld: Collection[int] = (),
+    reopen_s: float = DAY_S,
     stop_after: int | None = None,
     on_event: OnEvent = lambda kind, subject, detail: None,
     code_version: str = "unknown",
@@ -129,6 +131,7 @@ def train_clip(
 
     At the last step the held-out pairs measure retrieval.
     withheld: ordinals that may not be used any more though they are sealed; they count as empty from here on.
+    reopen_s: how long the dataset may be read without knowing that its generation is the current one.
 
     Raises:
         InputError: the dataset is too small. ConfigurationError: `run_dir` holds another run, or the image tower
@@ -139,6 +142,7 @@ def train_clip(
     enforce_determinism(config.threads)
     contract = observe_contract(config.device, config.precision)
     watch = TombstoneWatch(tombstones_dir, reader.manifest.dataset)
+    generations = GenerationWatch(reader, max_age_s=reopen_s)
     tombstoned = (watch.look() or frozenset()) | frozenset(withheld)
 
     # The run's record: made once, then only compared with.
@@ -212,6 +216,13 @@ def train_clip(
                 save_schedule(run_dir, empty.entries)
                 inputs.forget(arrived)
                 on_event("tombstones-entered", f"step {step}", f"{len(arrived)} slots")
+
+            # So are slots that are not stored any more: the reader stays with the dataset's current generation.
+            if (gone := generations.look()) is not None:
+                arrived = empty.enter(gone, step)
+                save_schedule(run_dir, empty.entries)
+                inputs.forget(arrived)
+                on_event("generation-reopened", f"step {step}", f"{len(arrived)} slots")
 
             # The batch: an empty slot keeps its place, with zero input and no weight.
             ordinals, epochs = order.at_step(step)

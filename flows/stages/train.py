@@ -161,6 +161,7 @@ def train_clip(
                 now=utc_now,
                 tombstones_dir=home.tombstones_path,
                 withheld=withheld,
+                reopen_s=home.settings.training.reopen_hours * 3600,
                 on_event=lambda kind, subject, detail: events.append((kind, subject, detail)),
                 progress=lambda what, done, total: progress(done, total, f"clip {what}: "),
                 code_version=code_version(),
