@@ -20,10 +20,12 @@ from curation.shard_reader import DatasetReader
 from curation.shards import prune, reseal
 from policy.errors import IntegrityError, StorageError
 from policy.provenance import ScheduleEntry, ShardManifest
-from tests.training.toy_dataset import assert_same, file_tombstone, flat_picture, noise, seal
+from tests.training.toy_dataset import HashedWords, assert_same, file_tombstone, flat_picture, noise, noon, seal
 from training.batches import Batch, Batcher, EmptySlots, TombstoneWatch
+from training.checkpoint import load_schedule
 from training.config import preset
 from training.loading import GenerationWatch, Loader
+from training.loop import train
 from training.order import Order, whole_epochs
 
 SLOTS, BROKEN, STEPS = 22, 5, 12  # six shards; four slots a step, so a bit more than two epochs
@@ -273,3 +275,42 @@ def test_a_reader_that_cannot_reopen_is_stopped_in_time(tmp_path: Path) -> None:
         now += 3600
         assert watch.look() == {1}
         assert reader.image_bytes(1) is None
+
+
+# ── the loop ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_run_ends_with_the_same_bits_for_any_number_of_workers(tmp_path: Path) -> None:
+    """A removal is filed in mid-run, in one of them resealed and pruned as well: equal schedules, equal weights."""
+    results = []
+    for workers, is_resealed in ((0, False), (3, True)):
+        place = tmp_path / str(workers)
+        dataset, events = seal(place / "toys"), list[tuple[str, str, str]]()
+
+        def after(done: int, place: Path = place, dataset: Path = dataset, is_resealed: bool = is_resealed) -> None:
+            if done == 6:
+                file_tombstone(place / "tombstones", [3, 7])
+                if is_resealed:
+                    reseal(dataset, [3, 7], "rem-1")
+                    prune(dataset)
+
+        with DatasetReader.open(dataset) as reader:
+            result = train(
+                reader,
+                preset("tiny", loader_workers=workers),
+                place / "run",
+                upstream=(),
+                text_encoder=HashedWords(),
+                progress=lambda done, loss, rate, after=after: after(done),  # type: ignore[misc]
+                now=noon,
+                tombstones_dir=place / "tombstones",
+                reopen_s=1e-9,
+                tokens_dir=tmp_path / "tokens",
+                on_event=lambda *event, events=events: events.append(event),  # type: ignore[misc]
+            )
+        expected = ["tombstones-entered", *(["generation-reopened"] if is_resealed else [])]
+        assert [(kind, subject) for kind, subject, _ in events] == [(kind, "step 6") for kind in expected]
+        results.append({name: sha256 for name, sha256 in result.last.files if name.endswith(".safetensors")})
+        assert load_schedule(place / "run") == (ScheduleEntry(3, 6), ScheduleEntry(7, 6))
+    assert results[0] == results[1]
+    assert len(results[0]) == 4
