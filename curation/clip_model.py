@@ -60,7 +60,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BATCH_ROWS",
-    "CALIBRATION_FILE",
     "CONFIG_FILE",
     "FINETUNE",
     "HEAD",
@@ -68,8 +67,8 @@ __all__ = [
     "IMAGE_FILES",
     "IMAGE_PACKAGE",
     "IMAGE_TOWER",
-    "NOTHING_KEPT",
     "PAD_ID",
+    "RETRIEVAL_FILE",
     "SCRATCH",
     "TEXT_FILES",
     "TEXT_LENGTH",
@@ -78,14 +77,12 @@ __all__ = [
     "TEXT_WIDTH",
     "TRAINED_PREFIX",
     "WEIGHTS_FILE",
-    "Calibration",
     "ClipModel",
     "ClipSpec",
     "Embeddings",
-    "Matches",
     "PackagedTextEncoder",
+    "Retrieval",
     "Rgb",
-    "best_matches",
     "build_clip",
     "clip_digest",
     "cure_torchvision",
@@ -105,13 +102,12 @@ __all__ = [
     "packaged_image_weights",
     "packaged_text_weights",
     "picture_transform",
-    "read_calibration",
+    "read_retrieval",
     "stack_filled",
     "stage_pooled_efficientnet",
     "text_encoder_component",
     "text_encoder_folder",
     "text_tokenizer",
-    "texts_digest",
     "trained_identity",
 ]
 
@@ -121,11 +117,8 @@ Embeddings = NDArray[np.float32]
 # What a trained CLIP's checkpoint directory holds (training/clip.py writes it).
 WEIGHTS_FILE: Final = "model.safetensors"
 CONFIG_FILE: Final = "open_clip_config.json"
-CALIBRATION_FILE: Final = "calibration.json"
+RETRIEVAL_FILE: Final = "retrieval.json"
 TRAINED_PREFIX: Final = "trained:"
-
-# A threshold above every cosine: no caption is kept.
-NOTHING_KEPT: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +156,11 @@ class ClipModel:
         self.component = component or UpstreamModel("clip", name, digest, "not known", "not known")
         self._tokenize = tokenize
         self._trims_padding = trims_padding
+
+    @property
+    def scale(self) -> float:
+        """One over the temperature: what cosines are multiplied with before they are told apart (Radford 2021)."""
+        return float(self.model.logit_scale.exp())
 
     def encode_images(self, pictures: Sequence[Rgb]) -> Embeddings:
         """[H, W, 3] uint8 pictures of any size -> [N, D] float32, normalised."""
@@ -345,102 +343,42 @@ def own_clip(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Matches:
-    """The best text of a bank for each of N pictures.
-
-    index: [N] its place in the bank; cosine: [N] its score, which the caption threshold is compared with;
-    margin: [N] by how much the second best is behind (the score itself where the bank has one text).
-    """
-
-    index: NDArray[np.int64]
-    cosine: NDArray[np.float64]
-    margin: NDArray[np.float64]
-
-
-def best_matches(pictures: Embeddings, bank: Embeddings) -> Matches:
-    """Retrieve: pictures [N, D] against bank [M, D], both normalised. InputError when the bank is empty.
-
-    The cosine decides what is kept: measured on held-out twemoji it separates right from wrong answers better than
-    the margin or a softmax share, which are sure of themselves where a bank happens to have no near rival.
-    """
-    if not len(bank):
-        raise InputError(
-            "the caption bank is empty", where="captions", remedy="Give it phrases, or pairs with alt text"
-        )
-    index = np.zeros(len(pictures), np.int64)
-    cosine, margin = np.zeros(len(pictures)), np.zeros(len(pictures))
-    for start in range(0, len(pictures), 256):
-        part = slice(start, start + 256)
-        scores = (pictures[part] @ bank.T).astype(np.float64)
-        rows = np.arange(len(scores))
-        index[part] = scores.argmax(axis=1)
-        cosine[part] = scores[rows, index[part]]
-        scores[rows, index[part]] = -np.inf
-        second = scores.max(axis=1)
-        margin[part] = cosine[part] - np.where(np.isfinite(second), second, 0.0)
-    return Matches(index, cosine, margin)
-
-
 def normalised_text(text: str) -> str:
     """The form in which two captions count as the same: case folded, one space between words."""
     return " ".join(text.casefold().split())
 
 
 @dataclass(frozen=True, slots=True)
-class Calibration:
-    """From which score on a retrieved caption is kept, and what that was worth on pairs that no training saw.
+class Retrieval:
+    """What a CLIP of our own reached on pairs that no training saw: image-to-text recall at 1 and 5.
 
-    `threshold`: a cosine; `NOTHING_KEPT` where `reached` is False. `criterion`: what counted as right when it was
-    chosen, "exact" (the same words) or "unqualified" (the same but for sex, skin tone and what follows a colon or
-    comma); "none" where neither reached the target. `lower_bound`: the precision that the `calibration_kept` of the
-    `calibration_pairs` held-out pairs with that score prove at `confidence` (Clopper and Pearson 1934, one-sided); at
-    least `target_precision` where it was reached, else that of the cut that comes closest.
-
-    `precision` (exact), `precision_unqualified` and `coverage` (the share of pictures that get a caption) were measured
-    on `measured_pairs` other held-out pairs, `measured_kept` of them kept, against a bank of `bank_size` texts.
-    `r_at_1`, `r_at_5`: image-to-text retrieval among the captions of all `heldout_pairs`.
+    `r_at_1`, `r_at_5`: the share of `heldout_pairs` whose own text is the nearest, or among the five nearest, of all
+    their texts.
     """
 
     model_digest: str
-    bank_digest: str
-    bank_size: int
-    threshold: float
-    criterion: str
-    reached: bool
-    target_precision: float
-    confidence: float
-    lower_bound: float
-    calibration_kept: int
-    calibration_pairs: int
-    precision: float
-    precision_unqualified: float
-    coverage: float
-    measured_kept: int
-    measured_pairs: int
     r_at_1: float
     r_at_5: float
     heldout_pairs: int
 
 
-def read_calibration(run_dir: Path) -> Calibration:
-    """The calibration that training left in a run's directory, which must be of the run's newest checkpoint.
+def read_retrieval(run_dir: Path) -> Retrieval:
+    """What training left in a run's directory when it was done, which must be of the run's newest checkpoint.
 
     Raises:
         ConfigurationError: there is none. IntegrityError: it is damaged, or belongs to another model.
     """
-    path = run_dir / CALIBRATION_FILE
+    path = run_dir / RETRIEVAL_FILE
     if not path.is_file():
-        raise ConfigurationError("this CLIP was never calibrated", where=str(path), remedy="Train it to its end")
+        raise ConfigurationError("this CLIP was never measured", where=str(path), remedy="Train it to its end")
     try:
-        calibration = Calibration(**json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        remedy = "Train and calibrate it again: custody train --kind clip"
-        raise IntegrityError(f"not a calibration of this version ({error})", where=str(path), remedy=remedy) from error
+        measured = Retrieval(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise IntegrityError(f"not a measure of retrieval ({error})", where=str(path)) from error
     digest = clip_digest(_record_of(newest_checkpoint(run_dir)))
-    if calibration.model_digest != digest:
-        raise IntegrityError(f"it is of model {calibration.model_digest[:16]}, not {digest[:16]}", where=str(path))
-    return calibration
+    if measured.model_digest != digest:
+        raise IntegrityError(f"it is of model {measured.model_digest[:16]}, not {digest[:16]}", where=str(path))
+    return measured
 
 
 def newest_checkpoint(run_dir: Path) -> Path:
@@ -518,8 +456,3 @@ def _record_of(folder: Path) -> CheckpointRecord:
         return CheckpointRecord.from_json(path.read_text(encoding="utf-8"), where=str(path))
     except (OSError, UnicodeDecodeError) as error:
         raise IntegrityError(f"unreadable ({error})", where=str(path)) from error
-
-
-def texts_digest(texts: Sequence[str]) -> str:
-    """blake2b-16 over a bank's texts in their order, in hex."""
-    return hashlib.blake2b(canonical_json(list(texts)).encode(), digest_size=16).hexdigest()

@@ -263,6 +263,7 @@ class CocaCaptioner:
 
     origin = CAPTION_ORIGIN
     bank_digest = ""
+    without_qualifiers = False
 
     def __init__(self, coca: CocaModel, *, threshold: float | None, decoding: Decoding) -> None:
         if threshold is None:
@@ -280,6 +281,10 @@ class CocaCaptioner:
     @property
     def name(self) -> str:
         return f"{self.coca.name} ({self.decoding})"
+
+    def sureness(self, proposals: Sequence[Proposal]) -> float:
+        """The cosine of picture and text under the model's contrastive half; the others say the same in other words."""
+        return proposals[0].cosine
 
     def propose(self, pictures: Sequence[Rgb], top: int = PROPOSED) -> list[tuple[Proposal, ...]]:
         """The model's texts for each picture, at most `top`, the likeliest first; more than one only by beams."""

@@ -1024,7 +1024,8 @@ def inspect_caption(home_path: Path, as_json: bool, images: tuple[Path, ...], to
             say(f"{escape(line['path'])}: {escape(line['error'])}")
         else:
             ranked = ", ".join(f"{escape(c['text'])} {c['score']:.2f}" for c in line["candidates"])
-            answer(f"{escape(line['path'])}: {'kept' if line['kept'] else 'deferred'}  {ranked}")
+            sure = f"{'kept' if line['kept'] else 'deferred'} ({line['score'] or 0:.2f})"
+            answer(f"{escape(line['path'])}: {sure}  {ranked}")
     sys.exit(2 if unreadable else 0)
 
 

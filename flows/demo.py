@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from flows import settings
 from flows.home import Home
 from flows.museum import PICTURES_PER_PAGE, PORT_BASE, Museum, cldr_names
-from flows.terminal import escape, print_json, say
+from flows.terminal import escape, print_json, say, silent
 from policy.durable import write_durably
 from policy.errors import HomeError, InputError
 
@@ -355,18 +355,21 @@ def _added(counted: Iterable[tuple[str, int]]) -> dict[str, int]:
     return dict(total)
 
 
-_OF_THE_CALIBRATION = (
-    *("r_at_1", "r_at_5", "heldout_pairs", "threshold", "precision", "reached", "target_precision", "lower_bound"),
-)
+_OF_THE_CALIBRATION = ("threshold", "precision", "reached", "target_precision", "lower_bound")
 
 
 def _clip_scores(home: Home) -> dict[str, Any]:
     """What the captioner's CLIP reached on pairs it had not learnt from."""
-    from curation.clip_model import CALIBRATION_FILE
+    from curation.clip_model import read_retrieval
+    from flows.stages.captioning.calibration import calibrated
+    from flows.stages.captioning.models import CaptionerChoice
     from flows.stages.train import newest_run
 
-    measured = json.loads((newest_run(home, "clip") / CALIBRATION_FILE).read_text("utf-8"))
-    return {name: measured[name] for name in _OF_THE_CALIBRATION}
+    retrieval = read_retrieval(newest_run(home, "clip"))
+    calibration = asdict(calibrated(home, CaptionerChoice(home), silent))
+    return {"r_at_1": retrieval.r_at_1, "r_at_5": retrieval.r_at_5, "heldout_pairs": retrieval.heldout_pairs} | {
+        name: calibration[name] for name in _OF_THE_CALIBRATION
+    }
 
 
 def _training_figures(home: Home, notes: Notes) -> dict[str, Any]:

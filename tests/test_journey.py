@@ -245,8 +245,8 @@ KILLS = (
     ("crawl", Moment(r"/parts/pictures/[0-9a-f]+\.parquet$")),
     # CLIP's first checkpoint is there.
     ("caption", Moment(r"/clip-[^/]*/step-\d+$")),
-    # CLIP is trained and calibrated; the ledger does not know of the run yet.
-    ("caption", Moment(r"/calibration\.json$")),
+    # CLIP is trained and measured; the ledger does not know of the run yet.
+    ("caption", Moment(r"/retrieval\.json$")),
     # The dataset's directory is there, with the first shard.
     ("seal", Moment(rf"/datasets/{DATASET}/.*\.tar$")),
     # The auditors' copy of the ledger is written and not yet named.

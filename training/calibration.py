@@ -1,4 +1,4 @@
-"""From which score on a retrieved caption is kept: measured and proven on pairs that were never fed.
+"""From which score on answers are kept: where those that reach it prove a precision.
 
 A cut is believed when the captions it keeps prove the target precision, not when they happen to show it: the exact
 one-sided lower bound of Clopper and Pearson (1934). 9 in 10 at 95 % takes 29 captions without an error, or 46 with one.
@@ -6,21 +6,15 @@ one-sided lower bound of Clopper and Pearson (1934). 9 in 10 at 95 % takes 29 ca
 
 from __future__ import annotations
 
-import hashlib
-import re
-from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from curation import clip_model
-from curation.clip_model import NOTHING_KEPT, Calibration, ClipModel, Embeddings
-from curation.images import DecodeError
-from curation.shard_reader import DatasetReader
-from policy.errors import InputError
-from training.clip_inputs import picture
+# A threshold above every score: nothing is kept.
+NOTHING_KEPT: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +29,6 @@ class Cut:
     reached: bool
     kept: int
     lower_bound: float
-
-
-def recall_at(images: Embeddings, texts: Embeddings, k: int) -> float:
-    """Image-to-text recall: the share of rows whose own text [N, D] is among the k nearest to their picture [N, D]."""
-    scores = images @ texts.T
-    better = (scores > np.diagonal(scores)[:, None]).sum(axis=1)
-    return float((better < k).mean())
 
 
 def lower_bound(right: int, kept: int, confidence: float) -> float:
@@ -80,119 +67,6 @@ def choose_threshold(
     kept = int(cuts[proven[-1] if len(proven) else chances.argmin()])
     threshold = float(ranked[kept - 1]) if len(proven) else NOTHING_KEPT
     return Cut(threshold, bool(len(proven)), kept, lower_bound(int(hits[kept - 1]), kept, confidence))
-
-
-def calibrate(
-    clip: ClipModel,
-    reader: DatasetReader,
-    held_out: Sequence[int],
-    bank: Sequence[str],
-    target_precision: float,
-    *,
-    confidence: float = 0.95,
-    taken: Collection[int] = (),
-) -> Calibration:
-    """Retrieval among the held-out pairs; then half of them choose the threshold and the other half test it.
-
-    held_out: live slots; one whose picture cannot be decoded is passed over.
-    taken: slots whose texts are given to no other picture, and so are no candidates for the held-out ones.
-    """
-    pictures = {}
-    for ordinal in held_out:
-        try:
-            pictures[ordinal] = picture(reader, ordinal)
-        except DecodeError:
-            continue
-    if len(pictures) < 2:
-        raise InputError("fewer than two held-out pairs are left to measure on", where=str(reader.directory))
-    captions = [reader.caption(ordinal) or "" for ordinal in pictures]
-    keys = [reader.key(ordinal) or "" for ordinal in pictures]
-    images = clip.encode_images(list(pictures.values()))
-    own_texts = clip.encode_texts(captions)
-
-    known = {o: clip_model.normalised_text(c) for o in range(reader.slots) if (c := reader.caption(o)) is not None}
-    given = {known[ordinal] for ordinal in taken if ordinal in known}
-    texts = sorted({*known.values(), *map(clip_model.normalised_text, bank)} - given)
-    matches = clip_model.best_matches(images, clip.encode_texts(texts))
-    pairs = [(texts[i], clip_model.normalised_text(own)) for i, own in zip(matches.index, captions, strict=True)]
-    exact = np.array([found == own for found, own in pairs])
-    unqualified = np.array([without_qualifiers(found) == without_qualifiers(own) for found, own in pairs])
-
-    # By rank of the key's hash, so that neither half follows the dataset's order.
-    ranks = np.argsort([held_out_rank(key) for key in keys])
-    choosing, testing = ranks[0::2], ranks[1::2]
-    return settled(
-        matches.cosine,
-        (("exact", exact), ("unqualified", unqualified)),
-        (choosing, testing),
-        (target_precision, confidence),
-        model_digest=clip.digest,
-        bank_digest=clip_model.texts_digest(texts),
-        bank_size=len(texts),
-        r_at_1=recall_at(images, own_texts, 1),
-        r_at_5=recall_at(images, own_texts, 5),
-    )
-
-
-def settled(
-    cosine: npt.NDArray[np.float64],
-    criteria: Sequence[tuple[str, npt.NDArray[np.bool_]]],
-    halves: tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]],
-    wanted: tuple[float, float],
-    *,
-    model_digest: str,
-    bank_digest: str,
-    bank_size: int,
-    r_at_1: float,
-    r_at_5: float,
-) -> Calibration:
-    """The calibration of answers that score `cosine` [N]: the first criterion under which a cut is proven chooses it.
-
-    criteria: (name, which answers are right [N]), the strictest first. halves: the places that choose the threshold,
-    and those that test it. wanted: target precision and confidence.
-    """
-    (choosing, testing), (target_precision, confidence) = halves, wanted
-    criterion = "none"
-    for name, right in criteria:
-        cut = choose_threshold(cosine[choosing], right[choosing], target_precision, confidence)
-        if cut.reached:
-            criterion = name
-            break
-    kept = testing[cosine[testing] >= cut.threshold]
-    return Calibration(
-        model_digest=model_digest,
-        bank_digest=bank_digest,
-        bank_size=bank_size,
-        threshold=cut.threshold,
-        criterion=criterion,
-        reached=cut.reached,
-        target_precision=target_precision,
-        confidence=confidence,
-        lower_bound=cut.lower_bound,
-        calibration_kept=cut.kept if cut.reached else 0,
-        calibration_pairs=len(choosing),
-        precision=float(criteria[0][1][kept].mean()) if len(kept) else 0.0,
-        precision_unqualified=float(criteria[-1][1][kept].mean()) if len(kept) else 0.0,
-        coverage=len(kept) / len(testing),
-        measured_kept=len(kept),
-        measured_pairs=len(testing),
-        r_at_1=r_at_1,
-        r_at_5=r_at_5,
-        heldout_pairs=len(cosine),
-    )
-
-
-def held_out_rank(sample_key: str) -> bytes:
-    """By this the held-out pairs are chosen and halved, whatever the dataset's order."""
-    return hashlib.blake2b(sample_key.encode(), digest_size=16, person=b"clip-held-out").digest()
-
-
-_QUALIFIER = re.compile(r"[:,].*|\b(?:man|woman|person|men|women|people|(?:medium-)?(?:light|medium|dark) skin tone)\b")
-
-
-def without_qualifiers(text: str) -> str:
-    """A caption without sex, skin tone and what follows a colon or comma; "person" where nothing else is left."""
-    return " ".join(_QUALIFIER.sub(" ", clip_model.normalised_text(text)).split()) or "person"
 
 
 def _at_least(right: int, kept: int, p: float) -> float:

@@ -32,8 +32,7 @@ class ClipConfig:
     `initial_scale`: one over the temperature; learned and at most `max_scale`, or fixed where `learn_scale` is false.
     `dropout` of the projection's hidden layer.
 
-    `held_out`: pairs never fed. `target_precision`, `confidence`: what half of them must prove of a caption threshold.
-    `unique_captions`: calibrate for a captioner that gives no picture a text which another one carries already.
+    `held_out`: pairs never fed.
     """
 
     image_size: int = 128
@@ -51,16 +50,13 @@ class ClipConfig:
     learning_rate: float = 2e-3
     packaged_rate: float = 0.1
     warmup_steps: int = 20
-    weight_decay: float = 0.05
+    weight_decay: float = 0.2
     clip_norm: float = 1.0
     dropout: float = 0.5
     initial_scale: float = 14.0
     max_scale: float = 100.0
     learn_scale: bool = True
     held_out: int = 200
-    target_precision: float = 0.9
-    confidence: float = 0.95
-    unique_captions: bool = False
     precision: str = "fp32"
     checkpoint_every: int = 100
     keep_checkpoints: int = 2
@@ -85,8 +81,6 @@ class ClipConfig:
             ("dropout", 0 <= self.dropout < 1, "from 0 to below 1"),
             ("initial_scale", 1 <= self.initial_scale <= self.max_scale, f"from 1 to {self.max_scale:g}"),
             ("held_out", self.held_out >= 1, "at least 1"),
-            ("target_precision", 0 < self.target_precision < 1, "between 0 and 1"),
-            ("confidence", 0.5 <= self.confidence < 1, "from 0.5 to below 1"),
             ("precision", self.precision in ("fp32", "bf16"), "fp32 or bf16"),
             ("checkpoint_every", self.checkpoint_every >= 1, "at least 1"),
             ("keep_checkpoints", self.keep_checkpoints >= 1, "at least 1"),
@@ -99,12 +93,12 @@ class ClipConfig:
 
     @property
     def digest(self) -> str:
-        """Digest of what decides the weights and the calibration; operational settings apart."""
+        """Digest of what decides the weights; operational settings apart."""
         return config_digest(self.learnt)
 
     @property
     def learnt(self) -> dict[str, Any]:
-        """The settings that decide the weights and the calibration."""
+        """The settings that decide the weights."""
         return {name: value for name, value in asdict(self).items() if name not in OPERATIONAL}
 
     @property

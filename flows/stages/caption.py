@@ -2,13 +2,15 @@
 
 A unit of work is some thousand pictures. Their captions are appended a chunk at a time, with the evidence that they
 change: a run that was killed asks those that have no answer yet, and nobody twice. A picture is asked once a model; it
-is asked again where the answer on record would be another under the threshold of now.
+is asked again where the answer on record would be another under the threshold of now, and where it was deferred before
+that was measured: the bank has grown since, and may have a better text.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +19,7 @@ from flows.home import Home, utc_now
 from flows.pace import Pace
 from flows.stages.agreement import score_agreement
 from flows.stages.captioning.bank import StandingTexts, bank_path, phrases
-from flows.stages.captioning.models import RETRIEVAL, CaptionerChoice
+from flows.stages.captioning.models import RETRIEVAL, CaptionerChoice, KeptFrom
 from flows.stages.decide import decide
 from flows.stages.evidence import evidence_batches, newest_evidence
 from flows.stages.parts import unit_id
@@ -39,7 +41,6 @@ CAPTION_ORIGIN = "clip-retrieval"
 OBSERVER = "custody-caption/1"
 UNIT = 1_024  # pictures of one unit of work
 CHUNK = 128  # of one append
-CALIBRATION = "calibration.json"
 
 # Pairs that only lack a text that fits: every other rule lets them pass. One a content; equal bytes get the same
 # caption. `score`, `state`: what the model has said of it, if it was asked.
@@ -52,11 +53,12 @@ WITH lacking AS (
     SELECT pair_key, content_sha256 FROM evidence WHERE pair_key IS NOT NULL AND content_sha256 IS NOT NULL
     QUALIFY row_number() OVER (PARTITION BY pair_key ORDER BY batch_seq DESC, row_no DESC) = 1
 ), asked AS (
-    SELECT content_sha256, score, state FROM caption
+    SELECT content_sha256, score, state, captioned_at FROM caption
     WHERE model_digest = $model AND caption_origin = $origin AND ($name IS NULL OR model_name = $name)
     QUALIFY row_number() OVER (PARTITION BY content_sha256 ORDER BY batch_seq DESC, row_no DESC) = 1
 )
-SELECT content_sha256, list(pair_key ORDER BY pair_key), any_value(score), any_value(state)
+SELECT content_sha256, list(pair_key ORDER BY pair_key), any_value(score), any_value(state),
+    any_value(captioned_at)
 FROM lacking JOIN content_of USING (pair_key) LEFT JOIN asked USING (content_sha256)
 GROUP BY content_sha256 ORDER BY content_sha256
 """
@@ -96,7 +98,9 @@ def needs_training(home: Home) -> bool:
     """Whether custody.toml asks for a CLIP of our own that is not trained to its end yet."""
     if (home.settings.captions.kind, home.settings.captions.pretrained) != (RETRIEVAL, "trained:latest"):
         return False
-    return not any((d / CALIBRATION).is_file() for d in home.runs_path.glob("clip-*"))
+    from curation.clip_model import RETRIEVAL_FILE
+
+    return not any((run / RETRIEVAL_FILE).is_file() for run in home.runs_path.glob("clip-*"))
 
 
 def train_captioner(home: Home, progress: Progress = silent, *, dataset: str | None = None) -> ClipResult:
@@ -173,15 +177,20 @@ class Captioning:
             self._unanswered,
         )
 
-    @cached_property
+    @property
     def threshold(self) -> float:
         """From which score on a caption is kept."""
-        return self.choice.threshold(self._progress)
+        return self.kept_from.threshold
+
+    @cached_property
+    def kept_from(self) -> KeptFrom:
+        """That score, and when it was measured."""
+        return self.choice.kept_from(self._progress)
 
     @cached_property
     def captioner(self) -> Captioner:
         """Model and bank, loaded."""
-        return self.choice.captioner(self.threshold, len(self._waiting), self._progress)
+        return self.choice.captioner(self.kept_from, len(self._waiting), self._progress)
 
     def _find_waiting(self) -> list[Waiting]:
         given = {
@@ -195,11 +204,18 @@ class Captioning:
             rows = ledger.query(_LACKING_TEXT, given)
             tombstones = self._home.tombstones(ledger)
         waiting = []
-        for sha, pairs, score, state in rows:
-            answered = state is not None and (score >= self.threshold) == (state == "kept")
-            if not answered and not tombstones.covers_content(sha):
+        for sha, pairs, score, state, at in rows:
+            if not self._is_answered(score, state, at) and not tombstones.covers_content(sha):
                 waiting.append((sha, list(pairs)))
         return waiting
+
+    def _is_answered(self, score: float | None, state: str | None, at: datetime | None) -> bool:
+        """Whether what the model said of a picture still counts; None where it was not asked."""
+        if score is None or state is None or at is None:
+            return False
+        measured_at = self.kept_from.measured_at
+        is_kept = score >= self.threshold
+        return is_kept == (state == "kept") and (is_kept or measured_at is None or at >= measured_at)
 
     def _caption(self, chunk: Sequence[Waiting]) -> None:
         from curation.captions import chosen

@@ -108,7 +108,7 @@ def captions(home: Home, files: Sequence[Path], top: int) -> Iterator[dict[str, 
     from flows.terminal import silent
 
     choice = CaptionerChoice(home)
-    captioner = choice.captioner(choice.threshold(silent), len(files), silent)
+    captioner = choice.captioner(choice.kept_from(silent), len(files), silent)
     for file in files:
         try:
             rgb = _decode(file)
@@ -128,13 +128,14 @@ def captions(home: Home, files: Sequence[Path], top: int) -> Iterator[dict[str, 
         yield {
             "path": str(file),
             "kept": result is not None and result.kept,
+            "score": result.score if result is not None else None,
             "threshold": captioner.threshold,
             "origin": captioner.origin,
             "model": choice.name,
             "model_digest": choice.digest,
             "run": choice.run,
             "candidates": [
-                {"text": t.text, "score": p.score, "sources": list(t.sources)}
+                {"text": t.text, "score": p.cosine, "sources": list(t.sources)}
                 | ({} if p.mean_log_probability is None else {"mean_log_probability": p.mean_log_probability})
                 for t, p in candidates
             ],

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from curation import captions
-from curation.captions import BankEntry, BankText, CaptionBank, RetrievalCaptioner
+from curation.captions import BankEntry, BankText, CaptionBank, RetrievalCaptioner, unqualified
 from curation.clip_model import Embeddings, Rgb
 from policy.errors import ConfigurationError
 
@@ -23,6 +23,7 @@ class ColourClip:
     """A CLIP that knows colours: a picture is its mean colour, a text the colour that it names."""
 
     digest = "c" * 64
+    scale = 10.0
 
     def __init__(self) -> None:
         self.texts_encoded = 0
@@ -108,27 +109,27 @@ def test_the_digest_names_the_bank() -> None:
 
 
 def test_a_picture_gets_the_nearest_text_and_where_it_came_from() -> None:
-    """Each result carries text, sources, origin, model, score and margin; below the threshold it is not kept."""
+    """Each result carries text, sources, origin, model and score; below the threshold it is not kept."""
     captioner = RetrievalCaptioner(ColourClip(), CaptionBank.build(listed(*COLOURS), min_origins=1), threshold=0.9)
     red, grey, blue = captioner.caption_images([plain(250, 5, 5), plain(120, 110, 115), plain(0, 0, 200)])
     assert (red.text, red.kept, red.origin) == ("a red square", True, "clip-retrieval")
     assert red.source == "list:colours:1"
-    assert red.score > 0.99
-    assert red.margin > 0.9
+    assert red.cosine > 0.99
+    assert red.score == pytest.approx(red.cosine, abs=0.01)
     assert red.model_digest == ColourClip.digest
     assert (blue.text, blue.kept) == ("a blue square", True)
     assert not grey.kept
-    assert grey.margin < 0.1
+    assert grey.score == pytest.approx(grey.cosine / 3, abs=0.1)  # three colours are as near
     assert captioner.caption_images([]) == []
 
 
 def test_a_bank_of_one_text_still_answers() -> None:
-    """Where there is no second best, the margin is the score."""
+    """Where there is no second best, the cosine is the score."""
     captioner = RetrievalCaptioner(
         ColourClip(), CaptionBank.build(listed("a red square"), min_origins=1), threshold=0.5
     )
     (result,) = captioner.caption_images([plain(9, 0, 0)])
-    assert result.margin == pytest.approx(result.score)
+    assert result.score == pytest.approx(result.cosine)
 
 
 def test_what_may_not_be_given_any_more_is_passed_over() -> None:
@@ -144,7 +145,7 @@ def test_what_may_not_be_given_any_more_is_passed_over() -> None:
     assert first is not None
     assert second is not None
     assert (first.text, first.sources, second.text) == ("a green square", ("list:left:1",), "a blue square")
-    assert first.score == proposed[0][1].score
+    assert first.cosine == proposed[0][1].cosine
     assert captions.chosen(captioner, proposed, lambda texts: [None] * len(texts)) == [None, None]
 
 
@@ -168,7 +169,7 @@ def test_templates_are_averaged() -> None:
     """A text's embedding is the normalised mean over the templates."""
     bank = CaptionBank.build(listed(*COLOURS), min_origins=1)
     captioner = RetrievalCaptioner(ColourClip(), bank, threshold=0.5, templates=("{}", "a drawing of {}"))
-    assert captioner.caption_images([plain(0, 0, 9)])[0].score == pytest.approx(1.0)
+    assert captioner.caption_images([plain(0, 0, 9)])[0].cosine == pytest.approx(1.0)
 
 
 def test_what_cannot_caption_says_so() -> None:
@@ -190,3 +191,21 @@ def test_importing_captions_loads_no_torch() -> None:
     """`import curation.captions` brings neither torch nor open_clip."""
     code = "import sys, curation.captions\nassert not {'torch', 'open_clip', 'transformers'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(captions.__file__).parents[1])
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("man: light skin tone", "Woman: beard", True),
+        ("man cook", "cook", True),
+        ("flag: Norway", "flag: Oman", True),
+        ("red apple", "green apple", False),
+        ("woman", "woman", True),
+        ("waving hand: medium-dark skin tone", "waving hand", True),
+        ("man: beard", "person", True),
+        (": a colon", "person", False),
+    ],
+)
+def test_qualifiers_are_left_out(one: str, other: str, same: bool) -> None:
+    """Sex, skin tone and what follows a colon are no part of an unqualified text, which is never empty."""
+    assert (unqualified(one) == unqualified(other)) is same

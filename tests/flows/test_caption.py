@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
 import simplejpeg
 
+from curation.caption_bank import BankText
+from curation.captions import Proposal
 from curation.clip_model import Rgb
 from curation.pixel_store import PixelStore
 from curation.shard_reader import DatasetReader
-from flows.home import Home
+from flows.home import Home, utc_now
 from flows.settings import DEFAULT_TEXT
 from flows.stages import caption as stage
 from flows.stages.caption import Captioning
@@ -251,16 +255,39 @@ def test_a_threshold_is_measured_on_pairs_of_the_ledger(
     monkeypatch.setattr(calibration, "FEWEST_PAIRS", 100)
     running = Captioning(home)
     measured = calibration.calibrated(home, running.choice, lambda done, total, note="": None)
-    assert (measured.criterion, measured.reached, measured.heldout_pairs) == ("unqualified", True, 105)
+    assert (measured.criterion, measured.reached) == ("unqualified", True)
+    assert measured.calibration_pairs + measured.measured_pairs == 105
     assert measured.lower_bound >= 0.9
     assert measured.calibration_kept >= 29
-    assert measured.precision_unqualified >= 0.9
+    assert measured.precision >= 0.9
+    assert measured.precision_exact == 0.0  # no two texts are the same: no more than the unqualified one is given
     assert running.threshold == measured.threshold
     assert running.do(0) == 15
     kept = [row for row in ask(home, _GIVEN) if row[2] == "kept"]
     assert len(kept) >= 5
-    monkeypatch.setattr(calibration, "measure", None)  # what was measured is read, not measured again
-    assert Captioning(home).threshold == measured.threshold
+    assert {row[1] for row in kept} <= set(CAPTIONS)
+    waiting = len(Captioning(home)._waiting)
+    with monkeypatch.context() as unmeasured:
+        unmeasured.setattr(calibration, "measure", None)  # what was measured is read, not measured again
+        assert Captioning(home).threshold == measured.threshold
+    # As if the ledger had grown: it is measured anew, and those that were deferred before are asked again.
+    monkeypatch.setattr(calibration, "GROWTH", 0.0)
+    monkeypatch.setattr(calibration, "utc_now", lambda: utc_now() + timedelta(seconds=5))
+    again = Captioning(home)
+    assert waiting == 0
+    assert again.units == (1 if len(kept) < 15 else 0)
+    assert len(again._waiting) == 15 - len(kept)
+
+
+def test_a_text_counts_for_a_pair_only_if_others_vouch_for_it() -> None:
+    """What would not be in the bank without the pair's own site is not offered when the threshold is measured."""
+    text = BankText("a red circle", ("pair:1", "pair:2"), "ledger", ("a.example", "b.example", "c.example"))
+    listed = replace(text, source_kind="list", origins=())
+    there = calibration._is_there_without
+    assert there(Proposal(text, 0.5), "d.example", 3)
+    assert not there(Proposal(text, 0.5), "a.example", 3)
+    assert there(Proposal(text, 0.5), "a.example", 2)
+    assert there(Proposal(listed, 0.5), "a.example", 3)
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curation.clip_model import NOTHING_KEPT
-from training.calibration import choose_threshold, lower_bound, recall_at, without_qualifiers
+from training.calibration import NOTHING_KEPT, choose_threshold, lower_bound
 
 FALLING = np.linspace(0.9, 0.1, 100)
 
@@ -70,27 +69,3 @@ def test_what_is_worth_less_is_rarely_believed() -> None:
     scores = np.linspace(1, 0, 125)
     believed = sum(choose_threshold(scores, generator.random(125) < 0.85, 0.9).reached for _ in range(500))
     assert believed <= 25
-
-
-@pytest.mark.parametrize(
-    ("one", "other", "same"),
-    [
-        ("man: light skin tone", "Woman: beard", True),
-        ("man cook", "cook", True),
-        ("flag: Norway", "flag: Oman", True),
-        ("red apple", "green apple", False),
-        ("woman", "woman", True),
-        ("waving hand: medium-dark skin tone", "waving hand", True),
-    ],
-)
-def test_qualifiers_do_not_count_in_the_lenient_measure(one: str, other: str, same: bool) -> None:
-    """The second, lenient measure looks through sex, skin tone and what follows a colon."""
-    assert (without_qualifiers(one) == without_qualifiers(other)) is same
-
-
-def test_recall_counts_the_own_text_among_the_best() -> None:
-    """R@k is the share of pictures whose own text is among the k best."""
-    images = np.eye(3, dtype=np.float32)
-    texts = np.array([[1, 0, 0], [0.9, 0.5, 0], [0.2, 0.8, 0.7]], np.float32)
-    assert recall_at(images, texts, 1) == pytest.approx(2 / 3)
-    assert recall_at(images, texts, 2) == 1.0

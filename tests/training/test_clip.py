@@ -25,13 +25,13 @@ from policy.keys import KeyRing
 from policy.provenance import DatasetManifest, dataset_root
 from policy.removals import Tombstones
 from training import clip as trainer
-from training.calibration import calibrate
 from training.checkpoint import load_schedule, newest_checkpoint
 from training.clip import ClipResult, train_clip
 from training.clip_config import ClipConfig
 from training.clip_inputs import ClipInputs, picture
 from training.clip_towers import embed_pictures, image_tower
 from training.order import Order, exposure
+from training.retrieval import choose_held_out
 from training.step_log import effective_rows, fed_digest, read_steps
 
 COLOURS = ("red", "green", "blue", "yellow", "black", "purple", "orange", "brown")
@@ -86,8 +86,7 @@ def run(dataset: Path, run_dir: Path, config: ClipConfig = CONFIG, **options: ob
 
 @pytest.fixture(scope="module")
 def finished(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> ClipResult:
-    bank = ("a photograph of a mountain", "Small RED  circle", "traffic light")
-    return run(dataset, tmp_path_factory.mktemp("clip-run") / "run", bank=bank)
+    return run(dataset, tmp_path_factory.mktemp("clip-run") / "run")
 
 
 @pytest.fixture(scope="module")
@@ -96,25 +95,13 @@ def loaded(finished: ClipResult) -> ClipModel:
 
 
 def test_a_finished_run_reports_what_it_is_worth(finished: ClipResult) -> None:
-    """At the end stand retrieval, threshold, precision and coverage on held-out pairs, stored beside the weights."""
+    """At the end stands retrieval on held-out pairs, stored beside the weights."""
     assert finished.steps == 12
     assert finished.n_heldout == 12
     assert 0 <= finished.r_at_1 <= finished.r_at_5 <= 1
     assert finished.r_at_5 > 5 / 12
-    assert 0 <= finished.coverage <= 1
-    assert finished.calibration.bank_size == len(COLOURS) * len(SHAPES) * len(SIZES) + 2
-    stored = clip_model.read_calibration(finished.checkpoints[-1].parent)
-    assert stored == finished.calibration
-
-
-def test_texts_that_are_taken_are_no_candidates(finished: ClipResult, loaded: ClipModel, dataset: Path) -> None:
-    """Calibrated for a catalogue, held-out pictures choose among the bank and their own names only."""
-    ordinals = sorted(trainer.held_out_of(finished.run))
-    with DatasetReader.open(dataset) as reader:
-        taken = set(range(reader.slots)) - set(ordinals)
-        calibration = calibrate(loaded, reader, ordinals, ("traffic light",), 0.9, taken=taken)
-    assert len(ordinals) == calibration.heldout_pairs == finished.n_heldout
-    assert calibration.bank_size == len(ordinals) + 1
+    stored = clip_model.read_retrieval(finished.checkpoints[-1].parent)
+    assert stored == finished.retrieval
 
 
 def test_training_lowers_the_loss(finished: ClipResult) -> None:
@@ -183,14 +170,14 @@ def test_the_step_log_is_what_the_order_says(finished: ClipResult, dataset: Path
 
 def test_a_stopped_run_ends_with_the_same_bits(finished: ClipResult, dataset: Path, tmp_path: Path) -> None:
     """Stopped between checkpoints and started again, twice, a run ends bit for bit where the uninterrupted one does."""
-    assert run(dataset, tmp_path / "run", stop_after=3).calibration is None
+    assert run(dataset, tmp_path / "run", stop_after=3).retrieval is None
     run(dataset, tmp_path / "run", stop_after=7)
-    resumed = run(dataset, tmp_path / "run", bank=("a photograph of a mountain", "traffic light"))
+    resumed = run(dataset, tmp_path / "run")
     for name in ("model.safetensors", "adamw.safetensors"):
         whole, parts = finished.checkpoints[-1] / name, resumed.checkpoints[-1] / name
         assert whole.read_bytes() == parts.read_bytes()
     assert resumed.last.state == "exact"
-    assert resumed.calibration == finished.calibration
+    assert resumed.retrieval == finished.retrieval
 
 
 def test_a_tombstone_takes_force_while_training(dataset: Path, tmp_path: Path) -> None:
@@ -243,18 +230,18 @@ def test_too_small_a_dataset_is_refused(dataset: Path, tmp_path: Path) -> None:
         run(dataset, tmp_path / "run", ClipConfig(**{**_fields(CONFIG), "held_out": 60}))
 
 
-def test_a_threshold_is_used_only_with_its_own_model(finished: ClipResult, dataset: Path, tmp_path: Path) -> None:
-    """A run that is not calibrated, or holds another model's calibration, gives no threshold."""
+def test_a_measure_counts_only_for_its_own_model(finished: ClipResult, dataset: Path, tmp_path: Path) -> None:
+    """A run that was not measured, or holds another model's measure, says so."""
     run(dataset, tmp_path / "run", stop_after=1)
-    with pytest.raises(ConfigurationError, match="calibrated"):
-        clip_model.read_calibration(tmp_path / "run")
-    other = finished.checkpoints[-1].parent / clip_model.CALIBRATION_FILE
+    with pytest.raises(ConfigurationError, match="never measured"):
+        clip_model.read_retrieval(tmp_path / "run")
+    other = finished.checkpoints[-1].parent / clip_model.RETRIEVAL_FILE
     (tmp_path / "run" / other.name).write_bytes(other.read_bytes())
     with pytest.raises(IntegrityError, match="model"):
-        clip_model.read_calibration(tmp_path / "run")
+        clip_model.read_retrieval(tmp_path / "run")
     (tmp_path / "run" / other.name).write_text("{}")
-    with pytest.raises(IntegrityError, match="not a calibration"):
-        clip_model.read_calibration(tmp_path / "run")
+    with pytest.raises(IntegrityError, match="not a measure"):
+        clip_model.read_retrieval(tmp_path / "run")
 
 
 def test_damaged_weights_are_not_loaded(dataset: Path, tmp_path: Path) -> None:
@@ -280,7 +267,7 @@ def test_ranges_cover_what_is_not_left_out(case: tuple[int, set[int]]) -> None:
 
 def _held_out(dataset: Path) -> tuple[int, ...]:
     with DatasetReader.open(dataset) as reader:
-        return trainer.choose_held_out(reader, CONFIG.held_out)
+        return choose_held_out(reader, CONFIG.held_out)
 
 
 def _fields(config: ClipConfig) -> dict[str, object]:

@@ -256,7 +256,6 @@ def test_models_that_cannot_be_replayed_or_found_are_refused(
         {"batch_size": 1},
         {"unlocked_from": 9},
         {"learning_rate": 0.0},
-        {"target_precision": 1.0},
         {"initial_scale": 101.0},
     ],
 )

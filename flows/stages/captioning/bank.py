@@ -105,8 +105,7 @@ def phrases(home: Home) -> Iterator[tuple[str, str]]:
     Raises:
         ConfigurationError: a list cannot be read.
     """
-    for name in home.settings.captions.phrase_lists:
-        path = Path(name) if Path(name).is_absolute() else home.path / name
+    for path in phrase_files(home):
         try:
             with path.open(encoding="utf-8") as file:
                 for number, line in enumerate(file, 1):
@@ -116,6 +115,11 @@ def phrases(home: Home) -> Iterator[tuple[str, str]]:
             raise ConfigurationError(
                 f"the phrase list cannot be read ({error})", where=str(path), remedy="See [captions] phrase_lists"
             ) from error
+
+
+def phrase_files(home: Home) -> list[Path]:
+    """Where custody.toml's phrase lists lie; relative ones in the home."""
+    return [home.path / name for name in home.settings.captions.phrase_lists]  # an absolute path stays what it is
 
 
 def _ledger_texts(home: Home, ledger: Ledger, min_origins: int) -> Iterator[BankText]:

@@ -1,72 +1,144 @@
-"""What the scores of a model that brings no calibration are worth, measured on pairs of the ledger itself.
+"""From which score on a captioner's answers are kept: measured on pairs it was not taught, against the bank itself.
 
-Allowed pairs with a text of their own are captioned as if they had none, with their own texts among those that may be
-chosen. Half of them choose the threshold: the lowest cosine from which on the captions prove the precision that [clip]
-asks for. The other half say what that is worth. A text that was found is right if it is the pair's own; one that was
-made up, if it has all of the own text's words, or nothing but words of it.
+Allowed pairs with a text of their own are captioned as if they had none. What may be chosen is what may be chosen for
+a picture without a text: a text of the bank counts for a pair only if it would be there without the pair's own site.
+In a catalogue (`unique`), where the right text of every picture is among the offered ones, the pairs' own are offered
+too. Half of the pairs choose the threshold: the lowest score from which on the answers prove the precision that [clip]
+asks for. The other half say what that is worth.
+
+An answer that was found is right if it is the pair's own, word for word. Where that proves nothing, it is right as far
+as it goes if it is the same but for what qualifies it ("flag: Oman" for "flag: Norway"): then no more than that is
+given ("flag"). One that was made up is right if it has all of the own text's words, or nothing but words of it.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
+import numpy.typing as npt
 
-from flows.home import Home
+from flows.home import Home, utc_now
 from flows.pace import Pace
 from flows.terminal import Progress
 from policy.durable import write_durably
 from policy.errors import ConfigurationError, CustodyError, StorageError
+from policy.origins import host_of, site_of
+from policy.provenance import utc_text
 
 if TYPE_CHECKING:
-    from curation.captions import Captioner
-    from curation.clip_model import Calibration, Rgb
+    from curation.captions import Captioner, Proposal
+    from curation.clip_model import Embeddings, Rgb
     from flows.stages.captioning.models import CaptionerChoice
 
 FILE = "calibration.json"
 # At 95 % confidence 9 in 10 takes 29 captions without an error; of a half, and not all are kept.
 FEWEST_PAIRS, MOST_PAIRS = 100, 1_000
 CHUNK = 128
+EXACT: Final = "exact"
+UNQUALIFIED: Final = "unqualified"
+WORDS: Final = "words"
+NONE: Final = "none"
+# By how much the ledger has to grow before it is measured anew: a larger bank has more that is nearly right.
+GROWTH = 0.1
 
 # In the order of their keys, which are digests: a choice that follows nothing. A twin would flatter the measure.
 _PAIRS = """
-SELECT sample_key, content_sha256, caption FROM trainable WHERE caption_origin IN ('alt', 'figcaption', 'title')
-QUALIFY count(*) OVER (PARTITION BY content_sha256) = 1 AND count(*) OVER (PARTITION BY lower(caption)) = 1
-ORDER BY sample_key LIMIT ?
+SELECT sample_key, content_sha256, caption, page_url FROM trainable
+WHERE caption_origin IN ('alt', 'figcaption', 'title')
+    AND ($keys IS NULL OR list_contains($keys::VARCHAR[], sample_key))
+QUALIFY count(*) OVER (PARTITION BY content_sha256) = 1
+    AND row_number() OVER (PARTITION BY lower(caption) ORDER BY sample_key) = 1
+ORDER BY sample_key LIMIT $most
 """
+_HELD_OUT = """
+SELECT sample_key FROM slot WHERE dataset = ? AND list_contains(?::BIGINT[], ordinal) AND sample_key IS NOT NULL
+"""
+_OCCURRENCES = "SELECT count(*) FROM occurrence"
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """From which score on an answer is kept, and what that was worth on other pairs.
+
+    `threshold`: of `Captioner.sureness`; `NOTHING_KEPT` where `reached` is False. `criterion`: what counted as
+    right when it was chosen: "exact", "unqualified", "words", or "none" where no criterion reached the target.
+    `lower_bound`: the precision that the `calibration_kept` of the `calibration_pairs` with that score prove at
+    `confidence` (Clopper and Pearson 1934, one-sided); at least `target_precision` where it was reached, else that of
+    the cut that comes closest.
+
+    `precision` (by `criterion`), `precision_exact` and `coverage` (the share of pictures that get a caption) were
+    measured on `measured_pairs` other pairs, `measured_kept` of them kept. `unique`: in a catalogue. `occurrences`,
+    `phrase_bytes`: what could be in the bank then; `bank_size`: what was.
+    """
+
+    model_digest: str
+    bank_digest: str
+    bank_size: int
+    unique: bool
+    occurrences: int
+    phrase_bytes: int
+    threshold: float
+    criterion: str
+    reached: bool
+    target_precision: float
+    confidence: float
+    lower_bound: float
+    calibration_kept: int
+    calibration_pairs: int
+    precision: float
+    precision_exact: float
+    coverage: float
+    measured_kept: int
+    measured_pairs: int
+    measured_at: str
 
 
 @dataclass(frozen=True, slots=True)
 class _Pair:
     key: str
     text: str
+    site: str
     picture: Rgb
 
 
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """A captioner's answers [N] to pairs with a text of their own: how sure it is, what it says, what is theirs."""
+
+    sure: npt.NDArray[np.float64]
+    given: tuple[str, ...]
+    own: tuple[str, ...]
+
+
 def calibrated(home: Home, choice: CaptionerChoice, progress: Progress) -> Calibration:
-    """The calibration of a model that lies beside its cached embeddings; measured now if there is none.
+    """The calibration that lies beside a model's cached embeddings; measured now if there is none that fits.
+
+    It fits if model, target, confidence and kind of bank are the same, and what the bank is made of has grown by less
+    than GROWTH.
 
     Raises:
         ConfigurationError: fewer than FEWEST_PAIRS pairs can be had.
     """
     path = choice.cache / FILE
-    if (known := _read(path, choice.digest)) is not None:
+    known = read_calibration(path)
+    if known is not None and _fits(known, home, choice):
         return known
-    pairs = _pairs(home)
+    pairs = _pairs(home, choice)
     if len(pairs) < FEWEST_PAIRS:
+        which = "that it was not taught " if choice.run_dir is not None else ""
         raise ConfigurationError(
             f"no score is known from which on a caption of {choice.name} is kept, and {len(pairs)} allowed pairs with "
-            f"a text of their own are too few to measure it on (at least {FEWEST_PAIRS})",
+            f"a text of their own {which}are too few to measure it on (at least {FEWEST_PAIRS})",
             where=str(home.settings_path),
-            remedy="Crawl more pages with alt text, or set captions.threshold (a cosine: about 0.3 for ViT-B/32)",
+            remedy="Crawl more pages with alt text, or set captions.threshold (custody inspect caption shows scores)",
         )
-    captioner, wanted = choice.captioner(0.0, len(pairs), progress), home.settings.clip
-    measured = measure(captioner, choice, pairs, wanted.target_precision, wanted.confidence, progress)
+    measured = measure(home, choice, pairs, progress)
     try:
         write_durably(path, json.dumps(asdict(measured), indent=1, sort_keys=True).encode())
     except OSError as error:
@@ -74,61 +146,67 @@ def calibrated(home: Home, choice: CaptionerChoice, progress: Progress) -> Calib
     return measured
 
 
-def measure(
-    captioner: Captioner,
-    choice: CaptionerChoice,
-    pairs: Sequence[_Pair],
-    target: float,
-    confidence: float,
-    progress: Progress,
-) -> Calibration:
-    """Caption the pairs, choose the threshold on the first half of them and test it on the second.
+def read_calibration(path: Path) -> Calibration | None:
+    """A calibration; None where there is none, or one of another version: it is measured again."""
+    try:
+        return Calibration(**json.loads(path.read_text("utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
 
-    target, confidence: [clip]'s target_precision and confidence, as for a CLIP that is trained here.
-    """
-    from curation.caption_bank import MODEL
+
+def measure(home: Home, choice: CaptionerChoice, pairs: Sequence[_Pair], progress: Progress) -> Calibration:
+    """Caption the pairs, choose the threshold on the first half of them and test it on the second."""
+    from curation.captions import unqualified
     from curation.clip_model import normalised_text
-    from training.calibration import recall_at, settled, without_qualifiers
+    from flows.stages.captioning.models import KeptFrom
+    from training.calibration import choose_threshold
 
-    clip = choice.loaded.clip
-    own_texts = clip.encode_texts([pair.text for pair in pairs])
-    images, found, scores = [], [], []
-    pace = Pace(progress, "calibrate", len(pairs))
-    for start in range(0, len(pairs), CHUNK):
-        chunk = pairs[start : start + CHUNK]
-        pictures = [pair.picture for pair in chunk]
-        embedded = clip.encode_images(pictures)
-        images.append(embedded)
-        for proposals, cosines in zip(captioner.propose(pictures, 1), embedded @ own_texts.T, strict=True):
-            best = proposals[0]
-            text, score, nearest = best.text.text, best.score, int(cosines.argmax())
-            # Of texts that are found, the held-out pairs' own may be chosen too: the right one has to be among them.
-            if best.text.source_kind != MODEL and cosines[nearest] >= score:
-                text, score = pairs[nearest].text, float(cosines[nearest])
-            found.append(text)
-            scores.append(score)
-        pace.add(len(chunk))
+    wanted, unique = home.settings.clip, home.settings.captions.unique
+    captioner = choice.captioner(KeptFrom(0.0), len(pairs), progress)
+    answers = _answers(captioner, choice, pairs, home.ruleset.bank_min_origins, unique, progress)
 
-    own = [pair.text for pair in pairs]
-    plain = np.array([normalised_text(f) == normalised_text(o) for f, o in zip(found, own, strict=True)])
-    loose = np.array([without_qualifiers(f) == without_qualifiers(o) for f, o in zip(found, own, strict=True)])
-    criteria = [("exact", plain), ("unqualified", loose)]
+    both = list(zip(answers.given, answers.own, strict=True))
+    criteria = {EXACT: [normalised_text(given) == normalised_text(own) for given, own in both]}
     if captioner.origin == "coca":
-        criteria = [("words", np.array([says_the_same(f, o) for f, o in zip(found, own, strict=True)]))]
-    return settled(
-        np.array(scores),
-        criteria,
-        (np.arange(0, len(pairs), 2), np.arange(1, len(pairs), 2)),
-        (target, confidence),
+        criteria = {WORDS: [says_the_same(given, own) for given, own in both]}
+    elif not unique:  # in a catalogue no picture may be called what another one is
+        plain = [(unqualified(given), unqualified(own)) for given, own in both]
+        criteria[UNQUALIFIED] = [given == own for given, own in plain]
+    right = {name: np.array(value, dtype=np.bool_) for name, value in criteria.items()}
+
+    # Every second one: their order follows nothing.
+    choosing, testing = np.arange(0, len(pairs), 2), np.arange(1, len(pairs), 2)
+    criterion = NONE
+    for name, is_right in right.items():
+        cut = choose_threshold(answers.sure[choosing], is_right[choosing], wanted.target_precision, wanted.confidence)
+        if cut.reached:
+            criterion = name
+            break
+    kept = testing[answers.sure[testing] >= cut.threshold]
+    counted, exact = right.get(criterion, is_right), right.get(EXACT, is_right)
+    occurrences, phrase_bytes = _offered(home)
+    return Calibration(
         model_digest=captioner.digest,
         bank_digest=captioner.bank_digest,
-        bank_size=len(getattr(captioner, "bank", ())) + len(pairs),
-        r_at_1=recall_at(np.concatenate(images), own_texts, 1),
-        r_at_5=recall_at(np.concatenate(images), own_texts, 5),
+        bank_size=len(getattr(captioner, "bank", ())) + (len(pairs) if unique else 0),
+        unique=unique,
+        occurrences=occurrences,
+        phrase_bytes=phrase_bytes,
+        threshold=cut.threshold,
+        criterion=criterion,
+        reached=cut.reached,
+        target_precision=wanted.target_precision,
+        confidence=wanted.confidence,
+        lower_bound=cut.lower_bound,
+        calibration_kept=cut.kept if cut.reached else 0,
+        calibration_pairs=len(choosing),
+        precision=float(counted[kept].mean()) if len(kept) else 0.0,
+        precision_exact=float(exact[kept].mean()) if len(kept) else 0.0,
+        coverage=len(kept) / len(testing),
+        measured_kept=len(kept),
+        measured_pairs=len(testing),
+        measured_at=utc_text(utc_now()),
     )
-
-
-_FILLERS = frozenset({"a", "an", "the", "of", "on", "in", "at", "with", "and", "is", "are", "this", "it", "its"})
 
 
 def says_the_same(made: str, own: str) -> bool:
@@ -137,29 +215,105 @@ def says_the_same(made: str, own: str) -> bool:
     return bool(one and other) and (one <= other or other <= one)
 
 
-def _pairs(home: Home) -> list[_Pair]:
+_FILLERS = frozenset({"a", "an", "the", "of", "on", "in", "at", "with", "and", "is", "are", "this", "it", "its"})
+
+
+def _answers(
+    captioner: Captioner,
+    choice: CaptionerChoice,
+    pairs: Sequence[_Pair],
+    min_origins: int,
+    unique: bool,
+    progress: Progress,
+) -> Answers:
+    """What the captioner says of each pair's picture, of the texts that may be chosen for it."""
+    own = _OwnTexts(choice, pairs) if unique else None
+    given, sure = [], []
+    pace = Pace(progress, "calibrate", len(pairs))
+    for start in range(0, len(pairs), CHUNK):
+        chunk = pairs[start : start + CHUNK]
+        pictures = [pair.picture for pair in chunk]
+        proposed = captioner.propose(pictures)
+        offered = own.nearest(pictures, len(proposed[0])) if own is not None else [()] * len(chunk)
+        for pair, proposals, theirs in zip(chunk, proposed, offered, strict=True):
+            left = [p for p in proposals if _is_there_without(p, pair.site, min_origins)]
+            left = sorted((*left, *theirs), key=lambda proposal: -proposal.cosine)
+            given.append(left[0].text.text if left else "")
+            sure.append(captioner.sureness(left) if left else -1.0)
+        pace.add(len(chunk))
+    return Answers(np.array(sure), tuple(given), tuple(pair.text for pair in pairs))
+
+
+def _is_there_without(proposal: Proposal, site: str, min_origins: int) -> bool:
+    """Whether a text would be in the bank if a site had never been crawled."""
+    from curation.caption_bank import LEDGER
+
+    text = proposal.text
+    return text.source_kind != LEDGER or len({*text.origins} - {site}) >= min_origins
+
+
+class _OwnTexts:
+    """The pairs' own texts, as a bank beside the bank."""
+
+    def __init__(self, choice: CaptionerChoice, pairs: Sequence[_Pair]) -> None:
+        self._clip, self._pairs = choice.loaded.clip, pairs
+        self._texts: Embeddings = self._clip.encode_texts([pair.text for pair in pairs])
+
+    def nearest(self, pictures: Sequence[Rgb], top: int) -> Iterator[tuple[Proposal, ...]]:
+        from curation.caption_bank import LIST, BankText
+        from curation.captions import Proposal
+
+        for cosines in self._clip.encode_images(pictures) @ self._texts.T:
+            best = np.argsort(-cosines, kind="stable")[:top]
+            yield tuple(Proposal(BankText(self._pairs[i].text, (), LIST, ()), float(cosines[i])) for i in best.tolist())
+
+
+def _fits(known: Calibration, home: Home, choice: CaptionerChoice) -> bool:
+    wanted = home.settings.clip
+    occurrences, phrase_bytes = _offered(home)
+    return (
+        (known.model_digest, known.unique) == (choice.digest, home.settings.captions.unique)
+        and (known.target_precision, known.confidence) == (wanted.target_precision, wanted.confidence)
+        and known.phrase_bytes == phrase_bytes
+        and abs(occurrences - known.occurrences) < GROWTH * max(known.occurrences, 1)
+    )
+
+
+def _offered(home: Home) -> tuple[int, int]:
+    """What a bank could be made of: occurrences in the ledger, bytes of phrase lists."""
+    from flows.stages.captioning.bank import phrase_files
+
+    with home.ledger(readonly=True) as ledger:
+        ((occurrences,),) = ledger.query(_OCCURRENCES)
+    return int(occurrences), sum(path.stat().st_size for path in phrase_files(home) if path.is_file())
+
+
+def _pairs(home: Home, choice: CaptionerChoice) -> list[_Pair]:
+    """Pairs that the model was not taught: of a CLIP of our own those that its run holds out."""
     from curation.images import decode
     from curation.pixel_store import PixelStore
 
     with home.ledger(readonly=True) as ledger:
-        rows = ledger.query(_PAIRS, [MOST_PAIRS])
+        keys = None
+        if choice.run_dir is not None:
+            keys = [key for (key,) in ledger.query(_HELD_OUT, list(_held_out(choice.run_dir)))]
+        rows = ledger.query(_PAIRS, {"keys": keys, "most": MOST_PAIRS})
         tombstones = home.tombstones(ledger)
     store, pairs = PixelStore(home.pixels_path), []
-    for key, sha, text in rows:
+    for key, sha, text, page_url in rows:
         if tombstones.covers_content(sha) or tombstones.covers_sample(key):
             continue
         try:
-            pairs.append(_Pair(key, text, decode(store.get(sha))))
+            pairs.append(_Pair(key, text, site_of(host_of(page_url or "")), decode(store.get(sha))))
         except CustodyError:
             continue  # its pixels are not kept, or no picture any more
     return pairs
 
 
-def _read(path: Path, digest: str) -> Calibration | None:
-    from curation.clip_model import Calibration
+def _held_out(run_dir: Path) -> tuple[str, list[int]]:
+    """The dataset of a CLIP's run and the ordinals that it holds out."""
+    from training.checkpoint import load_run
+    from training.clip import held_out_of
 
-    try:
-        found = Calibration(**json.loads(path.read_text("utf-8")))
-    except (OSError, ValueError, TypeError):
-        return None  # none, or of another version: it is measured again
-    return found if found.model_digest == digest else None
+    run = load_run(run_dir)
+    return ("", []) if run is None else (run.dataset, list(held_out_of(run)))

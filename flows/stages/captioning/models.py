@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 from flows.home import Home
 from flows.pace import Pace
 from flows.stages.captioning.bank import build_bank
-from flows.stages.captioning.calibration import calibrated
+from flows.stages.captioning.calibration import UNQUALIFIED, calibrated
 from flows.stages.train import newest_run
 from flows.terminal import Progress
 from policy.errors import ConfigurationError
@@ -32,6 +33,19 @@ class Loaded:
     clip: ClipModel
     coca: CocaModel | None
     name: str
+
+
+@dataclass(frozen=True, slots=True)
+class KeptFrom:
+    """The score from which on a caption is kept.
+
+    `without_qualifiers`: it is proven of texts without what qualifies them, so they are given without. `measured_at`:
+    when it was measured, naive UTC; None where custody.toml says it. What was deferred before is asked again.
+    """
+
+    threshold: float
+    without_qualifiers: bool = False
+    measured_at: datetime | None = None
 
 
 class CaptionerChoice:
@@ -117,21 +131,19 @@ class CaptionerChoice:
         chosen = [str(self.decoding)] if self.decoding is not None else list(self._settings.templates)
         return captioner_folder(self._home.path / "cache", self.digest, chosen)
 
-    def threshold(self, progress: Progress) -> float:
-        """custody.toml's, else that of the training run's calibration, else one measured on pairs of the ledger.
+    def kept_from(self, progress: Progress) -> KeptFrom:
+        """custody.toml's threshold, else one that is measured on pairs of the ledger.
 
         Raises:
             ConfigurationError: there are too few pairs to measure it on.
         """
-        from curation.clip_model import read_calibration
-
         if self._settings.threshold:
-            return self._settings.threshold
-        if self.run_dir is not None:
-            return read_calibration(self.run_dir).threshold
-        return calibrated(self._home, self, progress).threshold
+            return KeptFrom(self._settings.threshold)
+        found = calibrated(self._home, self, progress)
+        measured_at = datetime.fromisoformat(found.measured_at).replace(tzinfo=None)
+        return KeptFrom(found.threshold, found.criterion == UNQUALIFIED, measured_at)
 
-    def captioner(self, threshold: float, expected: int, progress: Progress) -> Captioner:
+    def captioner(self, kept_from: KeptFrom, expected: int, progress: Progress) -> Captioner:
         """The captioner, ready to be asked for `expected` pictures.
 
         Raises:
@@ -142,11 +154,12 @@ class CaptionerChoice:
 
         loaded = self.loaded
         if loaded.coca is not None and self.decoding is not None:
-            return CocaCaptioner(loaded.coca, threshold=threshold, decoding=self.decoding)
+            return CocaCaptioner(loaded.coca, threshold=kept_from.threshold, decoding=self.decoding)
         return RetrievalCaptioner(
             loaded.clip,
             build_bank(self._home),
-            threshold=threshold,
+            threshold=kept_from.threshold,
+            without_qualifiers=kept_from.without_qualifiers,
             cache_dir=self._home.path / "cache",
             templates=self._settings.templates,
             expected=expected,
