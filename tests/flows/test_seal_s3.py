@@ -19,8 +19,14 @@ from flows.stages.seal import Sealed, seal
 from flows.stages.train import open_dataset
 from flows.stages.verify import verify
 from policy.errors import BusyError, ConfigurationError, InputError, StorageError
+from policy.provenance import ScheduleEntry
 from tests.builders import replaced
 from tests.flows.sealable import sealable_home
+from tests.training.toy_dataset import assert_same
+from training.batches import Batcher, EmptySlots, TombstoneWatch
+from training.config import preset
+from training.loading import GenerationWatch, Loader
+from training.order import Order, whole_epochs
 
 if TYPE_CHECKING:
     from tests.s3 import S3Server
@@ -112,6 +118,37 @@ def test_a_removal_leaves_nothing_in_the_bucket_or_at_home(s3: S3Server, bucket:
         assert [reader.is_live(o) for o in range(COUNT)] == [o != ordinal for o in range(COUNT)]
     assert removal.apply(home, request.id).state == "applied"
     assert read_generation(home.dataset(NAME), 1).removals == (request.id,)
+
+
+@pytest.mark.parametrize("bucket", ["plain"], indirect=True)
+def test_a_training_over_a_bucket_outlives_a_removal(s3: S3Server, bucket: str, home: Home, tmp_path: Path) -> None:
+    """Batches that were made ahead, while the removal takes objects and cache away, are those of a local copy."""
+    sealed(home)
+    for name, data in s3.objects(bucket).items():
+        path = tmp_path / "copy" / Path(name).relative_to("data/sets")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    config = preset("tiny")
+    order = Order("key", whole_epochs(COUNT, config.steps, config.batch_size), config.batch_size)
+    gone, batches, empty = 1, [], EmptySlots()
+    with (
+        open_dataset(home, NAME) as reader,
+        Loader(Batcher(reader, order, config), workers=2) as loader,
+    ):
+        watch, generations = TombstoneWatch(home.tombstones_path, NAME), GenerationWatch(reader, max_age_s=1e-9)
+        for step in range(config.steps):
+            if step == 5:
+                request = removal.add(home, "key", reader.key(gone) or "")
+                removal.approve(home, request.id, by="a test", reason="it was asked for")
+                removal.apply(home, request.id)
+            empty.enter(watch.look() or (), step)
+            empty.enter(generations.look() or (), step)
+            batches.append(loader.batch(step, empty))
+        assert reader.generation.number == 1
+    assert empty.entries == (ScheduleEntry(gone, 5),)
+    with DatasetReader.open(tmp_path / "copy" / NAME) as local:
+        for step, batch in enumerate(batches):
+            assert_same(batch, Batcher(local, order, config).batch(step, empty))
 
 
 def test_what_was_changed_in_the_bucket_fails_verification(s3: S3Server, bucket: str, home: Home) -> None:
