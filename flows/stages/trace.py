@@ -26,7 +26,6 @@ WITH named AS (SELECT unnest($pairs::VARCHAR[]) AS pair_key),
 contents AS (
     SELECT content_sha256 FROM evidence WHERE pair_key IN (SELECT pair_key FROM named)
     UNION SELECT content_sha256 FROM slot WHERE sample_key = $key
-    UNION SELECT content_sha256 FROM slot WHERE pair_key IN (SELECT pair_key FROM named)
 )
 -- Not one condition with OR: each of these is answered from the columns' zone maps where they are sorted.
 SELECT dataset, ordinal, sample_key FROM slot WHERE sample_key = $key
