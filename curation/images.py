@@ -471,11 +471,18 @@ class _Faces:
 
 
 _NO_FACES = _Faces()
+_LEAST_LOOKED_PX = 16  # a side: of the least face that detectors find
 
 
 def _faces(header: Header, picture: Image.Image, analyser: Analyser, analysis_px: int) -> _Faces:
-    """What the detector finds in a picture as it lies in the file."""
+    """What the detector finds in a picture as it lies in the file.
+
+    A long one that has to be shrunk until no face would be left of a size that any detector finds is not looked at: to
+    have seen nothing there is not to have seen that there is none.
+    """
     small = _shrunk(picture, header.size_in_file, analysis_px / max(header.size_in_file))
+    if min(small.size) < _LEAST_LOOKED_PX <= min(header.size_in_file):
+        return _Faces(error=f"{header.width}x{header.height} is too long to be looked at in {analysis_px} px")
     return _looked(header, _turned(small, header.orientation), analyser)
 
 

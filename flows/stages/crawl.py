@@ -30,6 +30,7 @@ from flows.stages.crawling.meter import Meter
 from flows.stages.crawling.plan import Job, Source, SourceKind
 from flows.stages.crawling.recording import Recorder
 from flows.stages.crawling.sources import page_units
+from flows.stages.faces import require_detector
 from flows.stages.origins import OriginFiles
 from flows.stages.parts import unit_id
 from flows.terminal import Progress, silent
@@ -208,7 +209,12 @@ def _version_of(location: str) -> str:
 
 
 def open_crawl(home: Home, job: Job | Sequence[str]) -> str:
-    """Go on with the unfinished crawl of this job (or of these seeds), or begin the next one."""
+    """Go on with the unfinished crawl of this job (or of these seeds), or begin the next one.
+
+    Raises:
+        ConfigurationError: the detector of faces that the ruleset asks for cannot be had.
+    """
+    require_detector(home)
     return plan.open_crawl(home, job if isinstance(job, Job) else Job(seeds=tuple(job)))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from curation.face_detection import DetectorChoice
+from curation.face_detection import DetectorChoice, chosen_detector
 from flows.home import Home
 from policy.errors import ConfigurationError
 from policy.people import FACES
@@ -27,6 +27,16 @@ def detector_choice(home: Home) -> DetectorChoice:
         what = f"{file} is no file"
         raise ConfigurationError(what, where=where, remedy=f'Put the model{expected} there, or "" for the packaged one')
     return DetectorChoice(str(file), images.face_detector_sha256.lower())
+
+
+def require_detector(home: Home) -> None:
+    """Refuse before anything is fetched: where the ruleset asks for faces, the detector has to be there and to fit.
+
+    Raises:
+        ConfigurationError: its file is missing, is another than the digest says, or is no detector.
+    """
+    if FACES in home.ruleset.mechanisms:
+        chosen_detector(*detector_choice(home).arguments)
 
 
 def blur_from(home: Home) -> float | None:

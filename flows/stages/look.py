@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import orjson
+import pyarrow as pa
 
 from flows.home import Home, utc_now
 from flows.pace import Pace
@@ -167,7 +168,9 @@ class Looking:
     def __init__(self, home: Home, progress: Progress = silent) -> None:
         self._home, self._progress = home, progress
         self.mechanisms = tuple(name for name in LOOKED if name in home.ruleset.mechanisms)
-        self._contents = _settled(home, progress)
+        # All of them at once: a model that is missing is told before hours are spent on what comes before it.
+        self._scorers = {name: scorer_of(home, name) for name in self.mechanisms if name != DUPLICATE}
+        self._passing, self._contents = _settled(home, progress)
         self._known = Known(self._contents)
         self._looked: list[Looked] = []
         self._unreadable: set[str] = set()
@@ -180,7 +183,7 @@ class Looking:
         if mechanism == DUPLICATE:
             self._turn = _Turn(mechanism, None, passing, passing, Pace(silent, "", 0))
             return 1 if passing else 0
-        scorer = scorer_of(self._home, mechanism)
+        scorer = self._scorers[mechanism]
         missing = _unscored(self._home, scorer, passing)
         pace = Pace(self._progress, f"look: {mechanism}", len(missing))
         self._turn = _Turn(mechanism, scorer, passing, missing, pace)
@@ -202,7 +205,7 @@ class Looking:
     def finish(self) -> LookSummary:
         """Write the evidence anew of what has something new to be said of, and judge."""
         self._end_turn()
-        pairs = _record(self._home, self._known, self._progress)
+        pairs = _record(self._home, self._passing, self._known, self._progress)
         decided = decide(self._home, self._progress)
         stood_for = sum(found.representative != content for content, found in self._known.duplicates.items())
         return LookSummary(len(self._contents), tuple(self._looked), len(self._unreadable), stood_for, pairs, decided)
@@ -233,16 +236,19 @@ class Looking:
 # ── what is to be looked at ────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _settled(home: Home, progress: Progress) -> list[str]:
-    """The contents that every cheaper rule lets pass as of now, whose pixels are kept and that nobody asked to go."""
+def _settled(home: Home, progress: Progress) -> tuple[pa.Table, list[str]]:
+    """The pairs that every cheaper rule lets pass as of now, with their contents; and those of these contents whose
+    pixels are kept and that nobody asked to go. Asked once a run: it is a tenth of one in which nothing is new.
+    """
     from curation.pixel_store import PixelStore
 
     with home.ledger() as ledger:
         judge_pairs(ledger, home.ruleset, home, progress)
-        found = sorted({sha for _, sha in ledger.query(_PASSING, {"looked": list(LOOKED)}) if sha is not None})
+        passing = ledger.query_arrow(_PASSING, {"looked": list(LOOKED)})
         tombstones = home.tombstones(ledger)
+    found = sorted(sha for sha in passing.column("content_sha256").unique().to_pylist() if sha is not None)
     kept = frozenset(PixelStore(home.pixels_path).keys())
-    return [sha for sha in found if sha in kept and not tombstones.covers_content(sha)]
+    return passing, [sha for sha in found if sha in kept and not tombstones.covers_content(sha)]
 
 
 def _alone(content: str, known: Known, now: datetime) -> Evidence:
@@ -336,21 +342,20 @@ def by(scorer: Scorer) -> str:
 # ── evidence ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _record(home: Home, known: Known, progress: Progress) -> int:
+def _record(home: Home, passing: pa.Table, known: Known, progress: Progress) -> int:
     """Write the evidence anew of every pair whose picture has something to be said of that its evidence lacks.
 
-    Where the ruleset asks for languages, that of its text as well.
+    Where the ruleset asks for languages, that of its text as well. What a removal has erased meanwhile is passed over.
     """
     languages = bool(home.ruleset.text.languages)
     with home.ledger(readonly=True) as ledger:
-        pairs = ledger.query(_PASSING, {"looked": list(LOOKED)})
-        parts = _parts(pairs, COMPARED_AT_ONCE)
+        parts = passing.to_batches(max_chunksize=COMPARED_AT_ONCE)
         outdated = [pair for part in parts for pair in _outdated(ledger, part, known, languages)]
     done = 0
     for part in _parts(outdated, PAIRS_AT_ONCE):
         with home.ledger() as ledger:
             evidence = newest_evidence(ledger, part)
-            written = [(pair, looked_at(evidence[pair], known, languages)) for pair in part]
+            written = [(pair, looked_at(evidence[pair], known, languages)) for pair in part if pair in evidence]
             head, _ = ledger.head()
             ledger.append_many(evidence_batches(ledger, written, "look", f"look/{head}/{unit_id(*part)}"))
         done += len(part)
@@ -373,10 +378,13 @@ def looked_at(evidence: Evidence, known: Known, languages: bool = False) -> Evid
     return seen
 
 
-def _outdated(ledger: Ledger, pairs: Sequence[tuple[str, str]], known: Known, languages: bool) -> Iterator[str]:
+def _outdated(ledger: Ledger, pairs: pa.RecordBatch, known: Known, languages: bool) -> Iterator[str]:
     """The pairs whose newest evidence lacks something, or says of their pictures something else than is known."""
-    said = {pair: stored for pair, *stored in ledger.query(_SAID, [[pair for pair, _ in pairs]])}
-    for pair, content in pairs:
+    keys, contents = (pairs.column(name).to_pylist() for name in ("pair_key", "content_sha256"))
+    said = {pair: stored for pair, *stored in ledger.query(_SAID, [keys])}
+    for pair, content in zip(keys, contents, strict=True):
+        if pair not in said:
+            continue  # erased since
         scores, duplicate, lacks_language = said[pair]
         measured = {Score(**score) for score in _read(scores, [])}
         found = DuplicateOf(**_read(duplicate, {})) if duplicate is not None else None

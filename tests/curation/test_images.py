@@ -516,6 +516,16 @@ def test_pictures_of_every_mode_and_shape_are_looked_at_and_blurred(image: Image
     assert shaped.faces_blurred in (None, False) if not shaped.faces else shaped.faces_blurred is not None
 
 
+@pytest.mark.parametrize("size", [(20_000, 100), (16, 2_000), (1_200, 17)])
+def test_a_long_picture_in_which_no_face_would_be_left_is_not_observed(size: tuple[int, int]) -> None:
+    """Shrunk to what a detector is shown it has no pixels for a face: to see none there is not "no face"."""
+    detector = Blocks()
+    shaped = shape(encoded(Image.new("RGB", size, (255, 0, 0)), "PNG"), ShapeConfig(size_px=64), analyser=detector)
+    assert (shaped.faces, shaped.face_detector, detector.shown) == (None, None, [])
+    assert f"{size[0]}x{size[1]} is too long" in (shaped.analyser_error or "")
+    assert shape(encoded(Image.new("RGB", (1_024, 16)), "PNG"), analyser=detector).faces == ()
+
+
 def test_of_an_animation_the_frame_that_is_kept_is_the_one_that_is_looked_at() -> None:
     """A face of the first frame is found and blurred; later frames are neither looked at nor kept."""
     frames = [Image.open(io.BytesIO(red_block())), Image.new("RGB", (800, 600), "blue")]

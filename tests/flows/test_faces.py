@@ -189,7 +189,10 @@ def test_a_detector_that_is_not_there_or_is_another_is_told_before_anything_is_c
     with pytest.raises(ConfigurationError, match="not the weights that are expected") as other:
         crawled(home, site)
     assert all(word in str(other.value) for word in (str(home.path / "mine.onnx"), DIGEST))
-    assert site.requests["/dot.png"] == 0
+    (home.path / "mine.onnx").write_bytes(b"no model")
+    with pytest.raises(ConfigurationError, match="not the weights that are expected"):
+        crawled(home, site)
+    assert not site.requests
     (home.path / "mine.onnx").unlink()
     with pytest.raises(ConfigurationError, match=r"images\.face_detector: .*mine\.onnx is no file") as missing:
         detector_choice(home)
