@@ -70,7 +70,7 @@ def settings_for(museum: Museum) -> str:
             # A CLIP that saw a hundred pairs is sure of nothing: what it captions is not what is tested.
             "threshold = 0.0 ": "threshold = 0.2 ",
             "held_out = 250": f"held_out = {HELD_OUT}",
-            "steps = 200": "steps = 40",
+            "steps = 400": "steps = 40",
             "shard_slots = 1000": "shard_slots = 12",
             'preset = "demo"': 'preset = "tiny"',
             "threads = 2": "threads = 1",
