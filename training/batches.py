@@ -146,13 +146,13 @@ class TombstoneWatch:
 
 
 class Batcher:
-    """Makes a step's batch. Reads nothing of slots that are empty at that step."""
+    """Makes a step's batch, or the places `part` of it. Reads nothing of slots that are empty at that step."""
 
-    def __init__(self, reader: DatasetReader, order: Order, config: TrainingConfig) -> None:
-        self.reader, self.order, self.config = reader, order, config
+    def __init__(self, reader: DatasetReader, order: Order, config: TrainingConfig, part: slice = slice(None)) -> None:
+        self.reader, self.order, self.config, self._part = reader, order, config, part
 
     def batch(self, step: int, empty: EmptySlots) -> Batch:
-        """The batch of `step`, [batch_size] slots."""
+        """The batch of `step`, [batch_size] slots, or this rank's part of it."""
         return self.finished(self.draft(step, empty), empty)
 
     def draft(self, step: int, empty: EmptySlots) -> Draft:
@@ -162,6 +162,7 @@ class Batcher:
         """
         config, size = self.config, self.config.denoiser.image_size
         ordinals, epochs = self.order.at_step(step)
+        ordinals, epochs = ordinals[self._part], epochs[self._part]
         draws = uniforms(sample_keys(config.seed, epochs, ordinals, "crop"), 4)
         rgb = np.empty((len(ordinals), size, size, 3), dtype=np.uint8)
         decoded = np.zeros(len(ordinals), dtype=np.bool_)
@@ -208,15 +209,15 @@ class Batcher:
             rgb=draft.rgb,
             captions=tuple(c if is_real else "" for c, is_real in zip(draft.captions, real.tolist(), strict=True)),
             undecodable=tuple((o, why) for o, why in draft.undecodable if not empty.is_empty(o, draft.step)),
-            fed_sha256=_fed_sha256(fed, self.reader.commitments(fed)),
+            fed_sha256=fed_sha256(fed, self.reader.commitments(fed)),
         )
 
 
 _FED = np.dtype([("ordinal", ">u8"), ("commitment", "V32")])
 
 
-def _fed_sha256(ordinals: Ints, commitments: npt.NDArray[np.uint8]) -> bytes:
-    """training.step_log.fed_digest, of all at once."""
+def fed_sha256(ordinals: Ints, commitments: npt.NDArray[np.uint8]) -> bytes:
+    """training.step_log.fed_digest, of all at once: ordinals [N], commitments [N, 32]."""
     rows = np.empty(len(ordinals), dtype=_FED)
     rows["ordinal"], rows["commitment"] = ordinals, np.ascontiguousarray(commitments).view("V32")[:, 0]
     return hashlib.sha256(rows.tobytes()).digest()
@@ -226,15 +227,16 @@ def _draw(out: Rgb, body: bytes, draws: npt.NDArray[np.float64], smallest: float
     """A picture's square into `out`, [size, size, 3]. What is not needed is not decoded: a JPEG comes out scaled in the
     DCT domain, as far down as the square still has its pixels. Raises DecodeError.
     """
-    size = len(out)
-    rgb = decode(body, min_side_px=math.ceil(size / _share(draws, smallest)), into=out)
+    size, is_mirrored = len(out), flip and draws[3] < 0.5
+    least_px = size if smallest == 1 else math.ceil(size / _share(draws, smallest))
+    rgb = decode(body, min_side_px=least_px, into=out)
     if rgb is not out:
         square = crop_to_square(rgb, size, draws, smallest)
-    elif flip and draws[3] < 0.5:
+    elif is_mirrored:
         square = rgb.copy()
     else:
         return
-    if flip and draws[3] < 0.5:
+    if is_mirrored:
         for channel in range(3):  # numpy is four times as fast with single bytes as with runs of three
             out[:, :, channel] = square[:, ::-1, channel]
     else:

@@ -63,8 +63,9 @@ def flow_loss(
 ) -> Tensor:
     """Mean squared error of the velocity (Lipman et al. 2022, eq. 23), over the nominal batch.
 
-    pixels, noise [B, 3, S, S]; t [B]; text [B, T, W]; mask [B, T]; real [B] bool. A slot that is not real is fed
-    zeros and weighs nothing, while the divisor stays the batch size: the others' share does not depend on it.
+    pixels, noise [B, 3, S, S]; t [B]; text [B, T, W]; mask [B, T]; real [B] bool: the batch, or a rank's part of it.
+    A slot that is not real is fed zeros and weighs nothing, while the divisor stays the batch size: the others' share
+    does not depend on it, and the parts' losses add up to the batch's.
     """
     weight = real.to(pixels.dtype)
     noise, pixels = noise * weight[:, None, None, None], pixels * weight[:, None, None, None]
@@ -75,4 +76,4 @@ def flow_loss(
     # v = (x_t - x_0) / t, so the velocity's error is the picture's, divided by t. The division stops at
     # `smallest_divisor`: below it only fine grain is left to decide, and it would take the loss for itself.
     error = ((picture - pixels) / at.clamp(min=config.smallest_divisor)).square().mean(dim=(1, 2, 3))
-    return (error * weight).sum() / len(pixels)
+    return (error * weight).sum() / config.batch_size

@@ -7,22 +7,33 @@ same schedule, ends with the same bits.
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime
-from hashlib import blake2b
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
 from curation.shard_reader import DatasetReader
 from policy.errors import ConfigurationError, IntegrityError
-from policy.provenance import CheckpointRecord, NumericContract, Segment, TrainingRun, UpstreamModel, utc_text
-from training.batches import Batcher, EmptySlots, TombstoneWatch
+from policy.provenance import (
+    CheckpointRecord,
+    NumericContract,
+    ScheduleEntry,
+    Segment,
+    TrainingRun,
+    UpstreamModel,
+    utc_text,
+)
+from training.batches import Batch, Batcher, EmptySlots, TombstoneWatch, fed_sha256
 from training.checkpoint import (
     Checkpoint,
     TrainerState,
@@ -45,7 +56,8 @@ from training.diffusion import draw_kept_captions, draw_noise, draw_timesteps, f
 from training.ema import Ema
 from training.loading import DAY_S, GenerationWatch, Loader
 from training.numerics import differences, enforce_determinism, observe_contract
-from training.order import ORDER_VERSION, Order, is_tainted, open_segment, whole_epochs
+from training.order import Order, is_tainted, open_segment, order_key, order_version, whole_epochs
+from training.ranks import ALONE, Ranks
 from training.sampling import CONFIG
 from training.step_log import StepLog, StepRow, check_prefix
 from training.tally import Tally
@@ -86,6 +98,7 @@ def train(
     stop_after: int | None = None,
     on_event: OnEvent = lambda kind, subject, detail: None,
     code_version: str = "unknown",
+    ranks: Ranks = ALONE,
 ) -> TrainResult:
     """Train to `config.steps`, or to `stop_after` steps, resuming where the run directory has got to.
 
@@ -93,29 +106,40 @@ def train(
     withheld: ordinals that may not be used any more though they are sealed; they count as empty from here on.
     reopen_s: how long the dataset may be read without knowing that its generation is the current one.
     tokens_dir: where captions' token embeddings are kept between runs, at most `tokens_bytes` of them.
+    ranks: this process's place among those that train together (training/ranks.py); the first one alone writes, and
+    calls `progress` and `on_event`.
     Raises ConfigurationError (the run directory belongs to another config, dataset or encoder), IntegrityError (a
     damaged step log; a loss that is no number, naming step and ordinals), StorageError (disk full); each leaves all
     complete checkpoints as they were.
     """
     # Numbers first: the contract is observed after it was put in force.
     enforce_determinism(config.threads)
-    contract = observe_contract(config.device, config.precision)
+    contract = observe_contract(config.device, config.precision, world_size=ranks.size)
+    own_part = ranks.part(config.batch_size)
+    _check_same_contract(ranks.gathered(contract))
 
-    # The run's record: made once, then only compared with.
-    sweep(run_dir)
+    if not ranks.is_first:
+        on_event, progress = lambda kind, subject, detail: None, lambda step, loss, speed: None
+
+    # The run's record: made once, then only compared with. Where to go on: the newest checkpoint that verifies, and
+    # the part of the step log that it stands on.
     components = (text_encoder.component, *upstream)
-    run = load_run(run_dir)
-    if run is None:
-        run = _new_run(reader, config, contract, run_dir.name, components, code_version, utc_text(now()))
-    _check_same_run(run, reader, config, components, run_dir)
 
-    # Where to go on: the newest checkpoint that verifies, and the part of the step log that it stands on.
-    checkpoint, skipped = newest_checkpoint(run_dir)
-    for passed_over in skipped:
-        on_event("checkpoint-skipped", passed_over.path.name, passed_over.reason)
+    def begin() -> tuple[TrainingRun, Checkpoint | None]:
+        sweep(run_dir)
+        run = load_run(run_dir)
+        if run is None:
+            run = _new_run(reader, config, contract, run_dir.name, components, code_version, utc_text(now()))
+        _check_same_run(run, reader, config, components, run_dir)
+        checkpoint, skipped = newest_checkpoint(run_dir)
+        for passed_over in skipped:
+            on_event("checkpoint-skipped", passed_over.path.name, passed_over.reason)
+        if checkpoint is not None:
+            check_prefix(run_dir / "steps.log", checkpoint.state.log_rows, checkpoint.state.log_sha256)
+        return run, checkpoint
+
+    run, checkpoint = ranks.by_first(begin)
     first_step = checkpoint.record.step if checkpoint else 0
-    if checkpoint is not None:
-        check_prefix(run_dir / "steps.log", checkpoint.state.log_rows, checkpoint.state.log_sha256)
 
     # The numeric contract: another one than before opens a new segment, and taints what follows.
     before = run.segments[-1].contract
@@ -130,12 +154,24 @@ def train(
         TombstoneWatch(tombstones_dir, reader.manifest.dataset),
         GenerationWatch(reader, max_age_s=reopen_s),
     )
-    empty = EmptySlots.resumed(load_schedule(run_dir), first_step)
-    empty.enter(np.flatnonzero(~reader.live()).tolist(), first_step)
-    empty.enter(watch.look() or (), first_step)
-    empty.enter(withheld, first_step)
-    save_schedule(run_dir, empty.entries)
-    save_run(run_dir, run)
+
+    def at_first() -> tuple[ScheduleEntry, ...]:
+        empty = EmptySlots.resumed(load_schedule(run_dir), first_step)
+        empty.enter(np.flatnonzero(~reader.live()).tolist(), first_step)
+        empty.enter(watch.look() or (), first_step)
+        empty.enter(withheld, first_step)
+        save_schedule(run_dir, empty.entries)
+        save_run(run_dir, run)
+        return empty.entries
+
+    empty = EmptySlots(ranks.by_first(at_first))
+
+    def enter(ordinals: Iterable[int], step: int) -> tuple[int, ...]:
+        """Empty slots from a step on, in the stored schedule too, so that it and every trace stay exact."""
+        arrived = empty.enter(ordinals, step)
+        if arrived and ranks.is_first:
+            save_schedule(run_dir, empty.entries)
+        return arrived
 
     # Model, optimizers and average. The initial weights come from the seed alone.
     torch.manual_seed(config.seed)
@@ -161,28 +197,33 @@ def train(
     device = torch.device(config.device)
     images_seen, started = 0, time.monotonic()
 
-    batches = Loader(Batcher(reader, order, config), workers=config.loader_workers, stop=last_step)
-    with batches, StepLog(run_dir / "steps.log") as log:
+    def look() -> tuple[frozenset[int] | None, frozenset[int] | None]:
+        """What became empty since the last look: by tombstones, and by a newer generation."""
+        return watch.look(), generations.look()
+
+    batches = Loader(Batcher(reader, order, config, own_part), workers=config.loader_workers, stop=last_step)
+    step_log = StepLog(run_dir / "steps.log") if ranks.is_first else None
+    with batches, step_log or nullcontext() as log:
         for step in range(first_step, last_step):
             # Tombstones that arrived since the last step are in force from this one on.
-            arrived = empty.enter(watch.look() or (), step)
-            if arrived:
-                save_schedule(run_dir, empty.entries)
+            removed, gone = ranks.by_first(look)
+            if arrived := enter(removed or (), step):
                 on_event("tombstones-entered", f"step {step}", f"{len(arrived)} slots")
                 for ordinal in arrived:
                     captions.forget(reader.caption(ordinal) or "")
 
             # So are slots that are not stored any more: the reader stays with the dataset's current generation.
-            if (gone := generations.look()) is not None:
-                arrived = empty.enter(gone, step)
-                save_schedule(run_dir, empty.entries)
+            if gone is not None:
+                if not ranks.is_first:
+                    reader.renew()
+                arrived = enter(gone, step)
                 on_event("generation-reopened", f"step {step}", f"{len(arrived)} slots")
 
             # What this step feeds: pixels, captions and every random draw, keyed by (seed, epoch, ordinal, purpose).
-            batch = batches.batch(step, empty)
-            for ordinal, reason in batch.undecodable:
-                empty.enter([ordinal], step)  # so that the schedule, and with it every trace, stays exact
-                save_schedule(run_dir, empty.entries)
+            batch, parts = ranks.together(partial(batches.batch, step, empty), _part_of)
+            fed = parts[0] if len(parts) == 1 else _joined(parts, reader)
+            for ordinal, reason in fed.undecodable:
+                enter([ordinal], step)
                 on_event("picture-undecodable", f"slot {ordinal}", reason)
             real = torch.from_numpy(batch.real)
             kept = draw_kept_captions(config.seed, batch.epochs, batch.ordinals, config.caption_dropout)
@@ -197,42 +238,44 @@ def train(
                 optimizer.zero_grad(set_to_none=True)
             loss = flow_loss(model, pixels, noise, t, text, mask, real, config)
             loss.backward()  # type: ignore[no-untyped-call]  # torch's stub
+            ranks.sum_gradients(parameters)
             norm = nn.utils.clip_grad_norm_(parameters, config.clip_norm)
-            loss_value = float(loss.detach())
+            loss_value = float(ranks.sum(loss.detach()))
             if not math.isfinite(loss_value) or not math.isfinite(float(norm)):
-                fed = ", ".join(str(o) for o in batch.ordinals[batch.real].tolist())
+                named = ", ".join(str(o) for o in fed.ordinals.tolist())
                 raise IntegrityError(
-                    f"the loss of step {step} is no number ({loss_value}, gradient norm {float(norm)}); it fed {fed}",
+                    f"the loss of step {step} is no number ({loss_value}, gradient norm {float(norm)}); it fed {named}",
                     where=str(run_dir),
                     remedy=f"The last good checkpoint stays; look at these ordinals of {reader.manifest.dataset}",
                 )
 
             # The evidence first, then the step that it stands for.
             factor = config.learning_rate_factor(step)
-            log.write(
-                StepRow(
-                    step=step,
-                    first_position=batch.first_position,
-                    real=int(batch.real.sum()),
-                    segment=segment.segment,
-                    learning_rate=config.learning_rate * factor,
-                    loss=loss_value,
-                    fed_sha256=batch.fed_sha256,
+            if log is not None:
+                log.write(
+                    StepRow(
+                        step=step,
+                        first_position=batch.first_position,
+                        real=len(fed.ordinals),
+                        segment=segment.segment,
+                        learning_rate=config.learning_rate * factor,
+                        loss=loss_value,
+                        fed_sha256=fed.sha256,
+                    )
                 )
-            )
             for optimizer, base_rate in optimizers.values():
                 for group in optimizer.param_groups:
                     group["lr"] = base_rate * factor
                 optimizer.step()
             ema.update(step)
-            tally.add(batch.ordinals[batch.real])
+            tally.add(fed.ordinals)
 
             done = step + 1
-            images_seen += len(batch.ordinals)
+            images_seen += config.batch_size
             progress(done, loss_value, images_seen / max(1e-9, time.monotonic() - started))
 
             # A checkpoint; only once it is complete do older ones go.
-            if done % config.checkpoint_every == 0 or done in phase_ends or done == last_step:
+            if log is not None and (done % config.checkpoint_every == 0 or done in phase_ends or done == last_step):
                 rows, sha256 = log.seal()
                 record = CheckpointRecord(
                     checkpoint=f"{run.run}-{done:07d}",
@@ -261,10 +304,44 @@ def train(
                 checkpoint = save_checkpoint(run_dir, record, tensors, TrainerState(rows, sha256), documents)
                 retire_checkpoints(run_dir, keep_last=config.keep_checkpoints, epochs_done=order.epochs_done)
 
-    if checkpoint is None:
-        raise ConfigurationError("there is no step to train", where=str(run_dir), remedy="Ask for at least one step")
-    rate = images_seen / max(1e-9, time.monotonic() - started)
-    return TrainResult(run, checkpoint.record.step, list_checkpoints(run_dir), checkpoint.record, rate)
+    def end() -> TrainResult:
+        if checkpoint is None:
+            raise ConfigurationError(
+                "there is no step to train", where=str(run_dir), remedy="Ask for at least one step"
+            )
+        rate = images_seen / max(1e-9, time.monotonic() - started)
+        return TrainResult(run, checkpoint.record.step, list_checkpoints(run_dir), checkpoint.record, rate)
+
+    return ranks.by_first(end)
+
+
+@dataclass(frozen=True, slots=True)
+class _Fed:
+    """What a step, or a rank's part of it, really fed: ordinals in batch order, and the log's digest of them."""
+
+    ordinals: npt.NDArray[np.int64]
+    undecodable: tuple[tuple[int, str], ...]
+    sha256: bytes
+
+
+def _part_of(batch: Batch) -> _Fed:
+    return _Fed(batch.ordinals[batch.real], batch.undecodable, batch.fed_sha256)
+
+
+def _joined(parts: Sequence[_Fed], reader: DatasetReader) -> _Fed:
+    """What all ranks fed: their parts are the batch's, in its order."""
+    ordinals = np.concatenate([part.ordinals for part in parts])
+    undecodable = tuple(itertools.chain.from_iterable(part.undecodable for part in parts))
+    return _Fed(ordinals, undecodable, fed_sha256(ordinals, reader.commitments(ordinals)))
+
+
+def _check_same_contract(contracts: Sequence[NumericContract]) -> None:
+    """Ranks that compute under different contracts would drift apart."""
+    for other in contracts[1:]:
+        if differs := differences(contracts[0], other):
+            raise ConfigurationError(
+                f"the processes do not compute alike: {'; '.join(differs)}", where="training", remedy="Use one machine"
+            )
 
 
 def last_checkpoint(run_dir: Path) -> Checkpoint:
@@ -285,17 +362,18 @@ def _new_run(
     code_version: str,
     started_at: str,
 ) -> TrainingRun:
+    windows = {"shard_slots": reader.generation.shards[0].slots, "window_shards": config.window_shards}
+    phases = whole_epochs(reader.slots, config.steps, config.batch_size, **windows)
     segment = Segment(
         segment=0,
         dataset=reader.manifest.dataset,
         dataset_root=reader.root,
         slots=reader.slots,
-        order_version=ORDER_VERSION,
-        # From the seed alone: an order that followed from a root or a salt could not outlive an erasure.
-        order_key=blake2b(f"custody-order:{config.seed}".encode(), digest_size=16).hexdigest(),
+        order_version=order_version(phases),
+        order_key=order_key("diffusion", config.seed),
         first_position=0,
         batch_size=config.batch_size,
-        phases=whole_epochs(reader.slots, config.steps, config.batch_size),
+        phases=phases,
         contract=contract,
     )
     return TrainingRun(
