@@ -142,6 +142,7 @@ class SealSettings:
 class TrainingSettings:
     """[training]: a row of training.config.PRESETS, the run's seed, OpenMP threads, steps (0: the preset's).
 
+    `window_shards`: slots are mixed within so many shards (docs/order.md); 0: all with all.
     `loader_workers`: threads that make batches ahead. `reopen_hours`: how long a dataset is read without knowing that
     its generation is the current one. `token_cache_bytes`: token embeddings of captions in cache/tokens.
     """
@@ -150,6 +151,7 @@ class TrainingSettings:
     seed: int
     threads: int
     steps: int
+    window_shards: int
     loader_workers: int
     reopen_hours: float
     token_cache_bytes: int
@@ -295,6 +297,7 @@ preset = "demo"
 seed = 1
 threads = 2
 steps = 0                     # 0: the preset's
+window_shards = 0             # mix slots within so many shards at a time, for an s3:// store; 0: all with all
 loader_workers = 0            # threads that make batches ahead: worth it where a GPU trains, or shards are fetched
 reopen_hours = 24.0           # a removal's old files are let go within this, or the run stops
 token_cache_bytes = 10000000000  # captions as their encoder gives them, kept in cache/tokens; 0: none
@@ -355,6 +358,7 @@ _RANGES = {
     "seal.shard_slots": (1, 1_000_000),
     "training.threads": (1, 1024),
     "training.loader_workers": (0, 256),
+    "training.window_shards": (0, 1_000_000),
     "training.reopen_hours": (0.01, 24),
     "bulk.processes": (1, 1024),
     "bulk.threads": (1, 1024),

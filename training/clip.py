@@ -12,7 +12,6 @@ score on captions are kept.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import math
@@ -74,7 +73,7 @@ from training.clip_towers import (
 from training.contrastive import backward_cached, contrastive_loss
 from training.loading import DAY_S, GenerationWatch
 from training.numerics import differences, enforce_determinism, observe_contract
-from training.order import ORDER_VERSION, Order, is_tainted, open_segment
+from training.order import ORDER_VERSION, Order, is_tainted, open_segment, order_key
 from training.retrieval import choose_held_out, measure_retrieval
 from training.step_log import StepLog, StepRow, check_prefix, fed_digest
 from training.tally import Tally
@@ -348,7 +347,7 @@ def _new_run(
         dataset_root=reader.root,
         slots=reader.slots,
         order_version=ORDER_VERSION,
-        order_key=hashlib.sha256(f"custody-clip-order:{config.seed}".encode()).hexdigest(),
+        order_key=order_key("clip", config.seed),
         first_position=0,
         batch_size=config.batch_size,
         phases=(Phase(ranges, epochs),),

@@ -23,7 +23,7 @@ class TrainingConfig:
     `warmup_steps`, stay, and fall linearly to zero over the last `cooldown` (a share of the steps).
     `timestep_mean`, `timestep_std`: logit-normal timesteps, 1 is noise. `crop`: the smallest share of the picture's
     side that a random crop keeps (1: none). `smallest_divisor`: see training/diffusion.py. `ema_length`: the averaging
-    window as a share of the steps done.
+    window as a share of the steps done. `window_shards`: slots are mixed within so many shards (docs/order.md); 0: all.
     """
 
     denoiser: DenoiserConfig
@@ -44,6 +44,7 @@ class TrainingConfig:
     smallest_divisor: float = 0.3
     ema_length: float = 0.1
     precision: str = "bf16"
+    window_shards: int = 0
     threads: int = 2
     device: str = "cpu"
     checkpoint_every: int = 250
@@ -58,6 +59,7 @@ class TrainingConfig:
             ("checkpoint_every", self.checkpoint_every >= 1),
             ("keep_checkpoints", self.keep_checkpoints >= 1),
             ("loader_workers", self.loader_workers >= 0),
+            ("window_shards", self.window_shards >= 0),
             ("precision", self.precision in ("fp32", "bf16")),
             ("crop", 0 < self.crop <= 1),
             ("caption_dropout", 0 <= self.caption_dropout < 1),
@@ -71,6 +73,8 @@ class TrainingConfig:
     def digest(self) -> str:
         """Digest of what decides the weights; operational settings apart."""
         learnt = {name: value for name, value in asdict(self).items() if name not in OPERATIONAL}
+        if not self.window_shards:
+            del learnt["window_shards"]  # runs of builds that had no windows keep their digest
         return config_digest(learnt)
 
     def to_json(self) -> str:

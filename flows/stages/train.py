@@ -102,6 +102,7 @@ def train_diffusion(
         preset or settings.preset,
         seed=settings.seed if seed is None else seed,
         threads=settings.threads,
+        window_shards=settings.window_shards,
         loader_workers=settings.loader_workers,
     )
     if steps or settings.steps:

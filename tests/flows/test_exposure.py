@@ -71,7 +71,9 @@ def test_both_directions_agree_on_every_pair_and_with_the_log(trained: Home) -> 
             assert counts[key].get(record.checkpoint, 0) == len(steps)
         assert sum(map(len, exposed.values())) == sum(n for _, n in record.tally) == sum(n for _, n in record.origins)
 
-    order = Order.of(json_run(run_dir).segments[0])
+    segment = json_run(run_dir).segments[0]
+    assert (segment.order_version, segment.phases[0].window_shards, segment.phases[0].shard_slots) == (2, 2, 5)
+    order = Order.of(segment)
     commitments = np.frombuffer(
         read_commitments(trained.dataset(DATASET), read_manifest(trained.dataset(DATASET))), "V32"
     )
@@ -215,9 +217,7 @@ def remake_manifest(directory: Path) -> None:
 
 
 def record_edited(home: Home) -> None:
-    edit_json(
-        list_checkpoints(run_dir(home))[-1] / PROVENANCE, lambda r: r.update(tally=[["CC-BY-4.0", 24], ["CC0-1.0", 22]])
-    )
+    edit_json(list_checkpoints(run_dir(home))[-1] / PROVENANCE, lambda r: r.update(saved_at="2026-01-01T00:00:00Z"))
 
 
 def record_and_manifest_edited(home: Home) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from flows.home import Home, utc_now
+from flows.settings import DEFAULT_TEXT
 from flows.stages.seal import seal
 from flows.stages.train import open_dataset, register_run
 from tests.flows.sealable import sealable_home
@@ -16,14 +17,17 @@ DATASET, RUN, SLOTS, STEPS, WITHHELD = "apples", "diffusion-apples-0", 12, 12, 3
 
 
 def trained_home(path: Path) -> Home:
-    """12 slots, 12 steps of 4; stopped after 6 steps, and slot 3 is withheld from then on."""
-    home = sealable_home(path, SLOTS, flat_picture, alt=lambda n: f"{NAMES[n % len(NAMES)]} no. {n}")
+    """12 slots in three shards, 12 steps of 4 in windows of two shards; stopped after 6 steps, and slot 3 is withheld
+    from then on.
+    """
+    settings = DEFAULT_TEXT.replace("shard_slots = 1000", "shard_slots = 5")
+    home = sealable_home(path, SLOTS, flat_picture, alt=_name_of, settings_text=settings)
     seal(home, name=DATASET)
     for stop_after, withheld in ((6, ()), (STEPS, (WITHHELD,))):
         with open_dataset(home, DATASET) as reader:
             train(
                 reader,
-                preset("tiny", checkpoint_every=2),
+                preset("tiny", checkpoint_every=2, window_shards=2),
                 home.runs_path / RUN,
                 upstream=(),
                 text_encoder=HashedWords(),
@@ -34,3 +38,7 @@ def trained_home(path: Path) -> Home:
             )
         register_run(home, home.runs_path / RUN)
     return home
+
+
+def _name_of(n: int) -> str:
+    return f"{NAMES[n % len(NAMES)]} no. {n}"
