@@ -3,7 +3,7 @@
 A unit of work is some thousand pictures. Their captions are appended a chunk at a time, with the evidence that they
 change: a run that was killed asks those that have no answer yet, and nobody twice. A picture is asked once a model; it
 is asked again where the answer on record would be another under the threshold of now, and where it was deferred before
-that was measured: the bank has grown since, and may have a better text.
+that was measured, or before the bank had grown to what it is: it may have a better text.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from flows.home import Home, utc_now
 from flows.pace import Pace
 from flows.stages.agreement import score_agreement
 from flows.stages.captioning.bank import StandingTexts, bank_path, phrases
+from flows.stages.captioning.growth import grown_at
 from flows.stages.captioning.models import RETRIEVAL, CaptionerChoice, KeptFrom
 from flows.stages.decide import decide
 from flows.stages.evidence import evidence_batches, newest_evidence
@@ -139,6 +140,9 @@ class Captioning:
         if asks_agreement(home):
             score_agreement(home, self.choice.loaded.clip, progress, run=self.choice.run)
             decide(home, progress)
+        # Of a CoCa, which writes its own texts, and of a measured threshold, which has its own time, it is not asked.
+        is_set = home.settings.captions.threshold and self.choice.decoding is None
+        self._grown_at = grown_at(home, self.choice) if is_set else None
         self._waiting = self._find_waiting()
         self._pace = Pace(progress, "caption", len(self._waiting))
 
@@ -213,9 +217,9 @@ class Captioning:
         """Whether what the model said of a picture still counts; None where it was not asked."""
         if score is None or state is None or at is None:
             return False
-        measured_at = self.kept_from.measured_at
+        since = self.kept_from.measured_at or self._grown_at
         is_kept = score >= self.threshold
-        return is_kept == (state == "kept") and (is_kept or measured_at is None or at >= measured_at)
+        return is_kept == (state == "kept") and (is_kept or since is None or at >= since)
 
     def _caption(self, chunk: Sequence[Waiting]) -> None:
         from curation.captions import chosen

@@ -127,6 +127,30 @@ def test_nobody_is_asked_twice_but_where_the_answer_would_be_another(home: Home,
     assert rows == first.asked + lower.kept - first.kept
 
 
+def test_what_was_deferred_is_asked_again_when_the_bank_has_grown(home: Home, weights: Path, tmp_path: Path) -> None:
+    """By a tenth more texts in the ledger, or by another phrase list: once, and of what was kept nobody asks again."""
+    lists = f'["{tmp_path / "more.txt"}"]'
+    home = reset(home, settings(weights, threshold="0.9", phrase_lists=lists))
+    (tmp_path / "more.txt").write_text("a purple ring\n")
+    first = stage.caption(home)
+    assert first.deferred > 0
+    ((texts,),) = ask(home, "SELECT count(alt) FROM occurrence")
+    row = {"pair_key": "0" * 32, "url_key": "1" * 32, "image_url": "https://a.example/x.png", "alt": "a red ring"}
+    with home.ledger() as ledger:
+        ledger.append("occurrence", [row] * (texts // 10), key="not a tenth")
+    assert Captioning(home).units == 0
+    with home.ledger() as ledger:
+        ledger.append("occurrence", [row], key="a tenth")
+    grown = Captioning(home)
+    assert len(grown._waiting) == first.deferred
+    assert len(Captioning(home)._waiting) == first.deferred  # one that is killed leaves it so
+    grown.do(0)
+    assert grown.finish().asked == first.asked
+    assert Captioning(home).units == 0
+    (tmp_path / "more.txt").write_text("a purple ring\na violet ring\n")
+    assert len(Captioning(home)._waiting) == first.deferred
+
+
 def test_a_run_that_was_stopped_loses_nothing_and_asks_nobody_twice(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
