@@ -318,6 +318,8 @@ def seal(home_path: Path, as_json: bool, where: str, name: str | None) -> None:
     if sealed.occurrences is not None and sealed.near_duplicates is not None:
         near = counted(sealed.near_duplicates, "near duplicate")
         say(f"They stand for {counted(sealed.occurrences, 'occurrence')} of their pictures and {near}")
+    if sealed.classes:
+        say("Permitted: " + "; ".join(f"{each.slots:,} {each.words}" for each in sealed.classes))
     if sealed.without_pixels:
         left_out = counted(sealed.without_pixels, "allowed sample")
         say(f"{left_out} left out: the pixels went when they were denied; crawl their pages again to have them")

@@ -90,11 +90,21 @@ class Generation:
 
 
 @dataclass(frozen=True, slots=True)
+class ClassRange:
+    """The slots [start, stop), all of one class of policy.revocability.Revocability."""
+
+    revocability: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
 class DatasetManifest:
     """The ordered slots, fixed: their number and the root over their commitments (leaves.bin, 32 bytes each).
 
     `occurrences`: pairs of a page and a picture, known when the slots were fixed, whose bytes are those of a slot.
     `near_duplicates`: other pictures for which the slots' pictures stood then. None: sealed before they were counted.
+    `classes`: how revocable the slots are, as ranges that follow one another; None: sealed before slots had classes.
     """
 
     dataset: str
@@ -108,6 +118,7 @@ class DatasetManifest:
     sealed_at: str
     occurrences: int | None = None
     near_duplicates: int | None = None
+    classes: tuple[ClassRange, ...] | None = None
 
     def to_json(self) -> str:
         return json.dumps({"version": MANIFEST_VERSION, **asdict(self)}, indent=1, sort_keys=True)
@@ -116,9 +127,25 @@ class DatasetManifest:
     def from_json(cls, text: str, *, where: str = "dataset.json") -> Self:
         data = _read_object(text, where)
         try:
-            return cls(**{k: v for k, v in data.items() if k != "version"})
-        except TypeError as error:
+            if data.get("classes") is not None:
+                data["classes"] = tuple(ClassRange(**each) for each in data["classes"])
+            manifest = cls(**{k: v for k, v in data.items() if k != "version"})
+            if manifest.classes is not None:
+                _check_classes(manifest.classes, manifest.slots)
+        except (TypeError, ValueError) as error:
             raise IntegrityError(f"not a dataset manifest ({error})", where=where) from error
+        return manifest
+
+
+def _check_classes(classes: Sequence[ClassRange], slots: int) -> None:
+    """ValueError unless the ranges follow one another from the first slot to the last."""
+    reached = 0
+    for each in classes:
+        if each.start != reached or not reached < each.stop or each.revocability not in range(4):
+            raise ValueError(f"class {each.revocability} of [{each.start}, {each.stop}) behind slot {reached}")
+        reached = each.stop
+    if reached != slots:
+        raise ValueError(f"classes of {reached} slots, not of {slots}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -23,8 +23,9 @@ from policy.ledger import Ledger
 from policy.licences import Attribution, attribution
 from policy.people import changes_of
 from policy.personal_data import contact_data, person_name
-from policy.provenance import DatasetManifest, Generation, dataset_root, utc_text
+from policy.provenance import ClassRange, DatasetManifest, Generation, dataset_root, utc_text
 from policy.removals import Tombstones
+from policy.revocability import Revocability, class_ranges, revocability
 from policy.snapshot import publish
 
 _as_json = json.JSONEncoder(ensure_ascii=False).encode  # made once: `json.dumps` would make one a sample
@@ -51,10 +52,20 @@ class SealedShard:
 
 
 @dataclass(frozen=True, slots=True)
+class SealedClass:
+    """How many slots are of one class of revocability, by number and in words, as `custody seal --json` says it."""
+
+    revocability: int
+    words: str
+    slots: int
+
+
+@dataclass(frozen=True, slots=True)
 class Sealed:
     """The contract of `custody seal --json`. `without_pixels`: allowed samples left out since theirs are not kept.
 
     `occurrences`, `near_duplicates`: what the slots stand for, see `policy.provenance.DatasetManifest`.
+    `classes`: those that occur, rising; none of a dataset that was sealed before slots had classes.
     """
 
     dataset: str
@@ -64,12 +75,13 @@ class Sealed:
     without_pixels: int = 0
     occurrences: int | None = None
     near_duplicates: int | None = None
+    classes: tuple[SealedClass, ...] = ()
 
 
 def seal(
     home: Home, *, where: str = "true", name: str | None = None, purpose: str = "training", progress: Progress = silent
 ) -> Sealed:
-    """Seal the samples of the view `trainable` for which `where` holds, ordered by sample key.
+    """Seal the samples of the view `trainable` for which `where` holds, ordered by revocability, then by sample key.
 
     Slots and their commitments enter the ledger before the first byte of a shard is written, so that a sealing that
     was killed goes on with the same dataset.
@@ -89,6 +101,7 @@ def seal(
         store.delete_all(unwanted(ledger, home))
         try:
             selected, without = _with_pixels(home, store, select(ledger, home, where), where)
+            selected = _classed(ledger, selected)
             ready = _fixed(ledger, home, name or _name_of(selected), selected, where, purpose)
         except InputError:
             publish(ledger, home.snapshot_path, now=utc_now())  # there it can be asked why
@@ -115,7 +128,7 @@ class _Ready:
 
 
 def select(ledger: Ledger, home: Home, where: str) -> list[dict[str, Any]]:
-    """The rows of `trainable` that `where` selects, in slot order, less what a tombstone covers by now."""
+    """The rows of `trainable` that `where` selects, by sample key, less what a tombstone covers by now."""
     # Without access to files, and in a transaction that cannot write: the operator's SQL, but only a selection.
     statement = f"SELECT {', '.join(COLUMNS)} FROM trainable WHERE ({where}) ORDER BY sample_key"  # noqa: S608  # see above
     try:
@@ -163,6 +176,38 @@ def _with_pixels(
     return there, without
 
 
+# What each pair that shows a picture is allowed by, whoever it was sealed for: the weakest permission counts, since
+# one that ends denies the picture wherever it hangs. A pair that nobody judged yet has none to name.
+_PERMISSIONS = """
+WITH showing AS (
+    SELECT DISTINCT content_sha256, pair_key FROM evidence
+    WHERE pair_key IS NOT NULL AND content_sha256 IN (SELECT unnest($contents::VARCHAR[]))
+), permitted AS (
+    SELECT
+        pair_key,
+        max(reason_detail) FILTER (rule = 'licence') AS licence,
+        bool_or(reason_code = 'granted') AS granted,
+        bool_or(rule = 'faces' AND reason_code = 'no-face') AS faceless
+    FROM latest_decision SEMI JOIN showing USING (pair_key)
+    WHERE verdict = 'allow'
+    GROUP BY pair_key
+)
+SELECT DISTINCT content_sha256, licence, coalesce(granted, false), coalesce(faceless, false)
+FROM showing LEFT JOIN permitted USING (pair_key)
+"""
+
+
+def _classed(ledger: Ledger, selected: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The samples with their classes of revocability, in slot order: by class, then by sample key."""
+    known: dict[str, Revocability] = {}
+    contents = sorted({r["content_sha256"] for r in selected})
+    for content, licence, granted, faceless in ledger.query(_PERMISSIONS, {"contents": contents}):
+        here = revocability(licence, granted=granted, face=False if faceless else None)
+        known[content] = max(here, known.get(content, here))
+    classed = [{**r, "revocability": int(known.get(r["content_sha256"], Revocability.CONSENTED))} for r in selected]
+    return sorted(classed, key=lambda r: (r["revocability"], r["sample_key"]))
+
+
 def _write(home: Home, ready: _Ready, store: PixelStore, progress: Progress) -> Sealed:
     """Write (or finish writing) the shards of a dataset whose slots stand in the ledger, and record them."""
     manifest = ready.manifest
@@ -184,7 +229,13 @@ def _write(home: Home, ready: _Ready, store: PixelStore, progress: Progress) -> 
         tuple(SealedShard(f"{directory}/{s.path}", s.sha256, s.live) for s in generation.shards),
         occurrences=manifest.occurrences,
         near_duplicates=manifest.near_duplicates,
+        classes=_counted(manifest.classes or ()),
     )
+
+
+def _counted(ranges: Sequence[ClassRange]) -> tuple[SealedClass, ...]:
+    sizes = {each: sum(r.stop - r.start for r in ranges if r.revocability == each) for each in Revocability}
+    return tuple(SealedClass(int(each), each.words, size) for each, size in sizes.items() if size)
 
 
 def record_generation(ledger: Ledger, generation: Generation, removal: str | None = None) -> None:
@@ -223,9 +274,13 @@ def slots_of(ledger: Ledger, dataset: str) -> list[dict[str, Any]]:
 def _fixed(
     ledger: Ledger, home: Home, dataset: str, selected: Sequence[Mapping[str, Any]], where: str, purpose: str
 ) -> _Ready:
-    """The dataset of these samples, recorded where it is new. Raises InputError where it has others."""
+    """The dataset of these samples, recorded where it is new. Raises InputError where it has others.
+
+    One that is known keeps its order and classes, whatever has been learnt of its samples since.
+    """
     if slots := slots_of(ledger, dataset):
-        if [s["sample_key"] for s in slots] != [r["sample_key"] for r in selected]:
+        # An erased slot has no key any more, and then it is another dataset than this selection's.
+        if sorted(s["sample_key"] or "" for s in slots) != sorted(r["sample_key"] for r in selected):
             raise InputError(
                 f"the dataset {dataset!r} exists and has other samples",
                 where="custody seal",
@@ -296,7 +351,7 @@ def _record_slots(
             "caption_origin": r["caption_origin"],
             "caption_run": r["caption_run"],
             "licence": r["licence"],
-            "revocability": 0,
+            "revocability": r["revocability"],
         }
         for ordinal, r in enumerate(selected)
     ]
@@ -312,6 +367,7 @@ def _record_slots(
         "image_size": home.settings.images.size,
         "parent": None,
         "sealed_at": utc_now().replace(tzinfo=None),
+        "classes_json": _classes_json(rows),
     }
     ledger.append_many(
         [
@@ -324,6 +380,11 @@ def _record_slots(
         {name: r[name] for name in SLOT[:-1]} | {"commitment": commitment}
         for r, commitment in zip(rows, commitments, strict=True)
     ]
+
+
+def _classes_json(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What `dataset.classes_json` holds: [class, start, stop] of every range of slots."""
+    return json.dumps([astuple(each) for each in class_ranges(r["revocability"] for r in rows)])
 
 
 _CLAIMS = """
@@ -420,14 +481,16 @@ def _credits(ledger: Ledger, dataset: str) -> dict[int, dict[str, Any]]:
 
 
 def _manifest(ledger: Ledger, dataset: str) -> DatasetManifest:
-    ((root, slots, selection, purpose, digest, size, sealed_at),) = ledger.query(
-        "SELECT root, slots, selection, purpose, ruleset_digest, image_size, sealed_at FROM dataset WHERE dataset = ?",
+    ((root, slots, selection, purpose, digest, size, sealed_at, classes),) = ledger.query(
+        "SELECT root, slots, selection, purpose, ruleset_digest, image_size, sealed_at, classes_json FROM dataset "
+        "WHERE dataset = ?",
         [dataset],
     )
     selected = hashlib.sha256(selection.encode()).hexdigest()
     ((occurrences, near),) = ledger.query(_STANDS_FOR, {"dataset": dataset})
     return DatasetManifest(
-        dataset, root, slots, size, purpose, digest, selected, None, utc_text(sealed_at), occurrences, near
+        *(dataset, root, slots, size, purpose, digest, selected, None, utc_text(sealed_at), occurrences, near),
+        classes=None if classes is None else tuple(ClassRange(*each) for each in json.loads(classes)),
     )
 
 
@@ -452,7 +515,7 @@ SELECT (SELECT count(*) FROM showing SEMI JOIN sealed USING (content_sha256)),
 
 
 def _name_of(selected: Sequence[Mapping[str, Any]]) -> str:
-    keys = "\n".join(r["sample_key"] for r in selected)
+    keys = "\n".join(sorted(r["sample_key"] for r in selected))  # whatever their order: classes may change
     return "ds-" + hashlib.blake2b(keys.encode(), digest_size=6).hexdigest()
 
 
