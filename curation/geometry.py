@@ -2,18 +2,21 @@
 
 An embedding says which pictures are alike; this says which are the same. A mapping from one picture onto the other is
 looked for (one of the eight orientations, a scale, an offset), refined to a fraction of a pixel, and then the two are
-held against each other block by block: a copy differs nowhere by more than recompression explains, while another emoji
-with the same face but for its mouth differs in some blocks and in no other.
+held against each other block by block. What a copy may differ by is no fixed number: both pictures are compressed as
+strongly as their difference suggests, at the size of the smaller one, and what that does to a block is what the block
+may differ by. So a copy of 72 pixels at JPEG quality 10 is one, while another emoji with the same face but for its
+mouth differs in some blocks where compression does nothing.
 
 Alignment: Lucas and Kanade (IJCAI 1981), affine, with gain and bias (Baker and Matthews, IJCV 2004).
 """
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -35,17 +38,26 @@ SMALLEST_SCALE: Final = 0.62  # of a crop, in length
 # What makes two pictures one; measured in docs/benchmarks.md (duplicates).
 MIN_TEXTURED: Final = 12
 MIN_OVERLAP: Final = (0.9, 0.35)  # of the one of which more lies in the other, and of the other
+# Of a letter with an accent the letter alone is a crop, and so is the n of an h: where much is cut, much must be seen.
+DEEPLY_CROPPED: Final = 0.8
+MIN_TEXTURED_CROPPED: Final = 100
 MIN_GAIN: Final = 0.6
 MAX_BIAS: Final = 16.0
 MIN_CORRELATION: Final = 0.86
-# A copy differs everywhere alike, a variant in one place and no other: what the worst block may differ by, and what
-# mean colour may differ by, follow from what the median block does.
-SHIFT: Final = 5.0
-SHIFT_BY: Final = 28.0
-MAX_SHIFT: Final = 24.0
-SPARED: Final = 0.5
-SPARED_BY: Final = 3.2
-MAX_WORST: Final = 1.95
+# In shares of what compression explains. A copy differs everywhere alike, a variant in one place and no other: what the
+# worst block of brightness and of colour may differ by, and the mean of the worst window, follow from what four in five
+# blocks do: so much, and so many times that.
+WORST: Final = (0.4, 2.4)
+WORST_COLOUR: Final = (0.7, 1.9)
+SHIFT: Final = (0.8, 2.4)
+SHIFT_COLOUR: Final = (0.75, 1.8)
+MAX_CAST: Final = 10.0  # levels of colour by which the mean of a window may differ, however strong the compression
+# Where words lie over a picture: the share of blocks that may differ; of the others, the share that must have texture;
+# and the compression, since what is left of a small or spoilt picture does not tell words from another mouth.
+MAX_OVERLAID: Final = 0.14
+MIN_BUSY: Final = 0.65
+MIN_BUSY_BLOCKS: Final = 120
+MIN_OVERLAID_QUALITY: Final = 50
 
 _GUESSES: Final = 3
 _UPRIGHT: Final = (0, 4)  # orientations in which a crop is looked for; a whole picture is in all eight
@@ -54,12 +66,16 @@ _SURE: Final = 0.9
 
 @dataclass(frozen=True, slots=True)
 class Sketch:
-    """A picture at three sizes, as it is compared. `fine`: RGB; the others brightness."""
+    """A picture at three sizes, as it is compared. `fine`: RGB; the others brightness.
+
+    `native`: its own width and height.
+    """
 
     fine: Rgb
     luma: Plane
     middle: Plane
     coarse: Plane
+    native: tuple[int, int]
 
     @property
     def size(self) -> tuple[int, int]:
@@ -77,7 +93,8 @@ def sketch(rgb: Rgb) -> Sketch | None:
     middle, coarse = (_at_area(grey, side) for side in (MIDDLE_PX, COARSE_PX))
     if middle is None or coarse is None:
         return None
-    return Sketch(np.asarray(fine), *(np.asarray(one, np.float32) for one in (grey, middle, coarse)))
+    luma, half, small = (np.asarray(plane, np.float32) for plane in (grey, middle, coarse))
+    return Sketch(np.asarray(fine), luma, half, small, image.size)
 
 
 def _at_area(image: Image.Image, side: int) -> Image.Image | None:
@@ -89,7 +106,8 @@ def _at_area(image: Image.Image, side: int) -> Image.Image | None:
     return (
         image
         if size == image.size
-        else image.resize(size, Image.Resampling.BOX if scale < 1 else Image.Resampling.BICUBIC)
+        # Not BOX: shrunk by a little it doubles some pixels and not others, and copies of two sizes differ by that.
+        else image.resize(size, Image.Resampling.HAMMING if scale < 1 else Image.Resampling.BICUBIC)
     )
 
 
@@ -231,8 +249,13 @@ def _inverted(mapping: Affine) -> Affine:
 # ── aligning ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _warped(image: Image.Image, mapping: Affine, size: tuple[int, int]) -> npt.NDArray[np.generic]:
-    return np.asarray(image.transform(size, Image.Transform.AFFINE, tuple(mapping.ravel()), Image.Resampling.BILINEAR))
+def _warped(
+    image: Image.Image,
+    mapping: Affine,
+    size: tuple[int, int],
+    resampling: Literal[Image.Resampling.BILINEAR, Image.Resampling.BICUBIC] = Image.Resampling.BILINEAR,
+) -> npt.NDArray[np.generic]:
+    return np.asarray(image.transform(size, Image.Transform.AFFINE, tuple(mapping.ravel()), resampling))
 
 
 def _inside(
@@ -252,13 +275,17 @@ def _rescaled(mapping: Affine, first: float, second: float) -> Affine:
     return np.hstack([linear, mapping[:, 2:] * second])
 
 
+_GAIN: Final = 0.001  # of correlation: rounds that bring less, so many in a row, are the last
+_PATIENCE: Final = 2
+
+
 def _aligned(one: Plane, other: Plane, mapping: Affine, rounds: int) -> tuple[Affine, float]:
     """The mapping refined by Gauss and Newton's method, and the correlation of the two where they overlap."""
     size, other_size = (one.shape[1], one.shape[0]), (other.shape[1], other.shape[0])
     gradient_y, gradient_x = np.gradient(other)
     images = [Image.fromarray(np.asarray(p, np.float32)) for p in (other, gradient_x, gradient_y)]
     x, y = np.meshgrid(np.arange(size[0]) + 0.5, np.arange(size[1]) + 0.5)
-    best, best_score = mapping, -1.0
+    best, best_score, gained = mapping, -1.0, 0
     for number in range(rounds + 1):
         inside = _inside(mapping, size, other_size, 1.0)
         if inside.sum() < 0.2 * inside.size:
@@ -268,16 +295,19 @@ def _aligned(one: Plane, other: Plane, mapping: Affine, rounds: int) -> tuple[Af
         centred, wanted = values - values.mean(), target - target.mean()
         scale = math.sqrt(float(centred @ centred) * float(wanted @ wanted))
         score = float(centred @ wanted) / scale if scale > 0 else 0.0
+        if score > best_score + _GAIN:
+            gained = number
         if score > best_score:
             best, best_score = mapping, score
-        if number == rounds or score < 0.2:
+        if number == rounds or score < 0.2 or number - gained > _PATIENCE:
             break
         px, py = x[inside], y[inside]
         # target = gain * other(mapping + step) + bias, linear in gain * step
-        design = np.stack([gx * px, gx * py, gx, gy * px, gy * py, gy, values, np.ones_like(values)], axis=1)
-        lengths = np.linalg.norm(design, axis=0) + 1e-9
-        scaled = design / lengths
-        solution = np.linalg.solve(scaled.T @ scaled + 1e-6 * np.eye(8), scaled.T @ target) / lengths
+        design = np.stack([gx * px, gx * py, gx, gy * px, gy * py, gy, values, np.ones_like(values)])
+        products = design @ design.T
+        lengths = np.sqrt(np.diag(products)) + 1e-9
+        products = products / np.outer(lengths, lengths) + 1e-6 * np.eye(8)
+        solution = np.linalg.solve(products, design @ target / lengths) / lengths
         gain = solution[6]
         if not gain > 0.2:
             break
@@ -299,9 +329,11 @@ class Comparison:
     `orientation`: in which the second shows the first, as `curation.fingerprints.pdq_orientations` numbers them.
     `correlation`: of brightness over the overlap. `overlap`: its share of the first and of the second picture.
     `gain`, `bias`: of the pixels of the second over those of the first. `textured`: blocks in which there is something
-    to compare. `typical`, `worst`: by how much textured blocks differ, the median one and the worst of all, as a share
-    of what strong recompression does to a block of that contrast. `shift`: the largest difference of a block's mean
-    colour, in levels of 255.
+    to compare. `quality`: of JPEG, the best that explains what most blocks differ by; 0: none does. `typical`,
+    `typical_colour`: by how much four in five of the textured blocks differ at most in brightness and in colour, as a
+    share of what that quality does to them; `worst`, `worst_colour`: the worst block of all. `shift`, `shift_colour`:
+    the same of the mean of a window as large as the coder's blocks. `cast`: that of colour in levels of 255.
+    `overlaid`: the share of blocks that were left out as drawn over; the rest was measured without them.
     """
 
     orientation: int
@@ -310,9 +342,15 @@ class Comparison:
     gain: float
     bias: float
     textured: int
+    quality: int
     typical: float
+    typical_colour: float
     worst: float
+    worst_colour: float
     shift: float
+    shift_colour: float
+    cast: float
+    overlaid: float
 
 
 def same(one: Sketch, other: Sketch) -> Comparison | None:
@@ -321,76 +359,256 @@ def same(one: Sketch, other: Sketch) -> Comparison | None:
 
 
 def _is_copy(found: Comparison) -> bool:
-    """Nowhere do they differ by more than recompression explains, judged by how much they differ everywhere."""
+    """Nowhere do they differ by more than recompression explains."""
     return (
-        found.textured >= MIN_TEXTURED
+        found.textured >= (MIN_TEXTURED if min(found.overlap) >= DEEPLY_CROPPED else MIN_TEXTURED_CROPPED)
         and max(found.overlap) >= MIN_OVERLAP[0]
         and min(found.overlap) >= MIN_OVERLAP[1]
         and MIN_GAIN <= found.gain <= 1 / MIN_GAIN
         and abs(found.bias) <= MAX_BIAS
         and found.correlation >= MIN_CORRELATION
-        and found.shift <= min(MAX_SHIFT, SHIFT + SHIFT_BY * found.typical)
-        and found.worst <= min(MAX_WORST, SPARED + SPARED_BY * found.typical)
+        and found.quality > 0
+        and found.worst <= _bound(WORST, found.typical)
+        and found.worst_colour <= _bound(WORST_COLOUR, found.typical_colour)
+        and found.shift <= _bound(SHIFT, found.typical)
+        and found.shift_colour <= _bound(SHIFT_COLOUR, found.typical_colour)
+        and found.cast <= MAX_CAST
     )
+
+
+def _bound(line: tuple[float, float], typical: float) -> float:
+    return line[0] + line[1] * min(typical, _FITS)
 
 
 def comparisons(one: Sketch, other: Sketch) -> Iterator[Comparison]:
     """The two laid over each other in the likeliest ways."""
+    tried: list[Affine] = []
     for guess in _guesses(one, other):
         if guess.score < 0.6:
             break
         r1, r2 = one.middle.shape[1] / one.size[0], other.middle.shape[1] / other.size[0]
         mapping, score = _aligned(one.middle, other.middle, _rescaled(guess.mapping, r1, r2), 12)
-        if score < 0.8:
+        # Several guesses end in one place.
+        if score < 0.8 or any(np.abs(mapping - before).max() < 0.5 for before in tried):
             continue
+        tried.append(mapping)
         mapping, score = _aligned(one.luma, other.luma, _rescaled(mapping, 1 / r1, 1 / r2), 6)
         if score < 0.85:
             continue
-        yield from _held(one, other, mapping, score, guess)
+        yield from _held(one, other, mapping, score, guess.orientation)
 
 
-# How much strong recompression changes a block: so many levels, and such a share of its contrast.
-_LEVELS: Final = 8.0
-_OF_CONTRAST: Final = 0.3
-_TEXTURE: Final = 6.0  # levels: a block of less contrast is flat
-
-
-def _held(one: Sketch, other: Sketch, mapping: Affine, score: float, guess: _Guess) -> Iterator[Comparison]:
+def _held(one: Sketch, other: Sketch, mapping: Affine, score: float, orientation: int) -> Iterator[Comparison]:
     """The two block by block, with their brightness as it is, and made equal."""
-    size = one.size
-    inside = _inside(mapping, size, other.size)
-    area = float(inside.sum())
-    stretch = abs(float(np.linalg.det(mapping[:, :2])))
-    overlap = area / inside.size, area * stretch / (other.size[0] * other.size[1])
-    if area < 0.2 * inside.size:
+    # In the pixels of the one that shows the overlap larger: the other way pixels would be left out.
+    swapped = abs(float(np.linalg.det(mapping[:, :2]))) > 1
+    if swapped:
+        one, other, mapping = other, one, _inverted(mapping)
+    size, stretch = one.size, abs(float(np.linalg.det(mapping[:, :2])))
+    area = float(_inside(mapping, size, other.size).sum())
+    overlap = area / (size[0] * size[1]), area * stretch / (other.size[0] * other.size[1])
+    inside = _inside(mapping, size, other.size, _EDGE)
+    edge = math.ceil(_EDGE)
+    inside[:edge] = inside[-edge:] = inside[:, :edge] = inside[:, -edge:] = False
+    if inside.sum() < 0.2 * inside.size:
         return
-    second = _warped(Image.fromarray(other.fine), mapping, size).astype(np.float32)
     first = one.fine.astype(np.float32)
+    second = _warped(Image.fromarray(other.fine), mapping, size, Image.Resampling.BICUBIC).astype(np.float32)
     colour = [float(np.abs(np.diff(p[inside], axis=-1)).mean()) for p in (first, second)]
     if min(colour) < 2.0 < max(colour) / 2:
-        weights = np.array([0.299, 0.587, 0.114], np.float32)
-        first, second = ((p @ weights)[..., None].repeat(3, axis=-1) for p in (first, second))
+        first, second = ((p @ _LUMA)[..., None].repeat(3, axis=-1) for p in (first, second))
     first, second = _equally_sharp(first, second, inside)
-    counted = _blocks(inside[..., None].astype(np.float32)).mean(axis=(1, 2)) > 0.75
-    if not counted.any():
+    # How many pixels the smaller of the two has for each that is compared.
+    scale = min(1.0, one.native[0] / size[0], math.sqrt(stretch) * other.native[0] / other.size[0])
+    blocks = _Blocks(first, second, inside, scale)
+    if not blocks.counted.any():
         return
-    contrast = np.sqrt(_blocks(first)[counted].var(axis=1).mean(axis=1))
-    textured = contrast > _TEXTURE
-    for gain, bias in ((1.0, 0.0), _photometry(first[inside], second[inside])):
-        rest = np.where(inside[..., None], second - np.clip(gain * first + bias, 0, 255), 0.0)
-        rests = _blocks(rest)[counted]
-        ratio = np.sqrt((rests**2).mean(axis=(1, 2))) / (_LEVELS + _OF_CONTRAST * contrast)
+    for even in (False, True):
+        gain, bias = _photometry(first[inside], second[inside]) if even else (1.0, 0.0)
+        differing = blocks.differing(gain, bias)
         yield Comparison(
-            orientation=guess.orientation,
+            orientation=orientation,
             correlation=score,
-            overlap=overlap,
-            gain=gain,
-            bias=bias,
-            textured=int(textured.sum()),
-            typical=float(np.median(ratio[textured])) if textured.any() else 0.0,
-            worst=float(ratio.max()),
-            shift=float(np.abs(rests.mean(axis=1)).max()),
+            overlap=overlap[::-1] if swapped else overlap,
+            gain=1 / gain if swapped and gain else gain,
+            bias=-bias / gain if swapped and gain else bias,
+            textured=int(blocks.textured.sum()),
+            quality=differing.quality,
+            typical=differing.typical,
+            typical_colour=differing.typical_colour,
+            worst=differing.worst,
+            worst_colour=differing.worst_colour,
+            shift=differing.shift,
+            shift_colour=differing.shift_colour,
+            cast=differing.cast,
+            overlaid=differing.overlaid,
         )
+
+
+_EDGE: Final = 1.5  # pixels along the edge of the overlap, in which what lies beside it shows
+_LUMA: Final = np.array([0.299, 0.587, 0.114], np.float32)
+_YCC: Final = np.stack([_LUMA, np.array([-0.1687, -0.3313, 0.5]), np.array([0.5, -0.4187, -0.0813])], 1).astype(
+    np.float32
+)
+_TEXTURE: Final = 6.0  # levels: a block of less contrast is flat
+_QUALITIES: Final = (92, 50, 25, 10)
+_FLOOR: Final = 2.5  # levels that any two coders differ by
+_OFF_PX: Final = 0.12  # by which two that were laid over each other may be off
+_FITS: Final = 1.2  # what four in five blocks differ by at most, where a quality explains them
+
+
+@dataclass(frozen=True, slots=True)
+class _Differing:
+    quality: int
+    typical: float
+    typical_colour: float
+    worst: float
+    worst_colour: float
+    shift: float
+    shift_colour: float
+    cast: float
+    overlaid: float = 0.0
+
+
+class _Blocks:
+    """Two pictures laid over each other, [H, W, 3], cut into blocks, and what compression does to each of these.
+
+    `scale`: pixels of the smaller picture a pixel of these, at most 1.
+    """
+
+    def __init__(self, first: Pixels, second: Pixels, inside: npt.NDArray[np.bool_], scale: float) -> None:
+        self._first, self._second, self._inside, self._scale = first, second, inside, scale
+        self.counted = _blocks(inside[..., None].astype(np.float32)).mean(axis=(1, 2)) > 0.6
+        self.textured = np.sqrt(_blocks(first)[self.counted].var(axis=1).mean(axis=1)) > _TEXTURE
+        steep = [np.abs(np.stack(np.gradient(p @ _LUMA))).max(axis=0) for p in (first, second)]
+        self._steep = np.where(inside, np.maximum(*steep), 0)[..., None]
+        self._edges = _OFF_PX * np.sqrt((_blocks(self._steep)[self.counted] ** 2).mean(axis=(1, 2)))
+        self._noise: dict[int, npt.NDArray[np.float32]] = {}
+
+    def differing(self, gain: float, bias: float) -> _Differing:
+        """By how much the second differs from the first, whose brightness is changed by gain and bias."""
+        even = np.clip(gain * self._first + bias, 0, 255) if (gain, bias) != (1.0, 0.0) else self._first
+        rest = np.where(self._inside[..., None], (self._second - even) @ _YCC, 0)
+        squares = (_blocks(rest)[self.counted] ** 2).mean(axis=1)
+        told = np.sqrt(np.stack([squares[:, 0], squares[:, 1:].mean(axis=1)]))  # brightness, colour: [2, blocks]
+        # The strongest compression first: what that does not explain nothing does, and so it is with most.
+        *better, strongest = _QUALITIES
+        if max(self._typical(told, strongest)) > 1.25 * _FITS:
+            return _Differing(0, *[math.inf] * 7)
+        quality = next((q for q in better if max(self._typical(told, q)) <= _FITS), strongest)
+        typical, typical_colour = self._typical(told, quality)
+        ratio = told / self._allowed(quality)
+        bounds = np.array([[_bound(WORST, typical)], [_bound(WORST_COLOUR, typical_colour)]])
+        changed = (ratio > bounds).any(axis=0)
+        overlaid = float(changed.mean())
+        if overlaid and quality >= MIN_OVERLAID_QUALITY and self._is_overlaid(changed):
+            inside = self._inside & ~self._around(changed)
+            ratio = ratio[:, ~self._around_blocks(changed)]
+        else:
+            overlaid, inside = 0.0, self._inside
+        worst, worst_colour = ratio.max(axis=1, initial=0.0).tolist()
+        shifts = self._shifts(rest, inside, quality)
+        return _Differing(quality, typical, typical_colour, worst, worst_colour, *shifts, overlaid)
+
+    def _typical(self, told: npt.NDArray[np.float32], quality: int) -> tuple[float, float]:
+        """What four in five of the textured blocks differ by at most, in brightness and in colour."""
+        some = (told / self._allowed(quality))[:, self.textured]
+        brightness, colour = np.quantile(some, 0.8, axis=1).tolist() if some.size else (math.inf, math.inf)
+        return brightness, colour
+
+    def _allowed(self, quality: int) -> npt.NDArray[np.float32]:
+        """What each block may differ by in brightness and in colour, in levels, [2, blocks]."""
+        if quality not in self._noise:
+            both = np.maximum(*(_compressed(p, self._scale, quality) for p in (self._first, self._second)))
+            squares = _blocks(both)[self.counted].mean(axis=1)
+            noise = np.stack([squares[:, 0], squares[:, 1:].mean(axis=1)])
+            typical = np.median(np.sqrt(noise), axis=1, keepdims=True) ** 2
+            self._noise[quality] = np.sqrt(_FLOOR**2 + noise + typical + self._edges**2)
+        return self._noise[quality]
+
+    def _shifts(self, rest: Pixels, inside: npt.NDArray[np.bool_], quality: int) -> tuple[float, float, float]:
+        """By how much the mean of a window differs: the worst of brightness and of colour, as shares of what rounding
+        explains, and that of colour in levels. A coder keeps the mean of each of its blocks but for rounding: of 8
+        pixels of brightness, of 16 of colour.
+        """
+        percent = 5_000 / quality if quality < 50 else 200 - 2 * quality  # as libjpeg scales its tables
+        shifts, cast = [], 0.0
+        for side, first, channels in ((8, 16, slice(0, 1)), (16, 17, slice(1, 3))):
+            values = np.concatenate([np.where(inside[..., None], rest[..., channels], 0), self._steep], axis=-1)
+            means = _means(values, inside, max(BLOCK_PX, round(side / self._scale)))
+            off = np.abs(means[:, :-1]).max(axis=1)
+            rounding = max(1.0, first * percent / 100) / 16  # the mean is an eighth of the first coefficient
+            allowed = np.sqrt(_FLOOR**2 + rounding**2 + (_OFF_PX * means[:, -1]) ** 2)
+            shifts.append(float((off / allowed).max(initial=0.0)))
+            cast = float(off.max(initial=0.0))
+        return shifts[0], shifts[1], cast
+
+    def _is_overlaid(self, changed: npt.NDArray[np.bool_]) -> bool:
+        """Whether what differs lies over a picture that is busy everywhere else: a flag with another emblem is not."""
+        busy = self.textured & ~changed
+        return (
+            self._scale == 1
+            and float(changed.mean()) <= MAX_OVERLAID
+            and int(busy.sum()) >= MIN_BUSY_BLOCKS
+            and float(busy.sum() / max(1, (~changed).sum())) >= MIN_BUSY
+        )
+
+    def _grid(self, marked: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        """Which blocks are marked or touch one that is, of the whole grid, [rows, columns]."""
+        rows, columns = (side // BLOCK_PX for side in self._inside.shape)
+        grid = np.zeros(rows * columns, np.bool_)
+        grid[np.flatnonzero(self.counted)[marked]] = True
+        padded = np.pad(grid.reshape(rows, columns), 1)
+        near: npt.NDArray[np.bool_] = np.zeros((rows, columns), np.bool_)
+        for y, x in np.ndindex(3, 3):
+            near |= padded[y : y + rows, x : x + columns]
+        return near
+
+    def _around_blocks(self, marked: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        around: npt.NDArray[np.bool_] = self._grid(marked).ravel()[self.counted]
+        return around
+
+    def _around(self, marked: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        around = np.zeros(self._inside.shape, np.bool_)
+        grid = self._grid(marked).repeat(BLOCK_PX, axis=0).repeat(BLOCK_PX, axis=1)
+        around[: grid.shape[0], : grid.shape[1]] = grid
+        return around
+
+
+def _compressed(picture: Pixels, scale: float, quality: int) -> Pixels:
+    """What JPEG of a quality does to a picture, where it does it: squared, brightness and colour, [H, W, 3].
+
+    Compressed at `scale`, with colour at half the size and the coder's blocks half a block off; the mean of each block
+    of 8 pixels is spread over its neighbourhood, since where the blocks of the copy lay nobody knows.
+    """
+    image = Image.fromarray(np.clip(picture, 0, 255).round().astype(np.uint8))
+    size = max(8, round(image.width * scale)), max(8, round(image.height * scale))
+    small = np.asarray(image if size == image.size else image.resize(size, Image.Resampling.HAMMING))
+    shifted = np.pad(small, ((4, 0), (4, 0), (0, 0)), "edge")
+    held = io.BytesIO()
+    Image.fromarray(shifted).save(held, "JPEG", quality=quality, subsampling=2)
+    back = np.asarray(Image.open(held))[4:, 4:]
+    squares = ((back.astype(np.float32) - small) @ _YCC) ** 2
+    cells = max(1, size[0] // 8), max(1, size[1] // 8)
+    spread = (
+        Image.fromarray(np.ascontiguousarray(squares[..., channel]))
+        .resize(cells, Image.Resampling.BOX)
+        .resize(image.size, Image.Resampling.BILINEAR)
+        for channel in range(3)
+    )
+    return np.stack([np.asarray(plane) for plane in spread], axis=-1)
+
+
+def _means(values: Pixels, inside: npt.NDArray[np.bool_], side: int) -> npt.NDArray[np.float64]:
+    """Means of values [H, W, C] over windows of side * side, every fourth, that lie mostly inside, [N, C]."""
+    side = min(side, *inside.shape)
+    tables = np.zeros((inside.shape[0] + 1, inside.shape[1] + 1, values.shape[2] + 1))
+    tables[1:, 1:] = np.concatenate([values, inside[..., None]], axis=-1).cumsum(axis=0).cumsum(axis=1)
+    sums = tables[side:, side:] - tables[:-side, side:] - tables[side:, :-side] + tables[:-side, :-side]
+    sums = sums[::4, ::4].reshape(-1, values.shape[2] + 1)
+    sums = sums[sums[:, -1] > 0.7 * side**2]
+    means: npt.NDArray[np.float64] = sums[:, :-1] / sums[:, -1:]
+    return means
 
 
 def _blocks(values: Pixels) -> Pixels:
@@ -405,23 +623,21 @@ _BLURS: Final = (0.4, 0.55, 0.7, 0.85, 1.0, 1.2, 1.4, 1.7, 2.0, 2.4, 2.9, 3.5)  
 
 def _equally_sharp(first: Pixels, second: Pixels, inside: npt.NDArray[np.bool_]) -> tuple[Pixels, Pixels]:
     """The two with the sharper one blurred as far as makes them most alike: one of them may have been smaller once."""
-    edges = [float(np.abs(np.diff(p, axis=1))[inside[:, 1:]].mean()) for p in (first, second)]
-    sharper, duller = (first, second) if edges[0] > edges[1] else (second, first)
-
-    def error(picture: Pixels) -> float:
-        difference = (picture - duller)[inside]
-        return float((difference - difference.mean(axis=0)).std())
-
-    best, least = sharper, error(sharper)
+    grey = [p @ _LUMA for p in (first, second)]
+    edges = [float(np.abs(np.diff(p, axis=1))[inside[:, 1:]].mean()) for p in grey]
+    sharper, duller = (0, 1) if edges[0] > edges[1] else (1, 0)
+    target = grey[duller][inside]
+    best, least = 0.0, float((grey[sharper][inside] - target).std())
     for sigma in _BLURS:
-        blurred = _blurred(sharper, sigma)
-        if (found := error(blurred)) >= least:
+        if (found := float((_blurred(grey[sharper], sigma)[inside] - target).std())) >= least:
             break
-        best, least = blurred, found
-    return (best, second) if sharper is first else (first, best)
+        best, least = sigma, found
+    if not best:
+        return first, second
+    return (_blurred(first, best), second) if sharper == 0 else (first, _blurred(second, best))
 
 
-def _blurred(picture: Pixels, sigma: float) -> Pixels:
+def _blurred(picture: npt.NDArray[np.float32], sigma: float) -> npt.NDArray[np.float32]:
     image = Image.fromarray(np.clip(picture, 0, 255).round().astype(np.uint8))
     return np.asarray(image.filter(ImageFilter.GaussianBlur(sigma)), np.float32)
 

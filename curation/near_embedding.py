@@ -1,8 +1,9 @@
 """Embeddings by which a crop, a collage or a picture with words over it finds the picture that it was made from.
 
-The packaged EfficientNet-Lite0, run at 128 px, its means over the picture after the stages 4 and 6 (80 and 192
-channels), each of unit length: what is in a picture and how it is drawn, hardly where. Stages and size were chosen by
-who comes among the eight nearest of 13,909 drawings, emoji, photos and screenshots (docs/benchmarks.md, duplicates).
+The packaged EfficientNet-Lite0, run at 128 px on a picture without its frame, its means over the picture after the
+stages 4 and 6 (80 and 192 channels), each of unit length: what is in a picture and how it is drawn, hardly where.
+Stages and size were chosen by who comes among the eight nearest of 13,909 drawings, emoji, photos and screenshots
+(docs/benchmarks.md, duplicates).
 It only proposes; curation/geometry.py then compares pixels.
 
 Vectors are kept on disk under the digest of what made them, in files of fixed records, so that nothing is embedded
@@ -32,7 +33,7 @@ Vectors = npt.NDArray[np.int8]  # [N, WIDTH]: unit vectors times 300, rounded
 WIDTH: Final = 272
 SIDE_PX: Final = 128
 _STAGES: Final = {3: 80, 5: 192}  # of timm's model, counted from 0, with their channels
-_VERSION: Final = "near-embedding/1"
+_VERSION: Final = "near-embedding/2"
 _SCALE: Final = (
     300.0  # of a unit vector of 272 no channel was seen above 0.414, which is 124; what is above 0.423 is cut
 )
@@ -79,7 +80,8 @@ class NearEmbedder:
 
         batch = np.zeros((BATCH_ROWS, SIDE_PX, SIDE_PX, 3), np.uint8)  # always as many: see curation.packaged_models
         for row, picture in enumerate(pictures):
-            square = Image.fromarray(np.ascontiguousarray(picture)).resize((SIDE_PX, SIDE_PX), Image.Resampling.BOX)
+            image = Image.fromarray(np.ascontiguousarray(unframed(picture)))
+            square = image.resize((SIDE_PX, SIDE_PX), Image.Resampling.BOX)
             batch[row] = np.asarray(square)
         pixels = torch.from_numpy(batch).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
         means = []
@@ -92,6 +94,37 @@ class NearEmbedder:
             vectors: npt.NDArray[np.float32] = torch.nn.functional.normalize(torch.cat(means, 1), dim=1).numpy()
         rounded: Vectors = np.clip(np.rint(vectors[: len(pictures)] * _SCALE), -127, 127).astype(np.int8)
         return rounded
+
+
+# A frame: rows of one brightness along a side, and within them a picture that differs from it along most of that side.
+_FRAME_NOISE: Final = 6.0  # levels
+_FRAME_STEP: Final = 16.0
+_FRAMED_ALONG: Final = 0.75
+_DEEPEST_FRAME: Final = 4  # a side of a frame is at most one part in so many
+
+
+def unframed(rgb: Rgb) -> Rgb:
+    """A picture uint8 [H, W, 3] without the flat frame around it; one that has none as it is.
+
+    The white around a drawing is no frame: the drawing touches it here and there, a picture in a frame all along.
+    """
+    grey = rgb.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
+    top, bottom = _frame(grey), _frame(grey[::-1])
+    columns = grey[top : len(grey) - bottom].T
+    left, right = _frame(columns), _frame(columns[::-1])
+    return rgb[top : rgb.shape[0] - bottom, left : rgb.shape[1] - right]
+
+
+def _frame(grey: npt.NDArray[np.float32]) -> int:
+    """How many of the first rows are a frame, the one where it ends included."""
+    rows = grey[: len(grey) // _DEEPEST_FRAME + 2]
+    colour = np.median(rows[0])
+    flat = np.abs(rows - colour).mean(axis=1) < _FRAME_NOISE
+    depth = len(rows) if flat.all() else int(flat.argmin())
+    if not depth or depth + 1 >= len(rows):
+        return 0
+    differs = np.abs(rows[depth + 1] - colour) > _FRAME_STEP
+    return depth + 1 if differs.mean() >= _FRAMED_ALONG else 0
 
 
 def cosines(one: Vectors, other: Vectors) -> npt.NDArray[np.float32]:

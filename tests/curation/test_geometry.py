@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from PIL import Image, ImageEnhance, ImageOps
+from PIL import Image, ImageDraw, ImageEnhance, ImageFont, ImageOps
 
 from curation.geometry import _orienting, oriented, same, sketch
 from tests.curation.drawn import face, photo_like
@@ -58,6 +58,46 @@ def test_a_copy_is_the_same_picture(name: str, swapped: bool) -> None:
     copy = np.asarray(COPIES[name](Image.fromarray(original)).convert("RGB"))
     pair = (copy, original) if swapped else (original, copy)
     assert compared(*pair)
+
+
+def small_face(mouth: str, skin: tuple[int, int, int] = (255, 204, 77)) -> Image.Image:
+    """A drawn face of 72 pixels, as emoji have."""
+    return Image.fromarray(face(mouth, skin=skin, size=72))
+
+
+@pytest.mark.parametrize("quality", [90, 50, 30, 10])
+def test_a_small_flat_drawing_is_the_same_however_it_was_compressed(quality: int) -> None:
+    """An emoji recompressed, down to quality 10 with colour at half the size, is itself, and none of its variants."""
+    copy = np.asarray(jpeg(small_face("smile"), quality))
+    assert compared(np.asarray(small_face("smile")), copy)
+    for other in (small_face("frown"), small_face("smile", (247, 222, 206)), small_face("smile", (210, 162, 122))):
+        assert not compared(np.asarray(other), copy)
+
+
+def test_a_quarter_of_a_small_drawing_is_the_same() -> None:
+    """Of 18 pixels a side enough is left to know a face by; its frown is another's."""
+    copy = np.asarray(small_face("smile").resize((18, 18), Image.Resampling.LANCZOS))
+    assert compared(np.asarray(small_face("smile")), copy)
+    assert not compared(np.asarray(small_face("frown")), copy)
+
+
+def written_over(picture: Image.Image) -> Rgb:
+    drawn = picture.copy()
+    ImageDraw.Draw(drawn).text((20, 160), "© 2026 Example", (255, 255, 255), ImageFont.load_default(size=20))
+    return np.asarray(drawn)
+
+
+def test_words_over_a_busy_picture_leave_it_the_same_and_over_a_drawing_they_do_not() -> None:
+    """A picture busy everywhere is known by what the words leave; a flat one is not: they may be its mouth."""
+    photo = photo_like(4, 256, 200)
+    first, second = sketch(photo), sketch(written_over(Image.fromarray(photo)))
+    assert first is not None
+    assert second is not None
+    found = same(first, second)
+    assert found is not None
+    assert 0 < found.overlaid < 0.14
+    drawing = face("smile", size=256)
+    assert not compared(drawing, written_over(Image.fromarray(drawing)))
 
 
 VARIANTS: dict[str, tuple[Rgb, Rgb]] = {

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image, ImageOps
 
 from curation import near_embedding
-from curation.near_embedding import WIDTH, NearEmbedder, VectorCache, cosines, forget, nearest
+from curation.images import decode, encode_jpeg
+from curation.near_embedding import WIDTH, NearEmbedder, VectorCache, cosines, forget, nearest, unframed
 from policy.errors import IntegrityError
 from tests.curation.drawn import face, photo_like
 
@@ -35,6 +37,20 @@ def test_a_crop_is_nearer_than_another_picture(embedder: NearEmbedder) -> None:
     assert found.shape == (5, WIDTH)
     assert cosines(found[0:1], found[1:2])[0] > max(cosines(found[[0, 0, 0]], found[[2, 3, 4]]))
     assert cosines(found[2:3], found[3:4])[0] > max(cosines(found[[2, 2, 2]], found[[0, 1, 4]]))
+
+
+def test_a_frame_is_cut_and_the_ground_of_a_drawing_is_not() -> None:
+    """A flat border goes, whatever its colour and though it was compressed; a drawing keeps the white around it."""
+    photo, drawn = photo_like(1, 200, 160), face("smile")
+    for picture in (photo, drawn):
+        for colour in ((0, 0, 0), (90, 20, 140)):
+            framed = ImageOps.expand(Image.fromarray(picture), 14, colour)
+            cut = unframed(decode(encode_jpeg(np.asarray(framed), 60)))
+            assert max(abs(a - b) for a, b in zip(cut.shape[:2], picture.shape[:2], strict=True)) <= 4
+        assert unframed(picture).shape == picture.shape
+    blank = np.full((40, 50, 3), 200, np.uint8)
+    assert unframed(blank).shape == blank.shape
+    assert unframed(blank[:1, :1]).shape == (1, 1, 3)
 
 
 def test_neighbours_in_a_batch_change_no_bit(embedder: NearEmbedder) -> None:
