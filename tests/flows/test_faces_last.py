@@ -225,6 +225,7 @@ def test_what_was_measured_of_blurred_pixels_is_not_said_of_others(home: Home, s
         "withdrawn",
     )
     assert ask(home, "SELECT method FROM duplicate ORDER BY batch_seq")[-1] == ("taken-back",)
+    assert ask(home, "SELECT scores FROM tile WHERE content_sha256 = ?", sha) == [(None,)]
 
     assert look.look(Home.open(home.path)).looked[0].measured == 1
     last = said_of(home, sha)

@@ -23,8 +23,13 @@ measured AS (
 ),
 texts AS (
     SELECT pair_key, content_sha256, sample_key, caption, caption_origin, score, threshold, state, model_name
-    FROM caption
-    WHERE pair_key IS NOT NULL AND content_sha256 IS NOT NULL
+    FROM (
+        SELECT *
+        FROM caption
+        WHERE pair_key IS NOT NULL AND content_sha256 IS NOT NULL
+        QUALIFY row_number() OVER (PARTITION BY sample_key, pair_key ORDER BY batch_seq DESC, row_no DESC) = 1
+    )
+    WHERE state <> 'withdrawn'
     QUALIFY row_number() OVER (
         PARTITION BY pair_key, content_sha256 ORDER BY state = 'kept' DESC, batch_seq DESC, row_no DESC
     ) = 1
@@ -37,6 +42,7 @@ scored AS (
         WHERE content_sha256 IS NOT NULL
         QUALIFY row_number() OVER (PARTITION BY content_sha256, name ORDER BY batch_seq DESC, row_no DESC) = 1
     )
+    WHERE value IS NOT NULL  -- of pixels that are kept no more
     GROUP BY content_sha256
 ),
 licensed AS (
