@@ -93,21 +93,24 @@ def decode(
     """Decode to uint8 RGB [H, W, 3] as displayed: oriented, transparency on white, 8 bits, first frame.
 
     Oriented is by EXIF, and for AVIF by its own properties. With `min_side_px` a JPEG may come out smaller than it is
-    (scaled in the DCT domain), its shorter side at least so. `into`, [H, W, 3] without gaps: where a JPEG of just this
-    size needs no scaling its pixels are written there, and it is what is returned; after a DecodeError it may hold
+    (scaled in the DCT domain), its shorter side at least so. `into`, [H, W, 3] without gaps: a JPEG of just this size,
+    upright and not to be scaled, is decoded into it, and it is what is returned; after a DecodeError it may hold
     anything. In this process and under the pixel limits only: untrusted bytes belong into a `DecodePool`. Raises
     DecodeError.
     """
+    if into is not None and _fits(body, into, min_side_px):
+        _decode_jpeg(body, {"buffer": into}, "RGB")
+        return into
     header, image = _open(body, limits or _LIMITS)
     if image is None and header.orientation == 1:
-        return _decode_jpeg(body, header, min_side_px, "RGB", into)
+        return _decode_jpeg(body, _scaled(header, min_side_px), "RGB")
     return np.array(_turned(_decoded(body, header, image, min_side_px), header.orientation).convert("RGB"))
 
 
 def _decoded(body: bytes, header: Header, image: ImageFile.ImageFile | None, min_side_px: int | None) -> Image.Image:
     """The picture as it lies in the file, of mode RGB or RGBX, on memory that it shares with nobody."""
     if image is None:
-        rgbx = _decode_jpeg(body, header, min_side_px, "RGBX")
+        rgbx = _decode_jpeg(body, _scaled(header, min_side_px), "RGBX")
         return Image.frombuffer("RGBX", (rgbx.shape[1], rgbx.shape[0]), rgbx, "raw", "RGBX", 0, 1)
     try:
         flat = _flatten(image, min_side_px)
@@ -223,17 +226,28 @@ def _orientation(exif: bytes) -> int:
     return 1
 
 
-def _decode_jpeg(body: bytes, header: Header, min_side_px: int | None, channels: str, into: Rgb | None = None) -> Rgb:
-    """Pixels as they lie in the file, [H, W, 3] for channels RGB, [H, W, 4] for RGBX."""
+def _fits(body: bytes, into: Rgb, min_side_px: int | None) -> bool:
+    """Whether a JPEG is of just this size, upright and not to be scaled: then no more has to be known of it."""
+    return (
+        body.startswith(b"\xff\xd8\xff")
+        and _jpeg_size(body) == (into.shape[1], into.shape[0])
+        and b"Exif\0\0" not in body
+        and (min_side_px is None or min(into.shape[:2]) <= min_side_px)
+    )
+
+
+def _scaled(header: Header, min_side_px: int | None) -> Mapping[str, int]:
+    """How small libjpeg may make a picture so that its shorter side is at least this, as simplejpeg is told it."""
     width, height = header.size_in_file
-    options: dict[str, int | Rgb] = {}
-    if min_side_px is not None and min(width, height) > min_side_px:
-        options = {"min_height": min_side_px} if height <= width else {"min_width": min_side_px}
-    elif into is not None and into.shape[:2] == (height, width):
-        options = {"buffer": into}
+    if min_side_px is None or min(width, height) <= min_side_px:
+        return {}
+    return {"min_height": min_side_px} if height <= width else {"min_width": min_side_px}
+
+
+def _decode_jpeg(body: bytes, options: Mapping[str, int | Rgb], channels: str) -> Rgb:
+    """Pixels as they lie in the file, [H, W, 3] for channels RGB, [H, W, 4] for RGBX."""
     try:
-        pixels = _libjpeg(body, channels, options)
-        return into if into is not None and "buffer" in options else pixels
+        return _libjpeg(body, channels, options)
     except MemoryError as error:
         raise DecodeError("out-of-memory") from error
 
