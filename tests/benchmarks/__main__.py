@@ -19,6 +19,7 @@ BENCHMARKS = (
     *("pages", "wat", "pictures", "shards", "crawl"),
     *("looking", "clip", "scores", "faces", "duplicates"),
     *("captions", "caption_bank"),
+    "loader",
     *("trace",),
 )
 RESULTS = Path(__file__).resolve().parent.parent.parent / "docs" / "benchmarks.md"
