@@ -10,7 +10,7 @@ from collections.abc import Mapping
 _SOURCE = "the source takes it back, and the next recheck sees that"
 _RIGHTS = "a grant of the rights holder covers it (custody grant add)"
 _OPERATOR = "a grant of the site's operator covers it (custody grant add)"
-_AGAIN = "it is observed again: custody look, custody recheck, or a new crawl of the page"
+_AGAIN = "it is observed again: custody look, custody crawl --retry unobserved, custody recheck, or its page anew"
 _CAPTIONED = "custody caption finds a caption that is sure enough"
 
 _MENDED = "the site mends what cannot be read, and the next recheck sees that"
