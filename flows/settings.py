@@ -142,7 +142,8 @@ class SealSettings:
 class TrainingSettings:
     """[training]: a row of training.config.PRESETS, the run's seed, OpenMP threads, steps (0: the preset's).
 
-    `window_shards`: slots are mixed within so many shards (docs/order.md); 0: all with all.
+    `window_shards`: slots are mixed within so many shards (docs/order.md); 0: all with all. `curriculum`,
+    `revocable_steps`: whether what can be taken back is fed last, and in which share of the steps.
     `loader_workers`: threads that make batches ahead. `reopen_hours`: how long a dataset is read without knowing that
     its generation is the current one. `token_cache_bytes`: token embeddings of captions in cache/tokens.
     """
@@ -152,6 +153,8 @@ class TrainingSettings:
     threads: int
     steps: int
     window_shards: int
+    curriculum: str
+    revocable_steps: float
     loader_workers: int
     reopen_hours: float
     token_cache_bytes: int
@@ -297,6 +300,8 @@ preset = "demo"
 seed = 1
 threads = 2
 steps = 0                     # 0: the preset's
+curriculum = "uniform"        # or "revocable-last": removals of what can be taken back then redo little of a run
+revocable_steps = 0.15        # the share of its steps, the last ones, in which such data is fed
 window_shards = 0             # mix slots within so many shards at a time, for an s3:// store; 0: all with all
 loader_workers = 0            # threads that make batches ahead: worth it where a GPU trains, or shards are fetched
 reopen_hours = 24.0           # a removal's old files are let go within this, or the run stops
@@ -359,6 +364,7 @@ _RANGES = {
     "training.threads": (1, 1024),
     "training.loader_workers": (0, 256),
     "training.window_shards": (0, 1_000_000),
+    "training.revocable_steps": (0.001, 0.999),
     "training.reopen_hours": (0.01, 24),
     "bulk.processes": (1, 1024),
     "bulk.threads": (1, 1024),

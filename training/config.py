@@ -24,6 +24,8 @@ class TrainingConfig:
     `timestep_mean`, `timestep_std`: logit-normal timesteps, 1 is noise. `crop`: the smallest share of the picture's
     side that a random crop keeps (1: none). `smallest_divisor`: see training/diffusion.py. `ema_length`: the averaging
     window as a share of the steps done. `window_shards`: slots are mixed within so many shards (docs/order.md); 0: all.
+    `curriculum`: "uniform", or "revocable-last": what can be taken back is fed in the last `revocable_steps` (a share)
+    of the steps alone (training/curriculum.py).
     """
 
     denoiser: DenoiserConfig
@@ -45,6 +47,8 @@ class TrainingConfig:
     ema_length: float = 0.1
     precision: str = "bf16"
     window_shards: int = 0
+    curriculum: str = "uniform"
+    revocable_steps: float = 0.15
     threads: int = 2
     device: str = "cpu"
     checkpoint_every: int = 250
@@ -60,6 +64,8 @@ class TrainingConfig:
             ("keep_checkpoints", self.keep_checkpoints >= 1),
             ("loader_workers", self.loader_workers >= 0),
             ("window_shards", self.window_shards >= 0),
+            ("curriculum", self.curriculum in ("uniform", "revocable-last")),
+            ("revocable_steps", 0 < self.revocable_steps < 1),
             ("precision", self.precision in ("fp32", "bf16")),
             ("crop", 0 < self.crop <= 1),
             ("caption_dropout", 0 <= self.caption_dropout < 1),
@@ -75,6 +81,8 @@ class TrainingConfig:
         learnt = {name: value for name, value in asdict(self).items() if name not in OPERATIONAL}
         if not self.window_shards:
             del learnt["window_shards"]  # runs of builds that had no windows keep their digest
+        if self.curriculum == "uniform":
+            del learnt["curriculum"], learnt["revocable_steps"]  # nor a curriculum
         return config_digest(learnt)
 
     def to_json(self) -> str:

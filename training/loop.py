@@ -33,6 +33,7 @@ from policy.provenance import (
     UpstreamModel,
     utc_text,
 )
+from policy.revocability import classes_of
 from training.batches import Batch, Batcher, EmptySlots, TombstoneWatch, fed_sha256
 from training.checkpoint import (
     Checkpoint,
@@ -51,12 +52,13 @@ from training.checkpoint import (
 )
 from training.conditioning import CaptionTokens, TextEncoder
 from training.config import TrainingConfig
+from training.curriculum import plan
 from training.denoiser import Denoiser
 from training.diffusion import draw_kept_captions, draw_noise, draw_timesteps, flow_loss
 from training.ema import Ema
 from training.loading import DAY_S, GenerationWatch, Loader
 from training.numerics import differences, enforce_determinism, observe_contract
-from training.order import Order, is_tainted, open_segment, order_key, order_version, whole_epochs
+from training.order import Order, is_tainted, open_segment, order_key, order_version
 from training.ranks import ALONE, Ranks
 from training.sampling import CONFIG
 from training.step_log import StepLog, StepRow, check_prefix
@@ -362,8 +364,8 @@ def _new_run(
     code_version: str,
     started_at: str,
 ) -> TrainingRun:
-    windows = {"shard_slots": reader.generation.shards[0].slots, "window_shards": config.window_shards}
-    phases = whole_epochs(reader.slots, config.steps, config.batch_size, **windows)
+    shard_slots = reader.generation.shards[0].slots
+    phases = plan(config, reader.slots, classes_of(reader.manifest), shard_slots=shard_slots).phases
     segment = Segment(
         segment=0,
         dataset=reader.manifest.dataset,

@@ -15,7 +15,7 @@ from curation.images import Rgb, encode_jpeg
 from curation.shard_files import SealedSample
 from curation.shards import write_dataset
 from policy.keys import KeyRing
-from policy.provenance import DatasetManifest, UpstreamModel, dataset_root
+from policy.provenance import ClassRange, DatasetManifest, UpstreamModel, dataset_root
 from policy.removals import Tombstones
 from training.batches import Batch
 
@@ -64,11 +64,13 @@ def seal(
     slots: int = 10,
     image: Callable[[int], bytes] | None = None,
     captions: Sequence[str] = NAMES,
+    classes: tuple[ClassRange, ...] | None = None,
 ) -> Path:
     """Seal `slots` pictures of 20 x 24 pixels; every third has another licence. Captions are used in turn."""
     commitments = [hashlib.sha256(f"commitment {i}".encode()).digest() for i in range(slots)]
     manifest = DatasetManifest(
-        "toys", dataset_root(commitments), slots, 24, "research", "0" * 32, "0" * 32, None, "2026-01-01T00:00:00Z"
+        *("toys", dataset_root(commitments), slots, 24, "research", "0" * 32, "0" * 32, None, "2026-01-01T00:00:00Z"),
+        classes=classes,
     )
 
     def sample(i: int) -> SealedSample:
