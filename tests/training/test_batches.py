@@ -1,8 +1,11 @@
 """Batches: a pure function of dataset, config, schedule and step."""
 
+import io
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from curation.images import decode, encode_jpeg
 from curation.shard_reader import DatasetReader
@@ -93,14 +96,29 @@ def test_without_random_crops_the_centre_square_is_taken(shape):
     assert square.sum() == pytest.approx(4 * 3 * 255, rel=0.05)
 
 
+def as_webp(rgb):
+    held = io.BytesIO()
+    Image.fromarray(rgb).save(held, "WEBP", lossless=True)
+    return held.getvalue()
+
+
+def turned(jpeg):
+    """The same with EXIF that says: shown a quarter turned."""
+    held, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = 6
+    Image.open(io.BytesIO(jpeg)).save(held, "JPEG", exif=exif, quality=95)
+    return held.getvalue()
+
+
 def test_pictures_of_the_trained_size_are_not_resampled(tmp_path):
     """Without a crop a picture whose shorter side is what is trained is fed as it was decoded, pixel by pixel."""
     bodies = [encode_jpeg(noise(i, *shape)) for i, shape in enumerate([(16, 16), (16, 21), (27, 16), (128, 150)])]
-    with DatasetReader.open(seal(tmp_path / "toys", 4, lambda i: bodies[i])) as reader:
-        batcher, order = a_batcher(reader, flip=False)
+    bodies += [as_webp(noise(4, 16, 30)), turned(bodies[0]), turned(bodies[1])]
+    with DatasetReader.open(seal(tmp_path / "toys", len(bodies), lambda i: bodies[i])) as reader:
+        batcher, order = a_batcher(reader, flip=False, batch_size=len(bodies))
         batch = batcher.batch(0, EmptySlots())
         for rgb, ordinal in zip(batch.rgb, order.at_step(0)[0].tolist(), strict=True):
-            decoded = decode(bodies[ordinal], min_side_px=16)  # the last one scaled in the DCT domain, to an eighth
+            decoded = decode(bodies[ordinal], min_side_px=16)  # the fourth scaled in the DCT domain, to an eighth
             top, left = (decoded.shape[0] - 16) // 2, (decoded.shape[1] - 16) // 2
             assert np.array_equal(rgb, decoded[top : top + 16, left : left + 16])
 
