@@ -197,8 +197,8 @@ class ObjectStore:
     def fetch(self, name: str, path: Path) -> None:
         """A whole object into a file, by ranges, some at a time; FileNotFoundError when there is none.
 
-        At most 32 MiB of it are in memory; ranges that break off are asked for again, not what came before them. What
-        came is for the caller to check.
+        32 MiB of it are on their way at a time, however large it is; ranges that break off are asked for again, not
+        what came before them. What came is for the caller to check.
         """
         found = self.head(name)
         if found is None:
