@@ -144,7 +144,8 @@ class TrainingSettings:
 
     `window_shards`: slots are mixed within so many shards (docs/order.md); 0: all with all. `curriculum`,
     `revocable_steps`: whether what can be taken back is fed last, and in which share of the steps.
-    `loader_workers`: threads that make batches ahead. `reopen_hours`: how long a dataset is read without knowing that
+    `ranks`: processes that train a diffusion model together. `loader_workers`: threads that make batches ahead.
+    `reopen_hours`: how long a dataset is read without knowing that
     its generation is the current one. `token_cache_bytes`: token embeddings of captions in cache/tokens.
     """
 
@@ -156,6 +157,7 @@ class TrainingSettings:
     curriculum: str
     revocable_steps: float
     loader_workers: int
+    ranks: int
     reopen_hours: float
     token_cache_bytes: int
 
@@ -303,6 +305,7 @@ steps = 0                     # 0: the preset's
 curriculum = "uniform"        # or "revocable-last": removals of what can be taken back then redo little of a run
 revocable_steps = 0.15        # the share of its steps, the last ones, in which such data is fed
 window_shards = 0             # mix slots within so many shards at a time, for an s3:// store; 0: all with all
+ranks = 1                     # processes that train together, each on its part of every batch; one a GPU
 loader_workers = 0            # threads that make batches ahead: worth it where a GPU trains, or shards are fetched
 reopen_hours = 24.0           # a removal's old files are let go within this, or the run stops
 token_cache_bytes = 10000000000  # captions as their encoder gives them, kept in cache/tokens; 0: none
@@ -363,6 +366,7 @@ _RANGES = {
     "seal.shard_slots": (1, 1_000_000),
     "training.threads": (1, 1024),
     "training.loader_workers": (0, 256),
+    "training.ranks": (1, 256),
     "training.window_shards": (0, 1_000_000),
     "training.revocable_steps": (0.001, 0.999),
     "training.reopen_hours": (0.01, 24),

@@ -123,11 +123,13 @@ class Ranks:
 ALONE = Ranks()
 
 
-def train_together(task: Callable[[Ranks], T], size: int, *, device: str = "cpu") -> T:
-    """Run `task` in this process as the first rank and in `size - 1` new ones; returns the first one's result.
+def train_together(
+    task: Callable[[Ranks], T], size: int, *, others: Callable[[Ranks], object] | None = None, device: str = "cpu"
+) -> T:
+    """Run `task` here as the first rank, and `others` in `size - 1` new processes; returns the first one's result.
 
-    task: picklable; it is called with a rank's place, and opens what it needs by itself. The new processes end with
-    this one, also where it is killed.
+    others: picklable (by default `task`); it is called with a rank's place, and opens what it needs by itself. The new
+    processes end with this one, also where it is killed.
 
     Raises:
         StorageError: another process ended. Whatever `task` raises.
@@ -137,17 +139,17 @@ def train_together(task: Callable[[Ranks], T], size: int, *, device: str = "cpu"
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory(prefix="custody-ranks-") as folder:
         store = Path(folder) / "store"
-        others = [
-            context.Process(target=_other, args=(task, rank, size, store, device, os.getpid()), daemon=True)
+        processes = [
+            context.Process(target=_other, args=(others or task, rank, size, store, device, os.getpid()), daemon=True)
             for rank in range(1, size)
         ]
-        for process in others:
+        for process in processes:
             process.start()
         try:
             with _joined(0, size, store, device):
                 return task(Ranks(0, size))
         finally:
-            for process in others:
+            for process in processes:
                 process.join(timeout=10)  # it has the result too, or finds that nobody talks to it any more
                 if process.is_alive():
                     process.kill()

@@ -6,7 +6,7 @@ import functools
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ from flows.home import Home, utc_now
 from flows.settings import Settings
 from flows.stages.decide import decide
 from flows.stages.recheck import recheck
+from flows.stages.redo import foretold, in_words
 from flows.stages.schedules import LedgerSchedules, ScheduleWriter
 from flows.terminal import Progress, silent
 from policy.errors import InputError
@@ -26,6 +27,9 @@ from policy.snapshot import publish
 if TYPE_CHECKING:
     from training.clip import ClipResult
     from training.clip_config import ClipConfig
+    from training.config import TrainingConfig
+    from training.ranks import Ranks
+    from training.redo import ExpectedRedo
 
 
 PROVENANCE = "provenance.json"
@@ -48,12 +52,18 @@ class TrainedCheckpoint:
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """The contract of `custody train --json`."""
+    """The contract of `custody train --json`.
+
+    `expected_redo`: what a later removal of one slot redoes, known beforehand (training/redo.py); None: of a CLIP.
+    `order_note`: what of the curriculum that was asked for could not be had, "" mostly.
+    """
 
     run: str
     steps: int
     checkpoints: tuple[TrainedCheckpoint, ...]
     images_per_s: float
+    expected_redo: ExpectedRedo | None = None
+    order_note: str = ""
 
 
 def train(
@@ -66,11 +76,12 @@ def train(
     seed: int | None = None,
     offline: bool = False,
     progress: Progress = silent,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> Trained:
     """Train a diffusion model or a CLIP; a run of the same configuration that was interrupted goes on.
 
     What its samples rest on is asked again first where it is due, and judged; `offline` asks nobody. A sample that is
-    not allowed any more is not shown.
+    not allowed any more is not shown. `tell` is called before the first step, with what a removal will cost.
 
     Raises:
         InputError: no such dataset or preset, or none of its samples may be used any more.
@@ -79,7 +90,9 @@ def train(
     if kind == "clip":
         clip = train_clip(home, dataset, seed=seed, steps=steps, offline=offline, progress=progress)
         return _as_trained(home, clip)
-    return train_diffusion(home, dataset, preset=preset, steps=steps, seed=seed, offline=offline, progress=progress)
+    return train_diffusion(
+        home, dataset, preset=preset, steps=steps, seed=seed, offline=offline, progress=progress, tell=tell
+    )
 
 
 def train_diffusion(
@@ -91,11 +104,13 @@ def train_diffusion(
     seed: int | None = None,
     offline: bool = False,
     progress: Progress = silent,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> Trained:
     """Train the text-conditional diffusion model on a dataset."""
     from curation.clip_model import PackagedTextEncoder
     from training.config import preset as preset_named
     from training.loop import train as train_loop
+    from training.ranks import train_together
 
     settings = home.settings.training
     config = preset_named(
@@ -103,6 +118,8 @@ def train_diffusion(
         seed=settings.seed if seed is None else seed,
         threads=settings.threads,
         window_shards=settings.window_shards,
+        curriculum=settings.curriculum,
+        revocable_steps=settings.revocable_steps,
         loader_workers=settings.loader_workers,
     )
     if steps or settings.steps:
@@ -111,29 +128,57 @@ def train_diffusion(
     home.tombstones()  # training reads the file alone: it must be the one that the ledger knows
     with open_dataset(home, dataset) as reader:
         withheld = clear(home, dataset, offline=offline, progress=progress)
+        redo, note = foretold(reader, config)
+        for line in filter(None, (note, in_words(redo))):
+            tell(line)
         run_dir = home.runs_path / run_name("diffusion", dataset, config.digest)
         try:
-            result = train_loop(
-                reader,
-                config,
-                run_dir,
-                upstream=caption_models(home, dataset),
-                reopen_s=settings.reopen_hours * 3600,
-                tokens_dir=home.tokens_path if settings.token_cache_bytes else None,
-                tokens_bytes=settings.token_cache_bytes,
-                text_encoder=PackagedTextEncoder(),
-                progress=lambda step, loss, speed: progress(
-                    step, config.steps, f"train: loss {loss:.3f}, {speed:.0f} images/s"
+            result = train_together(
+                lambda ranks: train_loop(
+                    reader,
+                    config,
+                    run_dir,
+                    upstream=caption_models(home, dataset),
+                    reopen_s=settings.reopen_hours * 3600,
+                    tokens_dir=home.tokens_path if settings.token_cache_bytes else None,
+                    tokens_bytes=settings.token_cache_bytes,
+                    text_encoder=PackagedTextEncoder(),
+                    progress=lambda step, loss, speed: progress(
+                        step, config.steps, f"train: loss {loss:.3f}, {speed:.0f} images/s"
+                    ),
+                    now=utc_now,
+                    tombstones_dir=home.tombstones_path,
+                    withheld=withheld,
+                    on_event=lambda kind, subject, detail: events.append((kind, subject, detail)),
+                    code_version=code_version(),
+                    ranks=ranks,
                 ),
-                now=utc_now,
-                tombstones_dir=home.tombstones_path,
-                withheld=withheld,
-                on_event=lambda kind, subject, detail: events.append((kind, subject, detail)),
-                code_version=code_version(),
+                settings.ranks,
+                others=functools.partial(_train_beside, home.path, dataset, config, run_dir),
+                device=config.device,
             )
         finally:
             register_run(home, run_dir, events)
-    return replace(_trained(home, run_dir), images_per_s=result.images_per_s)
+    trained = _trained(home, run_dir)
+    return replace(trained, images_per_s=result.images_per_s, expected_redo=redo, order_note=note)
+
+
+def _train_beside(home_path: Path, dataset: str, config: TrainingConfig, run_dir: Path, ranks: Ranks) -> None:
+    """What another process than the first does of a run: it reads its part of the batches, and writes nothing."""
+    from curation.clip_model import PackagedTextEncoder
+    from training.loop import train as train_loop
+
+    with open_dataset(Home.open(home_path), dataset) as reader:
+        train_loop(
+            reader,
+            config,
+            run_dir,
+            upstream=(),
+            text_encoder=PackagedTextEncoder(),
+            progress=lambda step, loss, speed: None,
+            now=utc_now,
+            ranks=ranks,
+        )
 
 
 def train_clip(
