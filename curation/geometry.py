@@ -38,9 +38,6 @@ SMALLEST_SCALE: Final = 0.62  # of a crop, in length
 # What makes two pictures one; measured in docs/benchmarks.md (duplicates).
 MIN_TEXTURED: Final = 12
 MIN_OVERLAP: Final = (0.9, 0.35)  # of the one of which more lies in the other, and of the other
-# Of a letter with an accent the letter alone is a crop, and so is the n of an h: where much is cut, much must be seen.
-DEEPLY_CROPPED: Final = 0.8
-MIN_TEXTURED_CROPPED: Final = 100
 MIN_GAIN: Final = 0.6
 MAX_BIAS: Final = 16.0
 MIN_CORRELATION: Final = 0.86
@@ -333,7 +330,8 @@ class Comparison:
     `typical_colour`: by how much four in five of the textured blocks differ at most in brightness and in colour, as a
     share of what that quality does to them; `worst`, `worst_colour`: the worst block of all. `shift`, `shift_colour`:
     the same of the mean of a window as large as the coder's blocks. `cast`: that of colour in levels of 255.
-    `overlaid`: the share of blocks that were left out as drawn over; the rest was measured without them.
+    `overlaid`: the share of blocks that were left out as drawn over; the rest was measured without them. `severed`:
+    what lies beyond the overlap is a thing of its own, as the accent over a letter.
     """
 
     orientation: int
@@ -351,6 +349,7 @@ class Comparison:
     shift_colour: float
     cast: float
     overlaid: float
+    severed: bool
 
 
 def same(one: Sketch, other: Sketch) -> Comparison | None:
@@ -361,7 +360,7 @@ def same(one: Sketch, other: Sketch) -> Comparison | None:
 def _is_copy(found: Comparison) -> bool:
     """Nowhere do they differ by more than recompression explains."""
     return (
-        found.textured >= (MIN_TEXTURED if min(found.overlap) >= DEEPLY_CROPPED else MIN_TEXTURED_CROPPED)
+        found.textured >= MIN_TEXTURED
         and max(found.overlap) >= MIN_OVERLAP[0]
         and min(found.overlap) >= MIN_OVERLAP[1]
         and MIN_GAIN <= found.gain <= 1 / MIN_GAIN
@@ -373,6 +372,7 @@ def _is_copy(found: Comparison) -> bool:
         and found.shift <= _bound(SHIFT, found.typical)
         and found.shift_colour <= _bound(SHIFT_COLOUR, found.typical_colour)
         and found.cast <= MAX_CAST
+        and not found.severed
     )
 
 
@@ -423,6 +423,9 @@ def _held(one: Sketch, other: Sketch, mapping: Affine, score: float, orientation
     blocks = _Blocks(first, second, inside, scale)
     if not blocks.counted.any():
         return
+    severed = _is_severed(one.luma, _inside(mapping, size, other.size)) or _is_severed(
+        other.luma, _inside(_inverted(mapping), other.size, size)
+    )
     for even in (False, True):
         gain, bias = _photometry(first[inside], second[inside]) if even else (1.0, 0.0)
         differing = blocks.differing(gain, bias)
@@ -442,7 +445,39 @@ def _held(one: Sketch, other: Sketch, mapping: Affine, score: float, orientation
             shift_colour=differing.shift_colour,
             cast=differing.cast,
             overlaid=differing.overlaid,
+            severed=severed,
         )
+
+
+def _is_severed(luma: Plane, overlap: npt.NDArray[np.bool_]) -> bool:
+    """Whether the overlap cuts a picture where it is empty, and something else lies beyond.
+
+    A crop cuts through what is there, or cuts empty ground off; that a picture lies on a page, with other things
+    around it, shows by its edge, along which it differs from the page.
+    """
+    beyond = ~_grown(overlap, 4)
+    if beyond.mean() < _SEVERED_FROM:
+        return False
+    strip = _grown(overlap, 4) & ~_grown(overlap, 1)
+    if not strip.any() or np.ptp(np.quantile(luma[strip], (0.02, 0.98))) > _STEP:
+        return False
+    ground = float(np.median(luma[strip]))
+    if (np.abs(luma[beyond] - ground) > _THING).mean() < _THING_FROM:
+        return False
+    edge = _grown(strip, 5) & ~_grown(~overlap, 1)
+    return bool(edge.any()) and float((np.abs(luma[edge] - ground) > _STEP).mean()) < _EDGED_ALONG
+
+
+_SEVERED_FROM: Final = 0.03  # of a picture: so much must lie beyond
+_STEP: Final = 16.0  # levels
+_THING: Final = 64.0  # levels by which a thing of its own differs from the ground that it lies on,
+_THING_FROM: Final = 0.04  # and how much of what lies beyond it takes up
+_EDGED_ALONG: Final = 0.75
+
+
+def _grown(mask: npt.NDArray[np.bool_], by: int) -> npt.NDArray[np.bool_]:
+    image = Image.fromarray(mask.astype(np.uint8) * 255).filter(ImageFilter.MaxFilter(2 * by + 1))
+    return np.asarray(image) > 127
 
 
 _EDGE: Final = 1.5  # pixels along the edge of the overlap, in which what lies beside it shows

@@ -100,6 +100,28 @@ def test_words_over_a_busy_picture_leave_it_the_same_and_over_a_drawing_they_do_
     assert not compared(drawing, written_over(Image.fromarray(drawing)))
 
 
+def test_a_letter_is_no_crop_of_the_letter_with_its_accent() -> None:
+    """Where nothing is cut through and another thing lies beyond, a part is another picture; a picture on a page with
+    words beside it, and one whose empty ground alone was cut off, are the same.
+    """
+    letter = Image.new("RGB", (150, 150), "white")
+    for at in ((0, 12, 24, 150), (126, 12, 150, 150), (0, 80, 150, 100), (40, 30, 60, 64)):
+        ImageDraw.Draw(letter).rectangle(at, (20, 20, 120))
+    accented = Image.new("RGB", (150, 210), "white")
+    accented.paste(letter, (0, 60))
+    ImageDraw.Draw(accented).ellipse((50, 4, 100, 44), (20, 20, 120))
+    assert not compared(np.asarray(accented), np.asarray(letter))
+    assert not compared(np.asarray(letter), np.asarray(accented))
+    photo = photo_like(4, 200, 160)
+    page = Image.new("RGB", (240, 240), "white")
+    page.paste(Image.fromarray(photo), (20, 60))
+    ImageDraw.Draw(page).rectangle((30, 8, 200, 40), (10, 10, 10))
+    assert compared(np.asarray(page), photo)
+    drawn = Image.new("RGB", (170, 190), "white")
+    drawn.paste(Image.fromarray(face("smile")), (10, 20))
+    assert compared(np.asarray(drawn), face("smile"))
+
+
 VARIANTS: dict[str, tuple[Rgb, Rgb]] = {
     "another mouth": (face("smile"), face("frown")),
     "another mouth, alike": (face("open"), face("line")),
