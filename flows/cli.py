@@ -358,6 +358,7 @@ def train(
         seed=seed,
         offline=offline,
         progress=_bar(as_json),
+        tell=say,
     )
     if as_json:
         print_json(result)
