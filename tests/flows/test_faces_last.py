@@ -243,6 +243,9 @@ def test_one_refused_page_of_several_is_enough(home: Home, site: Site) -> None:
     site.answers["/other"] = Answer(page(NC))
     crawled(home, site)
     assert set(faces(home).values()) == {None}
+    asked = site.requests.copy()
+    assert recheck.recheck(Home.open(home.path)).imported == 0
+    assert site.requests == asked  # nor is it asked for once more while that page refuses
 
 
 def test_a_picture_that_is_asked_again_is_judged_by_what_is_on_record(home: Home, site: Site) -> None:

@@ -83,10 +83,14 @@ WHERE page_key IS NULL OR page_key NOT IN (SELECT unnest($pages::VARCHAR[]))
 ORDER BY pair_key
 """  # noqa: S608  # conditions of ours, below
 # Pictures that nothing refuses any more, and that wait for somebody to look for faces: while something refused them
-# nobody did, and nothing is kept of them (`decoding`).
+# nobody did, and nothing is kept of them (`decoding`). One denied pair of several would have nobody look once more.
 UNSEEN = """
-SELECT url_key FROM occurrence JOIN standing USING (pair_key) JOIN latest_decision AS said USING (pair_key)
-WHERE standing.verdict = 'defer' AND said.rule = $faces AND said.verdict = 'defer' AND said.reason_code = 'not-observed'
+SELECT url_key FROM occurrence JOIN standing USING (pair_key) LEFT JOIN (
+    SELECT pair_key AS waiting FROM latest_decision
+    WHERE rule = $faces AND verdict = 'defer' AND reason_code = 'not-observed'
+) AS unseen ON unseen.waiting = occurrence.pair_key
+WHERE url_key IS NOT NULL
+GROUP BY url_key HAVING bool_and(standing.verdict <> 'deny') AND count(unseen.waiting) > 0
 """
 _WHICH = {
     "transient": "outcome IN (SELECT unnest($outcomes::VARCHAR[]))",
