@@ -11,12 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner, Result
 from PIL import Image
 
 from curation.fingerprints import pdq
 from curation.images import encode_jpeg
 from curation.near_embedding import WIDTH, NearEmbedder, VectorCache, Vectors
 from curation.pixel_store import PixelStore
+from flows.cli import cli
 from flows.home import Home
 from flows.stages import duplicates as stage
 from flows.stages import inspection, removal
@@ -330,6 +332,28 @@ def test_what_is_in_force_without_them_takes_no_near_duplicates_in(tmp_path: Pat
         removal.approve(home, request.id, by="A. Reviewer", with_near=True)
     assert "--sha256" in refused.value.remedy
     assert home.tombstones().covers_content(second) is None
+
+
+def test_the_prompt_names_what_may_be_taken_in(tmp_path: Path) -> None:
+    """`removal show` names each near duplicate in words and in JSON, `approve --near` takes one of them in, and one
+    that is not proposed is refused without a traceback.
+    """
+    home, ((_, first), (_, second), (_, third), _) = near_home(tmp_path / "home")
+    request = removal.add(home, "sha256", first)
+
+    def said(*arguments: str) -> Result:
+        return CliRunner().invoke(cli, ["removal", *arguments, "--home", str(home.path)], prog_name="custody")
+
+    words = said("show", request.id).output
+    assert f"{second} (pdq, distance 0.01, 1 occurrence)" in words
+    assert "--with-near" in words
+    proposals = json.loads(said("show", request.id, "--json").stdout)["proposals"]
+    assert {(p["content_sha256"], p["method"]) for p in proposals} == {(second, "pdq"), (third, "pdq-turned")}
+    wrong = said("approve", request.id, "--by", "Ada", "--near", "b" * 64)
+    assert wrong.exit_code == 2
+    assert "not proposed" in wrong.output
+    done = said("approve", request.id, "--by", "Ada", "--near", third, "--json")
+    assert {match["method"] for match in json.loads(done.stdout)["matches"]} == {"content", "near-pdq-turned"}
 
 
 @pytest.mark.parametrize("chosen", [True, False])
