@@ -230,7 +230,8 @@ def _event(removal: str, state: State, by_whom: str, reason: str, now: datetime)
 class Match:
     """An occurrence that a request concerns; keys in hex, None where it has none (never fetched, never captioned).
 
-    `method`: the kind that was named, or "same-content" for another occurrence of equal bytes.
+    `method`: the kind that was named, "same-content" for another occurrence of equal bytes, or "near-…" for one of a
+    near duplicate that the approval took in, with how that was found; `score` then is one less its distance.
     """
 
     pair_key: str | None
