@@ -115,7 +115,12 @@ class TombstoneWatch:
     """
 
     def __init__(self, tombstones_dir: Path | None, dataset: str) -> None:
-        self._dir, self._dataset = tombstones_dir, dataset
+        self._path: Path | None = None
+        if tombstones_dir is not None:
+            from policy.removals import TOMBSTONES_FILE  # not needed by runs without tombstones
+
+            self._path = tombstones_dir / TOMBSTONES_FILE
+        self._dataset = dataset
         self._seen: tuple[int, int, int] | None = None
 
     def look(self) -> frozenset[int] | None:
@@ -123,24 +128,24 @@ class TombstoneWatch:
 
         Raises IntegrityError for a file that is damaged, or gone; StorageError.
         """
-        from policy.removals import TOMBSTONES_FILE, Tombstones  # not needed by runs without tombstones
-
-        if self._dir is None:
+        if self._path is None:
             return None
         try:
-            found = os.stat(self._dir / TOMBSTONES_FILE)
+            found = os.stat(self._path)
         except FileNotFoundError as error:
             if self._seen is None:
                 return None
             # Never taken for "nothing is removed": what would be filed from now on would be lost.
             remedy = "Restore it from its copy and go on from the last checkpoint"
             raise IntegrityError(
-                "the tombstones were there, and are gone", where=str(self._dir / TOMBSTONES_FILE), remedy=remedy
+                "the tombstones were there, and are gone", where=str(self._path), remedy=remedy
             ) from error
         state = (found.st_mtime_ns, found.st_ino, found.st_size)
         if state == self._seen:
             return None
-        ordinals = Tombstones.load(self._dir).slots(self._dataset)
+        from policy.removals import Tombstones
+
+        ordinals = Tombstones.load(self._path.parent).slots(self._dataset)
         self._seen = state
         return ordinals
 

@@ -44,6 +44,7 @@ _HALF = np.uint64(32)
 _MULTIPLIER_1 = np.uint64(0x9E3779B1)  # odd 32-bit constants: 32 x 32 bits never overflow 64
 _MULTIPLIER_2 = np.uint64(0x85EBCA6B)
 _CHUNK = 1 << 14  # keeps the working arrays in the cache
+_AHEAD = 4096  # positions that are computed together where steps are asked for one after the other
 
 Ints = npt.NDArray[np.int64]
 _Words = npt.NDArray[np.uint64]
@@ -310,6 +311,9 @@ class Order:
         self.positions = int(self._first_position[-1])
         self.epochs = int(self._first_epoch[-1])
         self.steps = -(-self.positions // batch_size)
+        self._steps_at_once = max(1, _AHEAD // batch_size)
+        # (which steps, their ordinals, epochs); replaced as a whole, so that threads may share it.
+        self._at_once: tuple[int, Ints, Ints] = (-1, np.empty(0, np.int64), np.empty(0, np.int64))
 
     @classmethod
     def of(cls, segment: Segment) -> Order:
@@ -322,7 +326,15 @@ class Order:
 
     def at_step(self, step: int) -> tuple[Ints, Ints]:
         """Ordinals and epochs of one step, [batch_size] each; ordinal -1 past the last position."""
-        return self.at(np.arange(step * self.batch_size, (step + 1) * self.batch_size, dtype=np.int64))
+        # A small array costs as much as a large one, some tenths of a millisecond: the steps around come along.
+        chunk, row = divmod(step, self._steps_at_once)
+        held = self._at_once
+        if held[0] != chunk:
+            first = chunk * self._steps_at_once * self.batch_size
+            positions = np.arange(first, first + self._steps_at_once * self.batch_size, dtype=np.int64)
+            ordinals, epochs = self.at(positions.reshape(self._steps_at_once, self.batch_size))
+            self._at_once = held = (chunk, ordinals, epochs)
+        return held[1][row].copy(), held[2][row].copy()
 
     def at(self, positions: npt.ArrayLike) -> tuple[Ints, Ints]:
         """Ordinals and run-wide epochs at positions, [N] each; ordinal -1 past the last position."""

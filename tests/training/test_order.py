@@ -329,3 +329,14 @@ def test_a_value_outside_the_order_is_refused(value):
     """No silent wrap-around."""
     with pytest.raises(InputError, match="outside"):
         Permutation(10, "k").forward([value])
+
+
+@pytest.mark.parametrize("batch_size", [3, 5000])
+def test_steps_are_the_same_however_they_are_asked_for(batch_size):
+    """A step holds what stands at its positions, whichever was asked for before; what is given may be changed."""
+    order = Order("key", (Phase(((0, 9_001),), 2),), batch_size)
+    steps = [*range(0, order.steps, max(1, order.steps // 50)), order.steps - 1]
+    for step in [*steps, *reversed(steps)]:
+        given, expected = order.at_step(step), order.at(np.arange(step * batch_size, (step + 1) * batch_size))
+        assert all(np.array_equal(ours, other) for ours, other in zip(given, expected, strict=True))
+        given[0][:] = -7
