@@ -255,7 +255,11 @@ def _place_of_last(shards: int, keys: tuple[int, ...]) -> int:
 
 def _distinct(epochs: int | Ints) -> tuple[Ints, Ints]:
     """The distinct epochs, rising, and for each value the number of its own."""
-    distinct, column = np.unique(np.asarray(epochs, dtype=np.int64).reshape(-1), return_inverse=True)
+    values = np.asarray(epochs, dtype=np.int64).reshape(-1)
+    if values.size and (values[1:] >= values[:-1]).all():  # as those of positions mostly are: nothing to sort
+        new = np.concatenate([[True], values[1:] != values[:-1]])
+        return values[new], np.cumsum(new) - 1
+    distinct, column = np.unique(values, return_inverse=True)
     return distinct, column.astype(np.int64, copy=False)
 
 
@@ -342,10 +346,9 @@ class Order:
         ordinals = np.full(places.shape, -1, dtype=np.int64)
         epochs = np.full(places.shape, -1, dtype=np.int64)
         phase_of = np.searchsorted(self._first_position, places, side="right") - 1
-        for i in np.unique(phase_of).tolist():
-            if not 0 <= i < len(self.phases):
-                continue
-            layout, here = self._layouts[i], phase_of == i
+        first, last = (max(0, int(phase_of.min())), int(phase_of.max())) if places.size else (0, -1)
+        for i, layout in enumerate(self._layouts[first : last + 1], first):
+            here = phase_of == i
             epoch, place = np.divmod(places[here] - self._first_position[i], layout.slots)
             ordinals[here] = layout.ordinals(layout.permutation(epoch).forward(place))
             epochs[here] = self._first_epoch[i] + epoch
