@@ -21,6 +21,7 @@ BENCHMARKS = (
     *("captions", "caption_bank"),
     "loader",
     *("trace",),
+    *("exactness", "after_kill"),
 )
 RESULTS = Path(__file__).resolve().parent.parent.parent / "docs" / "benchmarks.md"
 
