@@ -20,7 +20,7 @@ BENCHMARKS = (
     *("looking", "clip", "scores", "faces", "duplicates"),
     *("captions", "caption_bank"),
     "loader",
-    *("trace",),
+    *("trace", "curriculum"),
     *("exactness", "after_kill"),
 )
 RESULTS = Path(__file__).resolve().parent.parent.parent / "docs" / "benchmarks.md"
