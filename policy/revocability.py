@@ -7,7 +7,9 @@ a removal reaches every sample, and whatever is not known for sure counts as eas
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple
 from enum import IntEnum
 from functools import lru_cache
 from itertools import groupby
@@ -92,6 +94,16 @@ def class_ranges(classes: Iterable[int]) -> tuple[ClassRange, ...]:
         ranges.append(ClassRange(int(each), start, stop))
         start = stop
     return tuple(ranges)
+
+
+def classes_json(ranges: Sequence[ClassRange]) -> str:
+    """What the ledger's `dataset.classes_json` holds: [class, start, stop] of every range."""
+    return json.dumps([astuple(each) for each in ranges])
+
+
+def classes_from_json(text: str | None) -> tuple[ClassRange, ...] | None:
+    """The ranges out of the ledger; None for a dataset that was sealed before slots had classes."""
+    return None if text is None else tuple(ClassRange(*each) for each in json.loads(text))
 
 
 def classes_of(manifest: DatasetManifest) -> tuple[ClassRange, ...]:

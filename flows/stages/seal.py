@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -25,7 +25,7 @@ from policy.people import changes_of
 from policy.personal_data import contact_data, person_name
 from policy.provenance import ClassRange, DatasetManifest, Generation, dataset_root, utc_text
 from policy.removals import Tombstones
-from policy.revocability import Revocability, class_ranges, revocability
+from policy.revocability import Revocability, class_ranges, classes_from_json, classes_json, revocability
 from policy.snapshot import publish
 
 _as_json = json.JSONEncoder(ensure_ascii=False).encode  # made once: `json.dumps` would make one a sample
@@ -182,14 +182,24 @@ _PERMISSIONS = """
 WITH showing AS (
     SELECT DISTINCT content_sha256, pair_key FROM evidence
     WHERE pair_key IS NOT NULL AND content_sha256 IN (SELECT unnest($contents::VARCHAR[]))
+), latest AS (  -- as the view latest_decision, which would look at every pair there is
+    SELECT
+        pair_key,
+        rule,
+        max_by(
+            {verdict: verdict, code: reason_code, detail: if(rule = 'licence', reason_detail, NULL)},
+            (batch_seq << 31) | row_no
+        ) AS said
+    FROM decision SEMI JOIN showing USING (pair_key)
+    GROUP BY pair_key, rule
 ), permitted AS (
     SELECT
         pair_key,
-        max(reason_detail) FILTER (rule = 'licence') AS licence,
-        bool_or(reason_code = 'granted') AS granted,
-        bool_or(rule = 'faces' AND reason_code = 'no-face') AS faceless
-    FROM latest_decision SEMI JOIN showing USING (pair_key)
-    WHERE verdict = 'allow'
+        max(said.detail) AS licence,
+        bool_or(said.code = 'granted') AS granted,
+        bool_or(rule = 'faces' AND said.code = 'no-face') AS faceless
+    FROM latest
+    WHERE said.verdict = 'allow'
     GROUP BY pair_key
 )
 SELECT DISTINCT content_sha256, licence, coalesce(granted, false), coalesce(faceless, false)
@@ -367,7 +377,7 @@ def _record_slots(
         "image_size": home.settings.images.size,
         "parent": None,
         "sealed_at": utc_now().replace(tzinfo=None),
-        "classes_json": _classes_json(rows),
+        "classes_json": classes_json(class_ranges(r["revocability"] for r in rows)),
     }
     ledger.append_many(
         [
@@ -380,11 +390,6 @@ def _record_slots(
         {name: r[name] for name in SLOT[:-1]} | {"commitment": commitment}
         for r, commitment in zip(rows, commitments, strict=True)
     ]
-
-
-def _classes_json(rows: Sequence[Mapping[str, Any]]) -> str:
-    """What `dataset.classes_json` holds: [class, start, stop] of every range of slots."""
-    return json.dumps([astuple(each) for each in class_ranges(r["revocability"] for r in rows)])
 
 
 _CLAIMS = """
@@ -490,7 +495,7 @@ def _manifest(ledger: Ledger, dataset: str) -> DatasetManifest:
     ((occurrences, near),) = ledger.query(_STANDS_FOR, {"dataset": dataset})
     return DatasetManifest(
         *(dataset, root, slots, size, purpose, digest, selected, None, utc_text(sealed_at), occurrences, near),
-        classes=None if classes is None else tuple(ClassRange(*each) for each in json.loads(classes)),
+        classes=classes_from_json(classes),
     )
 
 

@@ -17,6 +17,7 @@ from flows.terminal import Progress, silent
 from policy.errors import CustodyError, InputError, IntegrityError
 from policy.ledger import Ledger
 from policy.provenance import DatasetManifest, TrainingRun
+from policy.revocability import classes_from_json
 from policy.verification import Failure
 
 if TYPE_CHECKING:
@@ -35,12 +36,12 @@ def verify(home: Home, progress: Progress = silent) -> list[Failure]:
         failures += ledger.verify(home.keys)
         failures += _check_tombstones(home, ledger)
         failures += _check_registries(home, ledger)
-        roots = dict(ledger.query("SELECT dataset, root FROM dataset"))
+        fixed = {name: what for name, *what in ledger.query("SELECT dataset, root, classes_json FROM dataset")}
         recorded = _recorded(ledger)
     progress(1, total, "verify: ledger")
     for done, name in enumerate(datasets, 2):
         failures += [Failure(what, home.dataset_where(name)) for what in verify_dataset(home.dataset(name))]
-        failures += _check_root(home, name, roots)
+        failures += _check_fixed(home, name, fixed)
         progress(done, total, "verify: datasets")
     for done, directory in enumerate(runs, 2 + len(datasets)):
         failures += _check_run(home, directory, recorded)
@@ -76,17 +77,22 @@ def _check_registries(home: Home, ledger: Ledger) -> list[Failure]:
     return failures
 
 
-def _check_root(home: Home, dataset: str, roots: dict[str, str]) -> list[Failure]:
+def _check_fixed(home: Home, dataset: str, fixed: Mapping[str, Sequence[str | None]]) -> list[Failure]:
+    """A manifest's root and classes of revocability, against those that the ledger fixed when it was sealed."""
     from curation.shard_reader import read_manifest
 
     try:
-        root = read_manifest(home.dataset(dataset)).root
+        manifest = read_manifest(home.dataset(dataset))
     except IntegrityError:
         return []  # verify_dataset has named it
-    if dataset not in roots:
+    if dataset not in fixed:
         return [Failure("a dataset that the ledger does not know", home.dataset_where(dataset))]
-    if roots[dataset] != root:
-        return [Failure("its root is not the one in the ledger", f"{home.dataset_where(dataset)}/dataset.json")]
+    root, classes = fixed[dataset]
+    where = f"{home.dataset_where(dataset)}/dataset.json"
+    if root != manifest.root:
+        return [Failure("its root is not the one in the ledger", where)]
+    if classes_from_json(classes) != manifest.classes:
+        return [Failure("its classes of revocability are not those in the ledger", where)]
     return []
 
 

@@ -38,7 +38,7 @@ from policy.revocability import Revocability, class_ranges
 from tests.benchmarks.table import Table
 from training.conditioning import CaptionTokens
 from training.config import TrainingConfig, preset
-from training.denoiser import DenoiserConfig
+from training.denoiser import Denoiser, DenoiserConfig
 from training.diffusion import draw_noise, draw_timesteps, flow_loss
 from training.loop import train
 from training.sampling import load_denoiser
@@ -195,7 +195,7 @@ def _trained(
 
 
 @torch.no_grad()
-def _losses(model: torch.nn.Module, held_out: Sequence[Picture], first: int, tokens: CaptionTokens) -> Losses:
+def _losses(model: Denoiser, held_out: Sequence[Picture], first: int, tokens: CaptionTokens) -> Losses:
     """The velocity's loss of each picture, the mean over its draws, [N]."""
     found = []
     one = replace(CONFIG, batch_size=1)

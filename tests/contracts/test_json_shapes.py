@@ -13,8 +13,20 @@ from tests.builders import DATASET, Custody, Journey, Removed
 
 pytestmark = pytest.mark.timeout(900)  # the first test to ask for the journey waits for it
 
-SEAL = {"dataset": str, "root": str, "slots": int, "shards": [{"path": str, "sha256": str, "count": int}]}
-TRAIN = {"run": str, "steps": int, "checkpoints": [{"id": str, "path": str, "step": int}]}
+SEAL = {
+    "dataset": str,
+    "root": str,
+    "slots": int,
+    "shards": [{"path": str, "sha256": str, "count": int}],
+    "classes": [{"revocability": int, "words": str, "slots": int}],
+}
+TRAIN = {
+    "run": str,
+    "steps": int,
+    "checkpoints": [{"id": str, "path": str, "step": int}],
+    "expected_redo": {"steps": int, "of_any": {"slots": int, "asked": int, "mean": float, "worst": float}},
+    "order_note": str,
+}
 TRACE = {
     "query": str,
     "samples": [{"key": str, "dataset": str, "ordinal": int, "state": str}],

@@ -52,6 +52,9 @@ def test_slots_lie_by_class_and_then_by_key(home: Home) -> None:
         assert [reader.key(o) for o in range(COUNT)] == [key for key, _, _ in found]
     assert seal(home, name="d") == said
     assert verify(home) == []
+    manifest = home.datasets_path / "d" / "dataset.json"
+    manifest.write_text(manifest.read_text().replace('"revocability": 1', '"revocability": 0'))
+    assert [failure.what for failure in verify(home)] == ["its classes of revocability are not those in the ledger"]
 
 
 # A rule, what it said last (None: nothing), and the class that follows.
@@ -108,7 +111,7 @@ def test_a_dataset_of_before_is_found_again_as_it_was(home: Home, monkeypatch: p
     with monkeypatch.context() as before:
         before.setattr(stage, "_classed", by_key)
         before.setattr(stage, "_write", kill)
-        before.setattr(stage, "_classes_json", lambda rows: None)
+        before.setattr(stage, "classes_json", lambda ranges: None)
         with pytest.raises(Killed):
             seal(home)
     said = seal(home)
