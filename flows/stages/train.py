@@ -19,7 +19,7 @@ from flows.stages.recheck import recheck
 from flows.stages.redo import foretold, in_words
 from flows.stages.schedules import LedgerSchedules, ScheduleWriter
 from flows.terminal import Progress, silent
-from policy.errors import InputError
+from policy.errors import CustodyError, InputError, IntegrityError
 from policy.ledger import Ledger
 from policy.provenance import CheckpointRecord, TrainingRun, UpstreamModel, config_digest
 from policy.snapshot import publish
@@ -309,17 +309,42 @@ def newest_run(home: Home, kind: str, run: str | None = None) -> Path:
 
 
 def caption_models(home: Home, dataset: str) -> tuple[UpstreamModel, ...]:
-    """The models whose captions stand in a dataset: what they learnt from counts as seen, too."""
+    """The models whose captions stand in a dataset: what they learnt from counts as seen, too.
+
+    Raises:
+        IntegrityError: one that was trained here is gone: nobody could say any more what it learnt from, or train it
+            anew without somebody.
+    """
     with home.ledger(readonly=True) as ledger:
         rows = ledger.query(
             "SELECT DISTINCT c.model_name, c.model_digest, c.model_run FROM slot s JOIN caption c USING (sample_key) "
             "WHERE s.dataset = ? AND c.model_digest IS NOT NULL ORDER BY ALL",
             [dataset],
         )
+    for name, digest, run in rows:
+        if run and not _is_there(home.runs_path / run, digest):
+            raise IntegrityError(
+                f"captions of {dataset} come from the model {name} of the run {run}, and that model is gone",
+                where=str(home.runs_path / run),
+                remedy="Restore the run's directory, or caption and seal anew with a model that is there",
+            )
     return tuple(
         UpstreamModel("captioner", name, digest, "see its run", f"run:{run}" if run else "not known")
         for name, digest, run in rows
     )
+
+
+def _is_there(run_dir: Path, digest: str) -> bool:
+    """Whether a CLIP's run still has the checkpoint with this digest, as its records say."""
+    from curation.clip_model import trained_identity
+
+    for folder in run_dir.glob("step-*"):
+        try:
+            if trained_identity(folder)[1] == digest:
+                return True
+        except CustodyError:
+            continue
+    return False
 
 
 # ── records ────────────────────────────────────────────────────────────────────────────────────────────────────────

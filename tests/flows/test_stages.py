@@ -17,6 +17,8 @@ from flows.home import Home
 from flows.museum import Museum
 from flows.stages.captioning.bank import build_bank
 from flows.stages.evidence import evidence_batches, newest_evidence
+from flows.stages.train import caption_models, train
+from policy.errors import IntegrityError
 from tests.builders import (
     DATASET,
     Custody,
@@ -284,3 +286,15 @@ def test_in_a_catalogue_no_text_is_given_twice(journey: Journey, copy_of: Callab
     assert offered
     assert carried
     assert not carried & offered
+
+
+def test_a_dataset_whose_captioner_is_gone_trains_nothing(journey: Journey, copy_of: Callable[[Home], Home]) -> None:
+    """Without the model that wrote its captions a training is refused, naming the run; with it, it is not."""
+    home = copy_of(journey.home)
+    (model,) = caption_models(home, DATASET)
+    run = model.training_data.removeprefix("run:")
+    (home.runs_path / run).rename(home.path / "elsewhere")
+    with pytest.raises(IntegrityError, match=f"come from the model .* of the run {run}, and that model is gone"):
+        train(home, dataset=DATASET, offline=True)
+    (home.path / "elsewhere").rename(home.runs_path / run)
+    assert caption_models(home, DATASET) == (model,)
