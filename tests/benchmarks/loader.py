@@ -30,7 +30,7 @@ from tests.benchmarks.crawl_site import _PHOTOGRAPHS
 from tests.benchmarks.table import Table
 
 BATCH, SHARD_SLOTS, SEED = 256, 1_000, 7
-ROUNDS, ROUNDS_S = 2, 5.0  # at least so many, more while there is time
+ROUNDS, ROUNDS_S = 2, 3.0  # at least so many, more while there is time
 SAMPLES = {64: 10_000, 256: 2_600}
 KINDS = {"q95 4:4:4": (95, "444"), "q75 4:2:0": (75, "420")}
 BARS = {64: 25_000, 256: 3_000}
