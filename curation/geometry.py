@@ -49,6 +49,7 @@ WORST_COLOUR: Final = (0.7, 1.9)
 SHIFT: Final = (0.8, 2.4)
 SHIFT_COLOUR: Final = (0.75, 1.8)
 MAX_CAST: Final = 10.0  # levels of colour by which the mean of a window may differ, however strong the compression
+MAX_CAST_UNEXPLAINED: Final = 4.0  # where no compression explains well what they differ by
 # Where words lie over a picture: the share of blocks that may differ; of the others, the share that must have texture;
 # and the compression, since what is left of a small or spoilt picture does not tell words from another mouth.
 MAX_OVERLAID: Final = 0.14
@@ -371,7 +372,7 @@ def _is_copy(found: Comparison) -> bool:
         and found.worst_colour <= _bound(WORST_COLOUR, found.typical_colour)
         and found.shift <= _bound(SHIFT, found.typical)
         and found.shift_colour <= _bound(SHIFT_COLOUR, found.typical_colour)
-        and found.cast <= MAX_CAST
+        and found.cast <= (MAX_CAST if found.typical <= _FITS else MAX_CAST_UNEXPLAINED)
         and not found.severed
     )
 
@@ -417,24 +418,27 @@ def _held(one: Sketch, other: Sketch, mapping: Affine, score: float, orientation
     colour = [float(np.abs(np.diff(p[inside], axis=-1)).mean()) for p in (first, second)]
     if min(colour) < 2.0 < max(colour) / 2:
         first, second = ((p @ _LUMA)[..., None].repeat(3, axis=-1) for p in (first, second))
-    first, second = _equally_sharp(first, second, inside)
     # How many pixels the smaller of the two has for each that is compared.
     scale = min(1.0, one.native[0] / size[0], math.sqrt(stretch) * other.native[0] / other.size[0])
-    blocks = _Blocks(first, second, inside, scale)
-    if not blocks.counted.any():
-        return
     severed = _is_severed(one.luma, _inside(mapping, size, other.size)) or _is_severed(
         other.luma, _inside(_inverted(mapping), other.size, size)
     )
     for even in (False, True):
         gain, bias = _photometry(first[inside], second[inside]) if even else (1.0, 0.0)
-        differing = blocks.differing(gain, bias)
+        if even and not (MIN_GAIN <= gain <= 1 / MIN_GAIN and max(abs(gain - 1) * 128, abs(bias)) > 1):
+            return
+        # First as bright, then as sharp: beside what is cut at white a brighter copy looks sharper than it is.
+        brought = np.clip(gain * first + bias, 0, 255) if even else first
+        blocks = _Blocks(*_equally_sharp(brought, second, inside), inside, scale)
+        if not blocks.counted.any():
+            return
+        differing = blocks.differing()
         yield Comparison(
             orientation=orientation,
             correlation=score,
             overlap=overlap[::-1] if swapped else overlap,
-            gain=1 / gain if swapped and gain else gain,
-            bias=-bias / gain if swapped and gain else bias,
+            gain=1 / gain if swapped else gain,
+            bias=-bias / gain if swapped else bias,
             textured=int(blocks.textured.sum()),
             quality=differing.quality,
             typical=differing.typical,
@@ -520,10 +524,9 @@ class _Blocks:
         self._edges = _OFF_PX * np.sqrt((_blocks(self._steep)[self.counted] ** 2).mean(axis=(1, 2)))
         self._noise: dict[int, npt.NDArray[np.float32]] = {}
 
-    def differing(self, gain: float, bias: float) -> _Differing:
-        """By how much the second differs from the first, whose brightness is changed by gain and bias."""
-        even = np.clip(gain * self._first + bias, 0, 255) if (gain, bias) != (1.0, 0.0) else self._first
-        rest = np.where(self._inside[..., None], (self._second - even) @ _YCC, 0)
+    def differing(self) -> _Differing:
+        """By how much the second differs from the first."""
+        rest = np.where(self._inside[..., None], (self._second - self._first) @ _YCC, 0)
         squares = (_blocks(rest)[self.counted] ** 2).mean(axis=1)
         told = np.sqrt(np.stack([squares[:, 0], squares[:, 1:].mean(axis=1)]))  # brightness, colour: [2, blocks]
         # The strongest compression first: what that does not explain nothing does, and so it is with most.
