@@ -20,6 +20,9 @@ def enforce_determinism(threads: int) -> None:
     if torch.get_num_threads() != threads:
         torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)
+    # Deterministic mode also fills every new tensor with NaN, a thousand times a step, which costs some per cent of it
+    # and decides nothing unless an operation reads what it never wrote; the proofs of kills and replays would show one.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # set through __setattr__
     torch.backends.cudnn.benchmark = False
 
 
