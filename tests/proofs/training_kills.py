@@ -4,12 +4,12 @@
     KILLS=1000 make prove PROOF=training_kills   more of them
 
 A small model is trained over a little more than one epoch and saved after every second step; in bf16 and fp32, with
-batches made when they are due and ahead by two threads. Every run is killed again and again: a third of the kills come
-after a time drawn over what is left of its life, a third within a save, a third at a file event. After each of them
-every checkpoint that had been complete must verify, or be one that newer ones have replaced. At its end a run must
-have the weights, average, optimizers, tally and step log of a run that was left alone, bit for bit; by its log every
-slot was fed exactly once in the whole epoch; and all of it must verify. Interrupted, the proof goes on with the next
-run. What is under .proofs/training_kills can be deleted.
+batches made when they are due and ahead by two threads. Every run is killed again and again: half of the kills are
+aimed into a save, a quarter come after a time drawn over what is left of its life, a quarter at a file event. After
+each of them every checkpoint that had been complete must verify, or be one that newer ones have replaced. At its end a
+run must have the weights, average, optimizers, tally and step log of a run that was left alone, bit for bit; by its log
+every slot was fed exactly once in the whole epoch; and all of it must verify. Interrupted, the proof goes on with the
+next run. What is under .proofs/training_kills can be deleted.
 """
 
 from __future__ import annotations
@@ -151,12 +151,12 @@ class Runs:
         """The next kill, of any kind, such that so many of them come before the end."""
         rest = 1 - (before[-1].record.step if before else 0) / self.scenario.steps
         share = min(1.0, 2 * rest / (left + 1))
-        match drawn.randrange(3):
+        match drawn.randrange(4):
             case 0:
                 return Kill(after_s=drawn.uniform(0.0, life.begin_s + share * life.seconds))
-            case 1:
+            case 1 | 2:
                 most = max(0, round(share * self.scenario.steps / self.scenario.checkpoint_every) - 1)
-                return Kill(saving=(drawn.randint(0, most), drawn.uniform(0.0, life.save_s)))
+                return Kill(saving=(drawn.randint(0, most), drawn.uniform(0.0, life.save_s / 2)))
             case _:
                 return Kill(event=drawn.randint(1, max(2, round(share * life.events))))
 
