@@ -691,7 +691,7 @@ def _photometry(first: Pixels, second: Pixels) -> tuple[float, float]:
         return 1.0, 0.0
     a, b = a[between], b[between]
     gain, bias = 1.0, 0.0
-    for share in (1.0, 0.8, 0.8):
+    for share in (1.0, 0.8, 0.7, 0.6, 0.6, 0.6):
         error = np.abs(b - gain * a - bias)
         kept = error <= np.quantile(error, share)
         x, y = a[kept], b[kept]
