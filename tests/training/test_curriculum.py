@@ -19,7 +19,7 @@ from training.curriculum import plan
 from training.loop import train
 from training.order import Order, whole_epochs
 from training.redo import expected_redo, first_steps, kept_steps, redone_steps
-from training.replay import plan_replay
+from training.replay import begin_replay, plan_replay
 
 LAST = preset("tiny", curriculum="revocable-last")
 
@@ -49,7 +49,7 @@ def runs(draw):
 
 
 @given(runs())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_what_can_be_taken_back_comes_in_the_last_share_of_the_steps_alone(run):
     """For any sizes: the boundary is a step, no more than the share lies behind it, and before it all is permanent."""
     sizes, config = run
@@ -129,7 +129,7 @@ def test_a_uniform_run_keeps_the_digest_that_it_had_before_there_was_a_curriculu
 
 
 @given(runs(), st.integers(1, 9), st.integers(1, 3))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_first_steps_are_those_of_the_order(run, every, keep_last):
     """A slot's first step is where it is fed first; of few slots all are asked, of more each class by its weight."""
     sizes, config = run
@@ -170,8 +170,17 @@ def classed_reader(tmp_path_factory):
         yield reader
 
 
-def run_to(run_dir, reader, config):
-    return train(reader, config, run_dir, upstream=(), text_encoder=HashedWords(), progress=lambda *_: None, now=noon)
+def run_to(run_dir, reader, config, **arguments):
+    return train(
+        reader,
+        config,
+        run_dir,
+        upstream=(),
+        text_encoder=HashedWords(),
+        progress=lambda *_: None,
+        now=noon,
+        **arguments,
+    )
 
 
 @pytest.mark.parametrize("curriculum", ["uniform", "revocable-last"])
@@ -194,3 +203,19 @@ def test_the_expected_redo_is_what_replays_of_all_slots_redo(curriculum, classed
     if curriculum == "revocable-last":
         assert plan(config, 40, classes).revocable_from == 19 in kept
         assert told.of_revocable.worst == 8 / 27
+
+
+def test_a_replay_of_the_last_part_gives_the_model_that_never_saw_the_slot(classed_reader, tmp_path):
+    """Stopped within the last phase, resumed, and replayed from its beginning: bit for bit the run without the slot."""
+    config = replace(LAST, steps=16, revocable_steps=0.25, checkpoint_every=5)
+    run_to(tmp_path / "run", classed_reader, config, stop_after=14)
+    result = run_to(tmp_path / "run", classed_reader, config)
+    gone = 30 + int(np.argmin(first_steps(Order.of(result.run.segments[0]), range(30, 40))))
+    told = plan_replay(tmp_path / "run", [gone])
+    assert told.first_step == plan(config, 40, classed_reader.manifest.classes).revocable_from == 12
+    begin_replay(told, tmp_path / "run", tmp_path / "replayed")
+    replayed = run_to(tmp_path / "replayed", classed_reader, config)
+    never = run_to(tmp_path / "never", classed_reader, config, withheld=[gone])
+    weights = [[pair for pair in r.last.files if pair[0].endswith(".safetensors")] for r in (replayed, never)]
+    assert weights[0] == weights[1]
+    assert replayed.last.schedule == never.last.schedule
