@@ -44,7 +44,7 @@ from training.randomness import sample_keys, uniforms
 from training.step_log import StepLog, StepRow
 from training.tally import Tally
 
-SLOTS, SAVE_EVERY, USUAL = 512, 20, 250
+SLOTS, SAVE_EVERY, USUAL = 512, 10, 250
 STEPS = {"tiny": 600, "demo": 60}
 ROUNDS = {"tiny": 3, "demo": 1}
 WARM = 5
@@ -111,8 +111,8 @@ def _told(took: Took, parts: dict[str, float], usual: int) -> dict[str, str]:
         "all parts, of the bare step": f"{1e3 * total:.2f} ms, {total / reading[0]:+.1%}",
         "saving a checkpoint": _ms(save_s),
         "torch.save of the same": _ms(bare_saving),
-        f"saving every {usual} steps, of the bare step": f"{save_s[0] / usual / reading[0]:+.2%} "
-        f"({save_s[1] / usual / reading[1]:+.2%})",
+        "that save, of the steps between two": f"{save_s[0] / usual / reading[0]:+.2%} "
+        f"({save_s[1] / usual / reading[1]:+.2%}), every {usual}",
     }
 
 
