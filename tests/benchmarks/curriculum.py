@@ -12,6 +12,7 @@ STEPS and SEEDS (with commas) make it shorter or longer.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import sys
@@ -37,7 +38,7 @@ from policy.provenance import DatasetManifest, dataset_root
 from policy.revocability import Revocability, class_ranges
 from tests.benchmarks.table import Table
 from training.conditioning import CaptionTokens
-from training.config import TrainingConfig, preset
+from training.config import preset
 from training.denoiser import Denoiser, DenoiserConfig
 from training.diffusion import draw_noise, draw_timesteps, flow_loss
 from training.loop import train
@@ -72,35 +73,15 @@ class Part:
 
 def run() -> Table:
     """One row a layout and order."""
-    rows: list[tuple[str, ...]] = []
-    notes = []
+    rows, notes = [], []
     encoder = PackagedTextEncoder()
     tokens = CaptionTokens(encoder, CONFIG.denoiser.text_tokens)
-    for layout, parts in _layouts().items():
-        losses: dict[str, list[tuple[Losses, Losses]]] = {order: [] for order in ORDERS}
-        redo = {order: "" for order in ORDERS}
-        seconds = dict.fromkeys(ORDERS, 0.0)
-        with tempfile.TemporaryDirectory() as directory:
-            place = _seal(Path(directory) / "emoji", parts)
-            with DatasetReader.open(place) as reader:
-                for order, config in ((o, replace(c, seed=s)) for s in SEEDS for o, c in ORDERS.items()):
-                    began = time.monotonic()
-                    losses[order].append(
-                        _trained(reader, config, Path(directory) / f"{order}-{config.seed}", parts, encoder, tokens)
-                    )
-                    seconds[order] += time.monotonic() - began
-                    if order != NEVER_FED:
-                        told, note = foretold(reader, config)
-                        assert not note, note
-                        assert told.of_revocable is not None
-                        of = (told.of_revocable, told.of_any)
-                        redo[order] = "; ".join(f"{each.mean:.1%}, {each.worst:.1%}" for each in of)
-                    sys.stderr.write(f"{layout}, {order}, seed {config.seed}: {time.monotonic() - began:.0f} s\n")
-        for order in ORDERS:
-            cells = [_compared(losses[order], losses["uniform"], part) for part in (0, 1)]
-            rows.append((layout, order, redo[order] or "-", *cells, f"{seconds[order]:.0f}"))
-        fed, held_out = [len(part.fed) for part in parts], [len(part.held_out) for part in parts]
-        notes.append(f"{layout}, {fed[0]:,} and {fed[1]:,} fed, {held_out[0]:,} and {held_out[1]:,} held out")
+    with tempfile.TemporaryDirectory() as directory:
+        for number, (layout, parts) in enumerate(_layouts().items()):
+            with DatasetReader.open(_seal(Path(directory) / f"emoji-{number}", parts)) as reader:
+                rows += _rows(layout, parts, reader, Path(directory), encoder, tokens)
+            fed, held_out = [len(part.fed) for part in parts], [len(part.held_out) for part in parts]
+            notes.append(f"{layout}, {fed[0]:,} and {fed[1]:,} fed, {held_out[0]:,} and {held_out[1]:,} held out")
     seeds = ", ".join(map(str, SEEDS))
     above = [
         f"{STEPS} steps of {CONFIG.batch_size} at {SIZE} px, one thread, seed {seeds}. Emoji, permanent and revocable: "
@@ -110,6 +91,51 @@ def run() -> Table:
     ]
     columns = ("revocable are", "order", "redo", "loss, permanent", "loss, revocable", "s")
     return Table(columns, rows, above)
+
+
+def _rows(
+    layout: str,
+    parts: tuple[Part, Part],
+    reader: DatasetReader,
+    place: Path,
+    encoder: PackagedTextEncoder,
+    tokens: CaptionTokens,
+) -> list[tuple[str, ...]]:
+    losses: dict[str, list[tuple[Losses, Losses]]] = {order: [] for order in ORDERS}
+    redo, seconds = dict.fromkeys(ORDERS, "-"), dict.fromkeys(ORDERS, 0.0)
+    for seed, order in itertools.product(SEEDS, ORDERS):
+        config, began = replace(ORDERS[order], seed=seed), time.monotonic()
+        withheld = range(len(parts[0].fed), reader.slots) if order == NEVER_FED else ()
+        result = train(
+            reader,
+            config,
+            place / f"{layout}-{order}-{seed}",
+            upstream=(),
+            text_encoder=encoder,
+            progress=lambda step, loss, speed: None,
+            now=lambda: datetime.now(UTC),
+            withheld=withheld,
+            tokens_dir=place / "tokens",
+        )
+        model = load_denoiser(result.checkpoints[-1]).model
+        # A picture is known by its place among all those held out, so that every run meets the same noise.
+        permanent = _losses(model, parts[0].held_out, 0, tokens)
+        losses[order].append((permanent, _losses(model, parts[1].held_out, len(permanent), tokens)))
+        if order != NEVER_FED:
+            told, note = foretold(reader, config)
+            assert not note, note
+            assert told.of_revocable is not None
+            redo[order] = "; ".join(f"{each.mean:.1%}, {each.worst:.1%}" for each in (told.of_revocable, told.of_any))
+        seconds[order] += time.monotonic() - began
+        sys.stderr.write(f"{layout}, {order}, seed {seed}: {time.monotonic() - began:.0f} s\n")
+    return [
+        (
+            *(layout, order, redo[order]),
+            *(_compared(losses[order], losses["uniform"], part) for part in (0, 1)),
+            f"{seconds[order]:.0f}",
+        )
+        for order in ORDERS
+    ]
 
 
 def _compared(runs: Sequence[tuple[Losses, Losses]], uniform: Sequence[tuple[Losses, Losses]], part: int) -> str:
@@ -165,33 +191,6 @@ def _seal(folder: Path, parts: tuple[Part, Part]) -> Path:
     )
     write_dataset(folder, manifest, commitments, samples, 1000)
     return folder
-
-
-def _trained(
-    reader: DatasetReader,
-    config: TrainingConfig,
-    run_dir: Path,
-    parts: tuple[Part, Part],
-    encoder: PackagedTextEncoder,
-    tokens: CaptionTokens,
-) -> tuple[Losses, Losses]:
-    """The losses of what was held out, (permanent [P], revocable [R]), after a run."""
-    never = run_dir.name.startswith(NEVER_FED)
-    result = train(
-        reader,
-        config,
-        run_dir,
-        upstream=(),
-        text_encoder=encoder,
-        progress=lambda step, loss, speed: None,
-        now=lambda: datetime.now(UTC),
-        withheld=range(len(parts[0].fed), reader.slots) if never else (),
-        tokens_dir=run_dir.parent / "tokens",
-    )
-    model = load_denoiser(result.checkpoints[-1]).model
-    # A picture is known by its place among all those held out, so that every run meets the same noise.
-    permanent = _losses(model, parts[0].held_out, 0, tokens)
-    return permanent, _losses(model, parts[1].held_out, len(parts[0].held_out), tokens)
 
 
 @torch.no_grad()
