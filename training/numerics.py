@@ -39,7 +39,9 @@ def observe_contract(device: str, precision: str, *, world_size: int = 1) -> Num
         "pillow": PIL.__version__,
         "python": platform.python_version(),
         "simplejpeg": version("simplejpeg"),
+        "tokenizers": version("tokenizers"),
         "torch": torch.__version__,
+        "transformers": version("transformers"),
     }
     return NumericContract(
         threads=torch.get_num_threads(),
