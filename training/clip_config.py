@@ -36,7 +36,7 @@ class ClipConfig:
     """
 
     image_size: int = 128
-    steps: int = 200
+    steps: int = 400
     batch_size: int = 256
     micro_batch: int = 0
     image_tower: str = HEAD

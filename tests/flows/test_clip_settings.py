@@ -25,7 +25,7 @@ def test_the_default_is_the_small_head_as_it_always_was() -> None:
     """Without a change a home trains the projection over frozen towers, on pictures as they are."""
     config = clip_config(parsed())
     assert config == for_tower("head", held_out=250, seed=1, threads=2)
-    assert (config.steps, config.batch_size, config.learning_rate, config.views) == (200, 256, 2e-3, 1)
+    assert (config.steps, config.batch_size, config.learning_rate, config.views) == (400, 256, 2e-3, 1)
 
 
 def test_every_key_reaches_the_run() -> None:
@@ -49,6 +49,9 @@ def test_every_key_reaches_the_run() -> None:
     }
     assert asked.keys() == asdict(parsed().clip).keys()
     config = asdict(clip_config(parsed(**asked)))
+    # What is asked of a threshold decides captions, and no weight.
+    assert {asked.pop(name) for name in ("target_precision", "confidence")} == {"0.75", "0.8"}
+    assert not config.keys() & {"target_precision", "confidence"}
     assert {key: str(config[key]) for key in asked} == {key: value.strip('"') for key, value in asked.items()}
     assert clip_config(parsed(image_tower='"scratch"')).learning_rate == for_tower("scratch").learning_rate
     assert clip_config(parsed(), steps=3, seed=0).steps == 3
