@@ -102,7 +102,9 @@ class Calibration:
 
 
 @dataclass(frozen=True, slots=True)
-class _Pair:
+class CalibratingPair:
+    """An allowed pair with a text of its own. `site`: the registrable domain of its page."""
+
     key: str
     text: str
     site: str
@@ -131,7 +133,7 @@ def calibrated(home: Home, choice: CaptionerChoice, progress: Progress) -> Calib
     known = read_calibration(path)
     if known is not None and _fits(known, home, choice):
         return known
-    pairs = _pairs(home, choice)
+    pairs = calibrating_pairs(home, choice)
     if len(pairs) < FEWEST_PAIRS:
         which = "that it was not taught " if choice.run_dir is not None else ""
         raise ConfigurationError(
@@ -156,7 +158,7 @@ def read_calibration(path: Path) -> Calibration | None:
         return None
 
 
-def measure(home: Home, choice: CaptionerChoice, pairs: Sequence[_Pair], progress: Progress) -> Calibration:
+def measure(home: Home, choice: CaptionerChoice, pairs: Sequence[CalibratingPair], progress: Progress) -> Calibration:
     """Caption the pairs, choose the threshold by them, and measure what such a threshold is worth."""
     from curation.captions import unqualified
     from curation.clip_model import normalised_text
@@ -166,7 +168,7 @@ def measure(home: Home, choice: CaptionerChoice, pairs: Sequence[_Pair], progres
     wanted = home.settings.clip
     captioner = choice.captioner(KeptFrom(0.0), len(pairs), progress)
     unique = home.settings.captions.unique and captioner.origin != "coca"  # made-up words are nobody's
-    answers = _answers(captioner, choice, pairs, home.ruleset.bank_min_origins, unique, progress)
+    answers = answers_of(captioner, choice, pairs, home.ruleset.bank_min_origins, unique, progress)
 
     both = list(zip(answers.given, answers.own, strict=True))
     criteria = {EXACT: [normalised_text(given) == normalised_text(own) for given, own in both]}
@@ -226,10 +228,10 @@ def says_the_same(made: str, own: str) -> bool:
 _FILLERS = frozenset({"a", "an", "the", "of", "on", "in", "at", "with", "and", "is", "are", "this", "it", "its"})
 
 
-def _answers(
+def answers_of(
     captioner: Captioner,
     choice: CaptionerChoice,
-    pairs: Sequence[_Pair],
+    pairs: Sequence[CalibratingPair],
     min_origins: int,
     unique: bool,
     progress: Progress,
@@ -276,7 +278,7 @@ def _is_there_without(proposal: Proposal, site: str, min_origins: int) -> bool:
 class _OwnTexts:
     """The pairs' own texts, as a bank beside the bank."""
 
-    def __init__(self, choice: CaptionerChoice, pairs: Sequence[_Pair]) -> None:
+    def __init__(self, choice: CaptionerChoice, pairs: Sequence[CalibratingPair]) -> None:
         self._clip, self._pairs = choice.loaded.clip, pairs
         self._texts: Embeddings = self._clip.encode_texts([pair.text for pair in pairs])
 
@@ -309,7 +311,7 @@ def _offered(home: Home) -> tuple[int, int]:
     return int(occurrences), sum(path.stat().st_size for path in phrase_files(home) if path.is_file())
 
 
-def _pairs(home: Home, choice: CaptionerChoice) -> list[_Pair]:
+def calibrating_pairs(home: Home, choice: CaptionerChoice) -> list[CalibratingPair]:
     """Pairs that the model was not taught: of a CLIP of our own those that its run holds out."""
     from curation.images import decode
     from curation.pixel_store import PixelStore
@@ -325,7 +327,7 @@ def _pairs(home: Home, choice: CaptionerChoice) -> list[_Pair]:
         if tombstones.covers_content(sha) or tombstones.covers_sample(key):
             continue
         try:
-            pairs.append(_Pair(key, text, site_of(host_of(page_url or "")), decode(store.get(sha))))
+            pairs.append(CalibratingPair(key, text, site_of(host_of(page_url or "")), decode(store.get(sha))))
         except CustodyError:
             continue  # its pixels are not kept, or no picture any more
     return pairs
