@@ -158,7 +158,11 @@ class _Licence:
 
 def _prohibits(word: str) -> bool:
     """Training, or a word that nobody knows and that may mean it; other vocabularies' words ("x:y") are passed over."""
-    return word.rpartition(":")[2] in _TRAINING or not (word in _OTHER_USAGES or ":" in word)
+    return word.rpartition(":")[2] in _TRAINING or not (word in _OTHER_USAGES or _FOREIGN.fullmatch(word))
+
+
+# A prefix and a name, as XML's namespaces have them; ":y" and "x:" are nobody's words, and may mean training.
+_FOREIGN = re.compile(r"[A-Za-z_][\w.-]*:[A-Za-z_][\w.-]*")
 
 
 class _Reader:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import tracemalloc
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from policy.evidence import Document, Evidence, Headers, Hop, OriginEvidence
@@ -679,13 +680,22 @@ def test_a_cut_document_never_permits(at: int) -> None:
 
 @settings(max_examples=300)
 @given(at=st.integers(0, len(WHOLE) - 1), byte=st.integers(0, 255))
+@example(at=91, byte=ord(":"))
+@example(at=92, byte=ord(":"))
+@example(at=95, byte=ord(":"))
+@example(at=96, byte=ord(":"))
 def test_an_edited_prohibition_never_permits(at: int, byte: int) -> None:
-    """One byte put in the place of another may end what a prohibition is about, never turn it into a permission."""
+    """One byte put in the place of another may end what a prohibition is about, never turn it into a permission.
+
+    A colon may make another vocabulary's word of it ("ai-:ll"), which says nothing of training; no half of one.
+    """
     never = rsl(content(NEVER), content('<license><permits type="usage">search</permits></license>', "/free/")).encode()
     at %= len(never)
-    answer = judged(licensed(never[:at] + bytes([byte]) + never[at + 1 :]))
+    edited = never[:at] + bytes([byte]) + never[at + 1 :]
+    answer = judged(licensed(edited))
     assert answer.verdict is not Verdict.ALLOW
-    assert answer.verdict is Verdict.DENY or answer.reason.code == "rsl-no-match"
+    is_foreign = re.search(rb">[a-z][a-z-]*:[a-z][a-z-]*</prohibits>", edited) is not None
+    assert answer.verdict is Verdict.DENY or answer.reason.code in {"rsl-no-match", *(("rsl-silent",) * is_foreign)}
 
 
 @settings(max_examples=300)
