@@ -17,10 +17,11 @@ import multiprocessing
 import os
 import signal
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -146,6 +147,7 @@ def train_together(
         for process in processes:
             process.start()
         try:
+            _wait_for(processes, store)
             with _joined(0, size, store, device):
                 return task(Ranks(0, size))
         finally:
@@ -158,9 +160,27 @@ def train_together(
 
 def _other(task: Callable[[Ranks], object], rank: int, size: int, store: Path, device: str, first: int) -> None:
     _end_with(first)
+    _ready(store, rank).touch()
     # What went wrong is the first rank's to tell: it has been sent there, or shows in that this process is gone.
     with suppress(CustodyError), _joined(rank, size, store, device):
         task(Ranks(rank, size))
+
+
+def _ready(store: Path, rank: int) -> Path:
+    return store.with_name(f"ready-{rank}")
+
+
+def _wait_for(processes: Sequence[BaseProcess], store: Path) -> None:
+    """Until all have begun: one that ends before it joins would be waited for as long as one that is at work."""
+    for rank, process in enumerate(processes, 1):
+        while not _ready(store, rank).exists():
+            process.join(timeout=0.05)
+            if process.exitcode is not None and not _ready(store, rank).exists():
+                raise StorageError(
+                    f"another process of this run ended before it began (exit status {process.exitcode})",
+                    where="training",
+                    remedy="Its own message stands above; is there memory for as many as [training] ranks asks for?",
+                )
 
 
 @contextmanager

@@ -156,3 +156,19 @@ def test_a_batch_that_cannot_be_shared_is_refused() -> None:
     """Three processes and a batch of four: one message that says what to take."""
     with pytest.raises(ConfigurationError, match="cannot be shared equally by 3"):
         Ranks(0, 3).part(4)
+
+
+class Stillborn:
+    """Ends the process that it is handed to, before that can begin."""
+
+    def __reduce__(self) -> tuple[Callable[[int], object], tuple[int]]:
+        return os._exit, (3,)
+
+    def __call__(self, ranks: Ranks) -> None:
+        """Never called."""
+
+
+def test_a_process_that_never_begins_is_not_waited_for() -> None:
+    """Where another process ends before it joins, the run stops at once and says so."""
+    with pytest.raises(StorageError, match=r"ended before it began \(exit status 3\)"):
+        train_together(lambda ranks: None, 2, others=Stillborn())
