@@ -110,8 +110,10 @@ def write_dataset(
         return _publish(files, manifest.dataset, 0, shards, removals)
 
 
-def reseal(dataset: Dataset, removed_ordinals: Collection[int], removal_id: str) -> Generation:
+def reseal(dataset: Dataset, removed_ordinals: Collection[int], removed_for: str | Collection[str]) -> Generation:
     """Makes a new generation without the given ordinals and returns it; their slots stay, empty.
+
+    `removed_for`: the removal, or all those, that this carries through.
 
     Shards that hold none of them are hard-linked (or copied by the object store), the others are checked and their
     live extents copied. The previous generation still lies beside the new one: `prune` takes it, and the removed bytes
@@ -126,7 +128,9 @@ def reseal(dataset: Dataset, removed_ordinals: Collection[int], removal_id: str)
             raise InputError(f"ordinal {min(strange)} is no slot of {reader.slots}", where=files.where())
         current = reader.generation
         doomed = sorted(ordinal for ordinal in removed if reader.is_live(ordinal))
-        if not doomed and (not removed or removal_id in current.removals):
+        names = {removed_for} if isinstance(removed_for, str) else set(removed_for)
+        added = sorted(names.difference(current.removals))
+        if not doomed and (not removed or not added):
             return current
         directory = files.begin(current.number + 1, anew=True)
         shards = []
@@ -139,8 +143,7 @@ def reseal(dataset: Dataset, removed_ordinals: Collection[int], removal_id: str)
             else:
                 files.reuse(current.number, current.number + 1, shard)
                 shards.append(shard)
-        removals = (*current.removals, *(() if removal_id in current.removals else (removal_id,)))
-        return _publish(files, current.dataset, current.number + 1, shards, removals)
+        return _publish(files, current.dataset, current.number + 1, shards, (*current.removals, *added))
 
 
 def drop_generation(dataset: Dataset, number: int) -> None:

@@ -10,67 +10,32 @@ import gc
 import itertools
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from flows.terminal import Bar, answer, counted, escape, print_json, print_json_list, print_table, say
+from flows.commands import Commands, common, open_home, progress_bar
+from flows.removal_cli import removal
+from flows.terminal import answer, counted, escape, print_json, print_json_list, print_table, say
 from policy.errors import CustodyError, InputError, StorageError
 
 if TYPE_CHECKING:
-    from flows.home import Home
+    pass
 
 ROWS_SHOWN = 1000  # more than a person reads, and than a table is quickly drawn for
-_Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
-def _common(command: _Command) -> _Command:
-    """--home and --json, which every command takes."""
-    json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
-    home_option = click.option(
-        "--home",
-        "home_path",
-        type=click.Path(path_type=Path),
-        envvar="CUSTODY_HOME",
-        default=Path("."),
-        show_default=True,
-        help="The home to work in (or CUSTODY_HOME).",
-    )
-    return home_option(json_option(command))
-
-
-def _open(path: Path) -> Home:
-    from flows.home import Home
-
-    return Home.open(path)
-
-
-class _Group(click.Group):
-    """Commands in the order of the work, each with its whole first sentence."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.commands)
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, _first_sentence(command)) for name, command in self.commands.items()])
-
-
-class _Door(_Group):
+class _Door(Commands):
     """The outermost group: no traceback for bad input, but what, where and what to do."""
 
-    group_class = _Group
+    group_class = Commands
 
     def invoke(self, ctx: click.Context) -> Any:
         with _explained():
             return super().invoke(ctx)
-
-
-def _first_sentence(command: click.Command) -> str:
-    return " ".join((command.help or "").partition("\n\n")[0].split()).partition(". ")[0].rstrip(".")
 
 
 @contextmanager
@@ -115,7 +80,7 @@ def cli() -> None:
 
 
 @cli.command()
-@_common
+@common
 def init(home_path: Path, as_json: bool) -> None:
     """Make a new home: custody.toml, policy.toml, keys, an empty ledger."""
     from flows.home import Home
@@ -132,7 +97,7 @@ def init(home_path: Path, as_json: bool) -> None:
 
 
 @cli.command()
-@_common
+@common
 @click.option("--fresh", is_flag=True, help="Start over: delete what an earlier demo left in this home.")
 @click.option("--pages", type=int, default=0, hidden=True)
 @click.option("--preset", default="demo", hidden=True)
@@ -149,7 +114,7 @@ def demo(home_path: Path, as_json: bool, fresh: bool, pages: int, preset: str) -
 
 
 @cli.command()
-@_common
+@common
 @click.argument("seeds", nargs=-1)
 @click.option("--warc", multiple=True, metavar="FILE", help="Pages out of a WARC file; pictures are asked live.")
 @click.option("--wat", multiple=True, metavar="FILE", help="Pairs out of Common Crawl's metadata of a WARC.")
@@ -191,7 +156,7 @@ def crawl(
     """
     from flows.stages import crawl as stage
 
-    home = _open(home_path)
+    home = open_home(home_path)
     named = stage.read_columns(columns)
     sources = (
         *(stage.source("warc", place) for place in warc),
@@ -200,7 +165,7 @@ def crawl(
         *(stage.source("img2dataset", place) for place in folders),
     )
     job = stage.job(home, seeds, sources, retry=retry or "", stale=stale or "", engine=engine or "")
-    summary = stage.crawl(home, job, _bar(as_json))
+    summary = stage.crawl(home, job, progress_bar(as_json))
     if as_json:
         print_json(summary)
         return
@@ -215,13 +180,13 @@ def crawl(
 
 
 @cli.command()
-@_common
+@common
 def decide(home_path: Path, as_json: bool) -> None:
     """Judge every pair from its stored evidence under policy.toml; append what changed."""
     from flows.stages import decide as stage
     from policy.text import CAPTION_WANTED
 
-    summary = stage.decide(_open(home_path), _bar(as_json))
+    summary = stage.decide(open_home(home_path), progress_bar(as_json))
     if as_json:
         print_json(summary)
         return
@@ -237,12 +202,12 @@ def decide(home_path: Path, as_json: bool) -> None:
 
 
 @cli.command()
-@_common
+@common
 def look(home_path: Path, as_json: bool) -> None:
     """Look at the pictures that every cheaper rule lets pass: quality, near duplicates, safety; then judge anew."""
     from flows.stages import look as stage
 
-    summary = stage.look(_open(home_path), _bar(as_json))
+    summary = stage.look(open_home(home_path), progress_bar(as_json))
     if as_json:
         print_json(summary)
         return
@@ -259,13 +224,13 @@ def look(home_path: Path, as_json: bool) -> None:
 
 
 @cli.command()
-@_common
+@common
 @click.option("--dataset", default=None, help="Only the samples of this dataset; default: all that stands allowed.")
 def recheck(home_path: Path, as_json: bool, dataset: str | None) -> None:
     """Ask again what a standing yes rests on, where it is due: documents of origins, headers, licences."""
     from flows.stages import recheck as stage
 
-    done = stage.recheck(_open(home_path), _bar(as_json), dataset=dataset)
+    done = stage.recheck(open_home(home_path), progress_bar(as_json), dataset=dataset)
     if as_json:
         print_json(done)
         return
@@ -275,14 +240,14 @@ def recheck(home_path: Path, as_json: bool, dataset: str | None) -> None:
 
 
 @cli.command()
-@_common
+@common
 @click.option("--dataset", default=None, help="Dataset to train the captioner's CLIP on; default: seal one now.")
 def caption(home_path: Path, as_json: bool, dataset: str | None) -> None:
     """Caption what has no text that fits, by the CLIP or CoCa of custody.toml; train that CLIP first if it is ours."""
     from flows.stages import caption as stage
 
-    home = _open(home_path)
-    bar = _bar(as_json)
+    home = open_home(home_path)
+    bar = progress_bar(as_json)
     if stage.needs_training(home):
         result = stage.train_captioner(home, bar, dataset=dataset)
         if not as_json:
@@ -302,14 +267,14 @@ def caption(home_path: Path, as_json: bool, dataset: str | None) -> None:
 
 
 @cli.command()
-@_common
+@common
 @click.option("--where", default="true", show_default=True, help="Selection: SQL over the view `trainable`.")
 @click.option("--name", default=None, help="Name of the dataset; default: from its content.")
 def seal(home_path: Path, as_json: bool, where: str, name: str | None) -> None:
     """Seal what may be used into WebDataset shards: a dataset, fixed as an ordered list of slots."""
     from flows.stages import seal as stage
 
-    sealed = stage.seal(_open(home_path), where=where, name=name, progress=_bar(as_json))
+    sealed = stage.seal(open_home(home_path), where=where, name=name, progress=progress_bar(as_json))
     if as_json:
         print_json(sealed)
         return
@@ -327,7 +292,7 @@ def seal(home_path: Path, as_json: bool, where: str, name: str | None) -> None:
 
 
 @cli.command()
-@_common
+@common
 @click.option("--dataset", required=True, help="The dataset to learn from.")
 @click.option(
     "--kind", type=click.Choice(["diffusion", "clip"]), default="diffusion", show_default=True, help="Which model."
@@ -350,14 +315,14 @@ def train(
     from flows.stages import train as stage
 
     result = stage.train(
-        _open(home_path),
+        open_home(home_path),
         dataset=dataset,
         kind=kind,
         preset=preset,
         steps=steps,
         seed=seed,
         offline=offline,
-        progress=_bar(as_json),
+        progress=progress_bar(as_json),
         tell=say,
     )
     if as_json:
@@ -371,7 +336,7 @@ def train(
 
 
 @cli.command()
-@_common
+@common
 @click.argument("prompts", nargs=-1, required=True)
 @click.option("--run", default=None, help="The run to sample from; default: the newest diffusion run.")
 @click.option("--step", type=int, default=None, help="The checkpoint's step; default: the last one.")
@@ -398,7 +363,7 @@ def sample(
     from flows.stages import sample as stage
 
     drawn = stage.sample(
-        _open(home_path),
+        open_home(home_path),
         prompts,
         run=run,
         step=step,
@@ -418,13 +383,13 @@ def sample(
 
 
 @cli.command()
-@_common
+@common
 @click.argument("query")
 def why(home_path: Path, as_json: bool, query: str) -> None:
     """Every decision on QUERY (a URL, key, sha256 or picture file), in words."""
     from flows.stages import why as stage
 
-    story = stage.why(_open(home_path), query)
+    story = stage.why(open_home(home_path), query)
     if as_json:
         print_json(story)
     else:
@@ -433,13 +398,13 @@ def why(home_path: Path, as_json: bool, query: str) -> None:
 
 
 @cli.command()
-@_common
+@common
 @click.argument("query")
 def trace(home_path: Path, as_json: bool, query: str) -> None:
     """Every checkpoint that saw QUERY (a URL, key, sha256 or picture file), how often and at which steps."""
     from flows.stages import trace as stage
 
-    found = stage.trace(_open(home_path), query)
+    found = stage.trace(open_home(home_path), query)
     if as_json:
         print_json(found)
     else:
@@ -448,7 +413,7 @@ def trace(home_path: Path, as_json: bool, query: str) -> None:
 
 
 @cli.command()
-@_common
+@common
 @click.argument("out", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--where", default="true", show_default=True, help="Selection: SQL over the view `tile`.")
 @click.option("--order", default="pair_key", show_default=True, help="Order: SQL, as \"scores['nsfw'] DESC\".")
@@ -458,7 +423,7 @@ def sheet(home_path: Path, as_json: bool, out: Path, where: str, order: str, lim
     """A contact sheet, OUT.png or OUT.html: pictures with their captions, scores, boxes and verdicts."""
     from flows.stages import sheet as stage
 
-    made = stage.sheet(_open(home_path), out, where=where, order=order, limit=limit, columns=columns)
+    made = stage.sheet(open_home(home_path), out, where=where, order=order, limit=limit, columns=columns)
     if as_json:
         print_json(made)
         return
@@ -468,7 +433,7 @@ def sheet(home_path: Path, as_json: bool, out: Path, where: str, order: str, lim
 
 
 @cli.command()
-@_common
+@common
 @click.argument("name", required=False)
 @click.argument("parameters", nargs=-1)
 def audit(home_path: Path, as_json: bool, name: str | None, parameters: tuple[str, ...]) -> None:
@@ -485,12 +450,12 @@ def audit(home_path: Path, as_json: bool, name: str | None, parameters: tuple[st
             [(a.name, a.question, " ".join(f"{p}=…" for p in a.parameters)) for a in listed],
         )
         return
-    columns, rows = stage.run(_open(home_path), name, stage.read_parameters(parameters))
+    columns, rows = stage.run(open_home(home_path), name, stage.read_parameters(parameters))
     _print_rows(columns, rows, as_json)
 
 
 @cli.command()
-@_common
+@common
 @click.argument("statement")
 def sql(home_path: Path, as_json: bool, statement: str) -> None:
     """Ask the published snapshot anything: one SELECT, read-only.
@@ -500,17 +465,17 @@ def sql(home_path: Path, as_json: bool, statement: str) -> None:
     """
     from flows.stages import audits as stage
 
-    columns, rows = stage.sql(_open(home_path), statement)
+    columns, rows = stage.sql(open_home(home_path), statement)
     _print_rows(columns, rows, as_json)
 
 
 @cli.command()
-@_common
+@common
 def verify(home_path: Path, as_json: bool) -> None:
     """Recompute everything: ledger chain and commitments, manifests, shards, checkpoints, tombstones."""
     from flows.stages import verify as stage
 
-    failures = stage.verify(_open(home_path), _bar(as_json))
+    failures = stage.verify(open_home(home_path), progress_bar(as_json))
     if as_json:
         print_json({"ok": not failures, "failures": [{"what": f.what, "where": f.where} for f in failures]})
     else:
@@ -521,10 +486,10 @@ def verify(home_path: Path, as_json: bool) -> None:
 
 
 @cli.command()
-@_common
+@common
 def compact(home_path: Path, as_json: bool) -> None:
     """Rewrite the ledger's file without dead pages; the chain stays as it is."""
-    home = _open(home_path)
+    home = open_home(home_path)
     before = home.ledger_path.stat().st_size
     with home.ledger() as ledger:
         ledger.compact()
@@ -535,135 +500,20 @@ def compact(home_path: Path, as_json: bool) -> None:
     answer(f"ledger.duckdb: {before:,} bytes before, {after:,} after")
 
 
-# ── removals ───────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-@cli.group()
-def removal() -> None:
-    """Requests for removal, from arrival to being carried through."""
-
-
-@removal.command("add")
-@_common
-@click.option("--url", default=None, help="An image's or a page's URL.")
-@click.option("--domain", default=None, help="All that came from a host and its subdomains.")
-@click.option("--sha256", default=None, help="The digest of the picture's original bytes.")
-@click.option("--key", default=None, help="A sample key.")
-@click.option(
-    "--kind", type=click.Choice(["erasure", "objection"]), default="erasure", show_default=True, help="Its ground."
-)
-@click.option(
-    "--regime", type=click.Choice(["gdpr", "ccpa"]), default="gdpr", show_default=True, help="Sets the day it is due."
-)
-def removal_add(
-    home_path: Path,
-    as_json: bool,
-    url: str | None,
-    domain: str | None,
-    sha256: str | None,
-    key: str | None,
-    kind: str,
-    regime: str,
-) -> None:
-    """File a request; what it matches is held (kept out of new use) until it is decided.
-
-    Name exactly one of --url, --domain, --sha256 and --key.
-    """
-    from flows.stages import removal as stage
-
-    named = [(k, v) for k, v in (("url", url), ("domain", domain), ("sha256", sha256), ("key", key)) if v]
-    if len(named) != 1:
-        raise InputError(
-            "it takes exactly one of --url, --domain, --sha256, --key",
-            where="custody removal add",
-            remedy=f"You gave {' and '.join('--' + k for k, _ in named) or 'none'}; file one request for each",
-        )
-    [(name, value)] = named
-    _print_removal(
-        stage.add(_open(home_path), "sample" if name == "key" else name, value, kind=kind, regime=regime), as_json
-    )
-
-
-@removal.command("list")
-@_common
-def removal_list(home_path: Path, as_json: bool) -> None:
-    """All requests, with their state and the day they are due."""
-    from flows.stages import removal as stage
-
-    listed = stage.list_removals(_open(home_path))
-    if as_json:
-        print_json(listed)
-        return
-    print_table(
-        ("removal", "kind", "state", "received", "due", "matches"),
-        [(r.id, r.kind, r.state, r.received_at.date(), r.due_at.date(), len(r.matches)) for r in listed],
-    )
-
-
-@removal.command("show")
-@_common
-@click.argument("removal_id")
-def removal_show(home_path: Path, as_json: bool, removal_id: str) -> None:
-    """One request: what it matched and what was done."""
-    from flows.stages import removal as stage
-
-    _print_removal(stage.show(_open(home_path), removal_id), as_json)
-
-
-@removal.command("approve")
-@_common
-@click.argument("removal_id")
-@click.option("--by", required=True, help="Who approves.")
-@click.option("--reason", default="", help="Why, for the record.")
-@click.option("--with-near", is_flag=True, help="Take in all near duplicates that are proposed.")
-@click.option("--near", multiple=True, metavar="SHA256", help="Take in this one of them; may be given several times.")
-def removal_approve(
-    home_path: Path, as_json: bool, removal_id: str, by: str, reason: str, with_near: bool, near: tuple[str, ...]
-) -> None:
-    """Approve: the tombstones are in force when this command returns.
-
-    Equal bytes go with what the request names. What only shows the same (`custody removal show`) stays, unless
-    --with-near or --near takes it in.
-    """
-    from flows.stages import removal as stage
-
-    approved = stage.approve(_open(home_path), removal_id, by=by, reason=reason, with_near=with_near, near=near)
-    _print_removal(approved, as_json)
-
-
-@removal.command("reject")
-@_common
-@click.argument("removal_id")
-@click.option("--by", required=True, help="Who rejects.")
-@click.option("--reason", required=True, help="Why: a rejection carries a reason.")
-def removal_reject(home_path: Path, as_json: bool, removal_id: str, by: str, reason: str) -> None:
-    """Reject: the hold ends."""
-    from flows.stages import removal as stage
-
-    _print_removal(stage.reject(_open(home_path), removal_id, by=by, reason=reason), as_json)
-
-
-@removal.command("apply")
-@_common
-@click.argument("removal_id")
-def removal_apply(home_path: Path, as_json: bool, removal_id: str) -> None:
-    """Carry an approved request through: shards resealed without the samples, kept pixels deleted."""
-    from flows.stages import removal as stage
-
-    _print_removal(stage.apply(_open(home_path), removal_id, _bar(as_json)), as_json)
+cli.add_command(removal)
 
 
 # ── schedules ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @cli.command()
-@_common
+@common
 @click.option("--once", is_flag=True, help="Register the deployments and return, without serving them.")
 def schedule(home_path: Path, as_json: bool, once: bool) -> None:
     """Serve the flows on the schedules of custody.toml, with Prefect; ends with Ctrl-C."""
     from flows.deployments import serve
 
-    serve(_open(home_path), once=once)
+    serve(open_home(home_path), once=once)
 
 
 # ── one observer or judge alone ────────────────────────────────────────────────────────────────────────────────────
@@ -675,7 +525,7 @@ def policy_group() -> None:
 
 
 @policy_group.command("check")
-@_common
+@common
 @click.argument("file", type=click.Path(path_type=Path), required=False)
 def policy_check(home_path: Path, as_json: bool, file: Path | None) -> None:
     """Read a ruleset (default: the home's policy.toml) and say its digest, or what is wrong with it."""
@@ -690,7 +540,7 @@ def policy_check(home_path: Path, as_json: bool, file: Path | None) -> None:
 
 
 @policy_group.command("import")
-@_common
+@common
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option(
     "--kind", type=click.Choice(["url", "domain", "sha256", "md5", "pdq"]), required=True, help="What it lists."
@@ -719,7 +569,7 @@ def policy_import(
     from flows.stages import registries as stage
 
     said = stage.import_list(
-        _open(home_path),
+        open_home(home_path),
         file,
         kind,
         name=name,
@@ -727,7 +577,7 @@ def policy_import(
         max_age_days=max_age_days,
         column=column,
         skip_bad=skip_bad,
-        progress=_bar(as_json),
+        progress=progress_bar(as_json),
     )
     if as_json:
         print_json(said)
@@ -745,12 +595,12 @@ def policy_import(
 
 
 @policy_group.command("lists")
-@_common
+@common
 def policy_lists(home_path: Path, as_json: bool) -> None:
     """Which lists were imported, of what date, and whether they still count."""
     from flows.stages import registries as stage
 
-    listed = stage.lists(_open(home_path))
+    listed = stage.lists(open_home(home_path))
     if as_json:
         print_json(listed)
         return
@@ -774,7 +624,7 @@ def grant() -> None:
 
 
 @grant.command("add")
-@_common
+@common
 @click.option("--giver", required=True, help="Who gives it.")
 @click.option(
     "--capacity",
@@ -822,7 +672,7 @@ def grant_add(
         )
     [(kind, value)] = scopes
     added = stage.add(
-        _open(home_path),
+        open_home(home_path),
         giver=giver,
         capacity=capacity,
         scope_kind=kind,
@@ -838,12 +688,12 @@ def grant_add(
 
 
 @grant.command("list")
-@_common
+@common
 def grant_list(home_path: Path, as_json: bool) -> None:
     """All grants: by whom, for what, and whether they are valid now."""
     from flows.stages import grants as stage
 
-    listed = stage.list_grants(_open(home_path))
+    listed = stage.list_grants(open_home(home_path))
     if as_json:
         print_json(listed)
         return
@@ -860,14 +710,14 @@ def grant_list(home_path: Path, as_json: bool) -> None:
 
 
 @grant.command("end")
-@_common
+@common
 @click.argument("grant_id")
 @click.option("--reason", required=True, help="Why, for the record.")
 def grant_end(home_path: Path, as_json: bool, grant_id: str, reason: str) -> None:
     """End a grant: what rested on it falls at the next `custody decide`."""
     from flows.stages import grants as stage
 
-    _print_grant(stage.end(_open(home_path), grant_id, reason=reason), as_json)
+    _print_grant(stage.end(open_home(home_path), grant_id, reason=reason), as_json)
     if not as_json:
         say("Next: custody decide")
 
@@ -878,7 +728,7 @@ def inspect() -> None:
 
 
 @inspect.command("judge")
-@_common
+@common
 @click.option(
     "--policy", "policy_file", type=click.Path(path_type=Path), default=None, help="Default: the packaged one."
 )
@@ -897,7 +747,7 @@ def inspect_judge(home_path: Path, as_json: bool, policy_file: Path | None, file
 
 
 @inspect.command("page")
-@_common
+@common
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--base", required=True, help="The URL the page was found under.")
 def inspect_page(home_path: Path, as_json: bool, file: Path, base: str) -> None:
@@ -918,13 +768,13 @@ def inspect_page(home_path: Path, as_json: bool, file: Path, base: str) -> None:
 
 
 @inspect.command("fetch")
-@_common
+@common
 @click.argument("url")
 def inspect_fetch(home_path: Path, as_json: bool, url: str) -> None:
     """Fetch one URL as the crawler would: outcome, every hop's status and headers."""
     from flows.stages import inspection as stage
 
-    fetched = stage.fetch(_open(home_path), url)
+    fetched = stage.fetch(open_home(home_path), url)
     if as_json:
         print_json(fetched)
     else:
@@ -938,7 +788,7 @@ def inspect_fetch(home_path: Path, as_json: bool, url: str) -> None:
 
 
 @inspect.command("duplicates")
-@_common
+@common
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
 def inspect_duplicates(home_path: Path, as_json: bool, images: tuple[Path, ...]) -> None:
     """Which of IMAGES are one picture: what stands for each, how it was found, and how far off it is."""
@@ -960,7 +810,7 @@ def inspect_duplicates(home_path: Path, as_json: bool, images: tuple[Path, ...])
 
 
 @inspect.command("faces")
-@_common
+@common
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
 def inspect_faces(home_path: Path, as_json: bool, images: tuple[Path, ...]) -> None:
     """Faces in IMAGES: boxes in pixels of the original, and scores.
@@ -985,7 +835,7 @@ def inspect_faces(home_path: Path, as_json: bool, images: tuple[Path, ...]) -> N
 
 
 @inspect.command("score")
-@_common
+@common
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--text", help="An alt text, judged as that of each of IMAGES.")
 @click.option("--clip", "with_clip", is_flag=True, help="Ask the captioner's CLIP how well the text fits.")
@@ -996,7 +846,7 @@ def inspect_score(home_path: Path, as_json: bool, images: tuple[Path, ...], text
     if with_clip and text is None:
         raise click.UsageError("--clip asks how well a text fits: give one with --text")
     unreadable = False
-    for line in stage.scores(_open(home_path), images, text=text, with_clip=with_clip):
+    for line in stage.scores(open_home(home_path), images, text=text, with_clip=with_clip):
         unreadable |= "error" in line
         if as_json:
             print_json(line)
@@ -1011,7 +861,7 @@ def inspect_score(home_path: Path, as_json: bool, images: tuple[Path, ...], text
 
 
 @inspect.command("caption")
-@_common
+@common
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--top", type=click.IntRange(1, 20), default=3, show_default=True, help="Candidates shown.")
 def inspect_caption(home_path: Path, as_json: bool, images: tuple[Path, ...], top: int) -> None:
@@ -1019,7 +869,7 @@ def inspect_caption(home_path: Path, as_json: bool, images: tuple[Path, ...], to
     from flows.stages import inspection as stage
 
     unreadable = False
-    for line in stage.captions(_open(home_path), images, top):
+    for line in stage.captions(open_home(home_path), images, top):
         unreadable |= "error" in line
         if as_json:
             print_json(line)
@@ -1035,23 +885,6 @@ def inspect_caption(home_path: Path, as_json: bool, images: tuple[Path, ...], to
 # ── the door ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _bar(as_json: bool) -> Callable[..., None]:
-    from flows.terminal import silent
-
-    return silent if as_json else Bars()
-
-
-class Bars:
-    """One bar after the other, named by the stage's note before the first colon."""
-
-    def __init__(self) -> None:
-        self._bars: dict[str, Bar] = {}
-
-    def __call__(self, done: int, total: int, note: str = "") -> None:
-        name, _, rest = note.partition(": ")
-        self._bars.setdefault(name, Bar(name))(done, total, rest)
-
-
 def _print_rows(columns: tuple[str, ...], rows: Iterable[tuple[object, ...]], as_json: bool) -> None:
     if as_json:
         names = [f"{c}_{columns[:i].count(c)}" if c in columns[:i] else c for i, c in enumerate(columns)]
@@ -1064,20 +897,6 @@ def _print_rows(columns: tuple[str, ...], rows: Iterable[tuple[object, ...]], as
     left = sum(1 for _ in every)
     more = f", of which {ROWS_SHOWN:,} are shown (--json has all)" if left else ""
     say(counted(len(shown) + left, "row") + more)
-
-
-def _print_removal(shown: Any, as_json: bool) -> None:
-    if as_json:
-        print_json(shown)
-        return
-    matches, slots = counted(len(shown.matches), "match", "matches"), counted(len(shown.slots), "slot")
-    answer(f"Removal {shown.id}: {shown.state}, due {shown.due_at:%Y-%m-%d}")
-    answer(f"  {matches}, {slots} in sealed datasets")
-    for near in shown.proposals:
-        shows = counted(near.occurrences, "occurrence")
-        answer(f"  near: {near.content_sha256} ({near.method or 'stands for it'}, distance {near.distance:g}, {shows})")
-    for line in shown.advice:
-        say(f"  {line}")
 
 
 def _print_grant(shown: Any, as_json: bool) -> None:

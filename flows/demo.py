@@ -63,7 +63,7 @@ def run_demo(path: Path, *, fresh: bool = False, as_json: bool = False, pages: i
         HomeError: the path holds a home that is no demo's.
         InputError: the museum's ports are taken.
     """
-    from flows.cli import Bars
+    from flows.commands import Bars
     from flows.prefect_server import prefect_server
     from flows.steps import shown
 
@@ -165,19 +165,19 @@ def _sample(home: Home, notes: Notes) -> None:
 def _remove(home: Home, notes: Notes) -> None:
     """Someone names one URL of a sealed picture; everything with the same bytes goes."""
     from flows.handle_removals import handle_removals
-    from flows.stages import removal
+    from flows.stages.removing import approving, requests
     from flows.steps import run
 
-    requests = removal.list_removals(home)
-    if not requests:
+    filed = requests.list_removals(home)
+    if not filed:
         url = _sealed_url(home)
-        requests = (removal.add(home, "url", url),)
+        filed = (requests.add(home, "url", url),)
         # Asked now: once the request is carried through, nothing here knows that URL any more.
         notes.facts["seen_by"] = _seen_by(home, url)
         notes.store(home.path)
-    if requests[0].state in {"received", "held"}:
-        removal.approve(home, requests[0].id, by="demo", reason="asked for by the demo")
-    notes.facts["removal"] = requests[0].id
+    if filed[0].state in {"received", "held"}:
+        approving.approve(home, filed[0].id, by="demo", reason="asked for by the demo")
+    notes.facts["removal"] = filed[0].id
     run(handle_removals, str(home.path))
 
 
@@ -380,9 +380,9 @@ def _training_figures(home: Home, notes: Notes) -> dict[str, Any]:
 
 
 def _removal_story(home: Home, notes: Notes) -> dict[str, Any]:
-    from flows.stages import removal
+    from flows.stages.removing import requests
 
-    shown = removal.show(home, notes.facts["removal"])
+    shown = requests.show(home, notes.facts["removal"])
     return {
         "id": shown.id,
         "state": shown.state,

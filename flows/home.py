@@ -19,8 +19,8 @@ from policy.errors import BusyError, ConfigurationError, HomeError, InputError
 from policy.grants import Grants
 from policy.keys import KeyRing
 from policy.ledger import Ledger
-from policy.removals import Tombstones
 from policy.ruleset import Ruleset
+from policy.tombstones import Tombstones
 
 if TYPE_CHECKING:
     from curation.remote import RemoteDatasets

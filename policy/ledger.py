@@ -21,7 +21,7 @@ import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -315,27 +315,47 @@ class Ledger:
     ) -> dict[str, int]:
         """Set the personal columns and salts of the rows that the predicates name to NULL; rows erased, by table.
 
-        `predicates`: a SQL condition a table, with `$name` parameters; all are evaluated before anything is erased,
-        so they may look into each other's tables. `erasure` rows record the counts in the same transaction.
-        The bytes stay in the file until `compact`. Raises `RefusedError` when the removal was never approved,
-        `InputError` for a table without personal columns or a predicate that is none.
+        `predicates`: a SQL condition a table, with `$name` parameters. Raises as `erase_rows` does.
         """
         self._require_writer()
-        shapes = {table: self.shape(table) for table in predicates}
+        self._require_approved([removal])
+        name = removal.replace("'", "''")
+        selections = {
+            table: f"SELECT batch_seq, row_no, '{name}' AS removal FROM \"{table}\" WHERE (\n{predicate}\n)"
+            for table, predicate in predicates.items()
+        }
+        counts = self.erase_rows(selections, params).get(removal, {})
+        return {table: counts.get(table, 0) for table in predicates}
+
+    def erase_rows(
+        self, selections: Mapping[str, str], params: Mapping[str, object] | None = None
+    ) -> dict[str, dict[str, int]]:
+        """Set the personal columns and salts of the selected rows to NULL; rows erased, by removal and table.
+
+        `selections`: a SELECT a table of (batch_seq, row_no, removal), with `$name` parameters; all are evaluated
+        before anything is erased, so they may look into each other's tables. A row that several removals select is
+        erased for the first of them, by name. `erasure` rows record the counts in the same transaction. The bytes
+        stay in the file until `compact`. Raises `RefusedError` when one of the removals was never approved,
+        `InputError` for a table without personal columns or a selection that is none.
+        """
+        self._require_writer()
+        shapes = {table: self.shape(table) for table in selections}
         if bare := sorted(table for table, shape in shapes.items() if not shape.personal):
             raise InputError(f"no personal columns to erase in {', '.join(bare)}")
-        if not self.query("SELECT 1 FROM removal_event WHERE removal = ? AND state = 'approved' LIMIT 1", [removal]):
-            raise RefusedError("nothing is erased for a removal that was not approved", where=removal)
-        key = f"erase:{removal}:{self.head()[0] + 1}"
+        key = f"erase:{self.head()[0] + 1}"
 
-        def work() -> dict[str, int]:
-            for table, predicate in predicates.items():
-                self._mark(table, predicate, params or {})
-            counts = {table: self._erase_marked(shape, removal) for table, shape in shapes.items()}
+        def work() -> dict[str, dict[str, int]]:
+            for table, selection in selections.items():
+                self._mark(table, selection, params or {})
+            self._require_approved(self._marked_for(selections))
+            counts: dict[str, dict[str, int]] = {}
+            for table, shape in shapes.items():
+                for removal, count in self._erase_marked(shape):
+                    counts.setdefault(removal, {})[table] = count
             rows = [
                 {"removal": removal, "table_name": table, "row_count": count, "erased_at": self._clock()}
-                for table, count in counts.items()
-                if count
+                for removal, by_table in counts.items()
+                for table, count in by_table.items()
             ]
             if rows:
                 shape = self.shape("erasure")
@@ -534,24 +554,39 @@ class Ledger:
         )
         return True
 
-    def _mark(self, table: str, predicate: str, params: Mapping[str, object]) -> None:
-        connection = self._connected()
-        sql = f'SELECT batch_seq, row_no FROM "{table}" WHERE erased_by IS NULL AND (\n{predicate}\n)'
-        statement = reading_statement(connection, sql)
-        used = {name: value for name, value in params.items() if name in statement.named_parameters}
-        connection.execute(f'CREATE OR REPLACE TEMP TABLE "erasing_{table}" AS {sql}', used)
+    def _require_approved(self, removals: Sequence[str]) -> None:
+        approved = self._connected().execute("SELECT DISTINCT removal FROM removal_event WHERE state = 'approved'")
+        if strange := set(removals) - {removal for (removal,) in approved.fetchall()}:
+            raise RefusedError("nothing is erased for a removal that was not approved", where=min(strange))
 
-    def _erase_marked(self, shape: TableShape, removal: str) -> int:
+    def _mark(self, table: str, selection: str, params: Mapping[str, object]) -> None:
+        connection = self._connected()
+        statement = reading_statement(connection, selection)
+        used = {name: value for name, value in params.items() if name in statement.named_parameters}
+        connection.execute(
+            f'CREATE OR REPLACE TEMP TABLE "erasing_{table}" AS SELECT batch_seq, row_no, min(removal) AS removal'
+            f' FROM (\n{selection}\n) SEMI JOIN (SELECT batch_seq, row_no FROM "{table}" WHERE erased_by IS NULL)'
+            " USING (batch_seq, row_no) GROUP BY batch_seq, row_no",
+            _given(used),
+        )
+
+    def _marked_for(self, tables: Iterable[str]) -> list[str]:
+        marked = " UNION ".join(f'SELECT removal FROM "erasing_{table}"' for table in tables)
+        return [removal for (removal,) in self._connected().execute(marked).fetchall()] if marked else []
+
+    def _erase_marked(self, shape: TableShape) -> list[tuple[str, int]]:
+        """How many rows were erased for each removal."""
         connection = self._connected()
         emptied = "".join(f'"{column.name}" = NULL, ' for column in shape.personal)
-        [(count,)] = connection.execute(
-            f'UPDATE "{shape.name}" AS kept SET {emptied} salt = NULL, erased_by = ?'
+        connection.execute(
+            f'UPDATE "{shape.name}" AS kept SET {emptied} salt = NULL, erased_by = gone.removal'
             f' FROM "erasing_{shape.name}" AS gone'
-            " WHERE kept.batch_seq = gone.batch_seq AND kept.row_no = gone.row_no",
-            [removal],
-        ).fetchall()
+            " WHERE kept.batch_seq = gone.batch_seq AND kept.row_no = gone.row_no"
+        )
+        counts = f'SELECT removal, count(*) FROM "erasing_{shape.name}" GROUP BY removal ORDER BY removal'
+        found = [(str(removal), int(count)) for removal, count in connection.execute(counts).fetchall()]
         connection.execute(f'DROP TABLE "erasing_{shape.name}"')
-        return int(count)
+        return found
 
 
 # ── files ──────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -30,5 +30,7 @@ PERSONAL_COLUMNS: Mapping[str, tuple[str, ...]] = {
     "requester": ("identity",),
     "removal_event": ("by_whom", "reason"),
     "removal_match": ("pair_key", "url_key", "content_sha256", "sample_key"),
+    "removal_proof": ("domain", "detail"),
+    "removal_review": ("by_whom", "reason"),
     "event": ("subject", "detail"),
 }

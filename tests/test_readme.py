@@ -16,7 +16,8 @@ import pytest
 from curation.pixel_store import PixelStore
 from flows.home import Home
 from flows.museum import Museum
-from flows.stages import grants, removal
+from flows.stages import grants
+from flows.stages.removing import requests
 from tests.builders import DATASET, ROOT, Custody, Journey, ask
 from tests.curation.archives import compressed, described, response, wat_record
 from tests.flows.downloaded import downloaded
@@ -48,7 +49,7 @@ def test_every_command_of_the_readme_runs(
         if not line.startswith("custody "):
             continue
         if " ID" in line:
-            names["ID"] = removal.list_removals(home)[-1].id
+            names["ID"] = requests.list_removals(home)[-1].id
         if " GRANT " in line:
             names["GRANT"] = grants.list_grants(home)[-1].id
         arguments = [names.get(a, a) for a in shlex.split(line)[1:]]

@@ -117,7 +117,7 @@ class TombstoneWatch:
     def __init__(self, tombstones_dir: Path | None, dataset: str) -> None:
         self._path: Path | None = None
         if tombstones_dir is not None:
-            from policy.removals import TOMBSTONES_FILE  # not needed by runs without tombstones
+            from policy.tombstones import TOMBSTONES_FILE  # not needed by runs without tombstones
 
             self._path = tombstones_dir / TOMBSTONES_FILE
         self._dataset = dataset
@@ -143,7 +143,7 @@ class TombstoneWatch:
         state = (found.st_mtime_ns, found.st_ino, found.st_size)
         if state == self._seen:
             return None
-        from policy.removals import Tombstones
+        from policy.tombstones import Tombstones
 
         ordinals = Tombstones.load(self._path.parent).slots(self._dataset)
         self._seen = state

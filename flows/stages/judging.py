@@ -29,9 +29,9 @@ from policy.judgements import judgement
 from policy.keys import KeyRing
 from policy.ledger import Ledger
 from policy.registries import Registries
-from policy.removals import Tombstones
 from policy.ruleset import KNOWN, Ruleset, judge
 from policy.signals import registry
+from policy.tombstones import Tombstones
 from policy.verdict import Judgement
 
 DECISIONS = pa.schema(

@@ -10,7 +10,7 @@ from pathlib import Path
 from curation.pair import canonical_url, url_key
 from policy.errors import InputError
 from policy.ledger import Ledger
-from policy.removals import Tombstones
+from policy.tombstones import Tombstones
 
 _PAIRS_BY = {
     "url": "SELECT DISTINCT pair_key FROM occurrence WHERE url_key = $value OR page_key = $value",

@@ -24,9 +24,9 @@ from policy.licences import Attribution, attribution
 from policy.people import changes_of
 from policy.personal_data import contact_data, person_name
 from policy.provenance import ClassRange, DatasetManifest, Generation, dataset_root, utc_text
-from policy.removals import Tombstones
 from policy.revocability import Revocability, class_ranges, classes_from_json, classes_json, revocability
 from policy.snapshot import publish
+from policy.tombstones import Tombstones
 
 _as_json = json.JSONEncoder(ensure_ascii=False).encode  # made once: `json.dumps` would make one a sample
 TOLD = 100  # samples between two words of progress

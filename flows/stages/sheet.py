@@ -12,7 +12,7 @@ from flows.home import Home
 from flows.terminal import escape
 from policy.durable import write_durably
 from policy.errors import InputError, StorageError
-from policy.removals import Tombstones
+from policy.tombstones import Tombstones
 
 if TYPE_CHECKING:
     from curation.contact_sheet import Tile

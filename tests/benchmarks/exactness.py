@@ -28,7 +28,7 @@ from torch import nn
 from curation.images import encode_jpeg
 from curation.shard_reader import DatasetReader
 from policy.keys import KeyRing
-from policy.removals import Tombstones
+from policy.tombstones import Tombstones
 from tests.benchmarks.table import Table
 from tests.training.toy_dataset import HashedWords, noise, noon, seal
 from training.batches import Batcher, EmptySlots, TombstoneWatch, _draw

@@ -17,10 +17,10 @@ from PIL import Image
 from curation.clip_model import Embeddings
 from curation.pixel_store import PixelStore
 from flows.home import Home
-from flows.stages import removal
 from flows.stages.agreement import TRAINED_ON_IT, score_agreement
 from flows.stages.decide import decide
 from flows.stages.evidence import evidence_batches, newest_evidence
+from flows.stages.removing import approving, requests
 from policy.evidence import Evidence, Score
 from policy.ruleset import Ruleset
 from tests.builders import replaced
@@ -197,8 +197,8 @@ def test_a_clip_that_was_trained_on_a_picture_says_so(home: Home) -> None:
 def test_what_is_refused_held_or_gone_is_not_asked(home: Home) -> None:
     """A removal, a denial and pixels that are no longer there cost no model anything."""
     evidence = sorted((p, e) for p, e in evidence_of(home).items() if e.alt)
-    request = removal.add(home, "url", evidence[0][1].image_url)
-    removal.approve(home, request.id, by="somebody")
+    request = requests.add(home, "url", evidence[0][1].image_url)
+    approving.approve(home, request.id, by="somebody")
     PixelStore(home.pixels_path).delete(evidence[1][1].content_sha256 or "")
     decide(home)
     clip = ColourClip()

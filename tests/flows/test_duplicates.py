@@ -21,10 +21,11 @@ from curation.pixel_store import PixelStore
 from flows.cli import cli
 from flows.home import Home
 from flows.stages import duplicates as stage
-from flows.stages import inspection, removal
+from flows.stages import inspection
 from flows.stages.decide import decide
 from flows.stages.duplicates import find_duplicates
 from flows.stages.evidence import evidence_batches, newest_evidence
+from flows.stages.removing import applying, approving, requests
 from flows.stages.seal import seal
 from policy import audit
 from policy.errors import InputError, RefusedError
@@ -278,9 +279,9 @@ def test_a_removed_picture_is_named_by_no_copy(tmp_path: Path) -> None:
         stood_for = replace(before, duplicate=DuplicateOf(gone, "pdq", 0.01))
         ledger.append_many(evidence_batches(ledger, [(copy, stood_for)], "look", "look"))
     decide(home)
-    request = removal.add(home, "sha256", gone)
-    removal.approve(home, request.id, by="A. Reviewer")
-    removal.apply(home, request.id)
+    request = requests.add(home, "sha256", gone)
+    approving.approve(home, request.id, by="A. Reviewer")
+    applying.apply(home, request.id)
     with home.ledger(readonly=True) as ledger:
         assert newest_evidence(ledger, [copy])[copy] == replace(before, duplicate=None)
         for table, columns in PERSONAL_COLUMNS.items():
@@ -309,27 +310,27 @@ def test_near_duplicates_are_proposed_and_stay_unless_taken_in(tmp_path: Path) -
     none of it in leaves it be.
     """
     home, ((_, first), (pair, second), (_, third), _) = near_home(tmp_path / "home")
-    request = removal.add(home, "sha256", first)
+    request = requests.add(home, "sha256", first)
     assert {(p.content_sha256, p.method, p.distance, p.occurrences) for p in request.proposals} == {
         (second, "pdq", 0.01, 1),
         (third, "pdq-turned", 0.02, 1),
     }
-    assert removal.show(home, request.id).proposals == request.proposals
+    assert requests.show(home, request.id).proposals == request.proposals
     held = "SELECT verdict FROM latest_decision WHERE rule = ? AND pair_key = ?"
     assert ask(home, held, f"removal/{request.id}", pair) == []
-    assert removal.approve(home, request.id, by="A. Reviewer").proposals == ()
+    assert approving.approve(home, request.id, by="A. Reviewer").proposals == ()
     assert home.tombstones().covers_content(second) is None
-    removal.apply(home, request.id)
+    applying.apply(home, request.id)
     assert ask(home, "SELECT count(*) FROM content WHERE content_sha256 IN (?, ?)", second, third) == [(2,)]
 
 
 def test_what_is_in_force_without_them_takes_no_near_duplicates_in(tmp_path: Path) -> None:
     """An approval that is in force is not widened afterwards: that is refused, and the way to it is named."""
     home, ((_, first), (_, second), *_) = near_home(tmp_path / "home")
-    request = removal.add(home, "sha256", first)
-    removal.approve(home, request.id, by="A. Reviewer")
+    request = requests.add(home, "sha256", first)
+    approving.approve(home, request.id, by="A. Reviewer")
     with pytest.raises(RefusedError, match="in force already") as refused:
-        removal.approve(home, request.id, by="A. Reviewer", with_near=True)
+        approving.approve(home, request.id, by="A. Reviewer", with_near=True)
     assert "--sha256" in refused.value.remedy
     assert home.tombstones().covers_content(second) is None
 
@@ -339,7 +340,7 @@ def test_the_prompt_names_what_may_be_taken_in(tmp_path: Path) -> None:
     that is not proposed is refused without a traceback.
     """
     home, ((_, first), (_, second), (_, third), _) = near_home(tmp_path / "home")
-    request = removal.add(home, "sha256", first)
+    request = requests.add(home, "sha256", first)
 
     def said(*arguments: str) -> Result:
         return CliRunner().invoke(cli, ["removal", *arguments, "--home", str(home.path)], prog_name="custody")
@@ -360,11 +361,11 @@ def test_the_prompt_names_what_may_be_taken_in(tmp_path: Path) -> None:
 def test_near_duplicates_that_are_taken_in_are_removed(tmp_path: Path, chosen: bool) -> None:
     """Taken in, all of them or those that are named, they are tombstoned, denied and erased with what was asked for."""
     home, ((_, first), (pair, second), (_, third), _) = near_home(tmp_path / "home")
-    request = removal.add(home, "sha256", first)
+    request = requests.add(home, "sha256", first)
     with pytest.raises(InputError, match="not proposed"):
-        removal.approve(home, request.id, by="A. Reviewer", near=["a" * 64])
+        approving.approve(home, request.id, by="A. Reviewer", near=["a" * 64])
     near = {"near": [second.upper()]} if chosen else {"with_near": True}
-    approved = removal.approve(home, request.id, by="A. Reviewer", **near)
+    approved = approving.approve(home, request.id, by="A. Reviewer", **near)
     methods = {match.content_sha256: (match.method, match.score) for match in approved.matches}
     assert methods[second] == ("near-pdq", 0.99)
     assert (third in methods) is not chosen
@@ -373,7 +374,7 @@ def test_near_duplicates_that_are_taken_in_are_removed(tmp_path: Path, chosen: b
     assert (tombstones.covers_content(third) == request.id) is not chosen
     denied = "SELECT verdict FROM latest_decision WHERE rule = ? AND pair_key = ?"
     assert ask(home, denied, f"removal/{request.id}", pair) == [("deny",)]
-    removal.apply(home, request.id)
+    applying.apply(home, request.id)
     left = {sha for (sha,) in ask(home, "SELECT content_sha256 FROM content WHERE content_sha256 IS NOT NULL")}
     assert {first, second} & left == set()
     assert (third in left) is chosen

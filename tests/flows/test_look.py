@@ -14,9 +14,9 @@ from PIL import Image
 from curation.pixel_store import PixelStore
 from flows.home import Home
 from flows.stages import look as stage
-from flows.stages import removal
 from flows.stages.evidence import evidence_batches, newest_evidence
 from flows.stages.look import Looking, look
+from flows.stages.removing import approving, requests
 from policy.evidence import Score
 from tests.builders import policy_without, replaced
 from tests.flows.sealable import sealable_home
@@ -108,8 +108,8 @@ def test_what_was_refused_before_is_not_looked_at(home: Home, monkeypatch: pytes
             "(SELECT content_sha256 FROM content ORDER BY url_key LIMIT 1 OFFSET 1)"
         )
     for kind, value in (("url", url), ("sha256", sha)):
-        request = removal.add(home, kind, value)
-        removal.approve(home, request.id, by="somebody")
+        request = requests.add(home, kind, value)
+        approving.approve(home, request.id, by="somebody")
     assert look(home).pictures == PICTURES - 2
     assert sum(counting.asked) == PICTURES - 4
 

@@ -14,7 +14,7 @@ from PIL import Image
 from curation.shard_reader import DatasetReader, read_generation
 from flows import settings
 from flows.home import Home
-from flows.stages import removal
+from flows.stages.removing import applying, approving, requests
 from flows.stages.seal import Sealed, seal
 from flows.stages.train import open_dataset
 from flows.stages.verify import verify
@@ -105,9 +105,9 @@ def test_a_removal_leaves_nothing_in_the_bucket_or_at_home(s3: S3Server, bucket:
     with open_dataset(home, NAME) as reader:
         assert reader.key(ordinal) == key
         assert reader.image_bytes(ordinal) == picture(n)
-    request = removal.add(home, "url", url)
-    removal.approve(home, request.id, by="a test", reason="it was asked for")
-    told = removal.apply(home, request.id)
+    request = requests.add(home, "url", url)
+    approving.approve(home, request.id, by="a test", reason="it was asked for")
+    [told] = applying.apply(home, request.id)
     assert (told.state, [(slot.dataset, slot.ordinal) for slot in told.slots]) == ("applied", [(NAME, ordinal)])
     held = [data or b"" for _, _, data in s3.versions(bucket)]
     held += [path.read_bytes() for path in home.path.rglob("*") if path.is_file()]
@@ -116,7 +116,7 @@ def test_a_removal_leaves_nothing_in_the_bucket_or_at_home(s3: S3Server, bucket:
     assert verify(home) == []
     with open_dataset(home, NAME) as reader:
         assert [reader.is_live(o) for o in range(COUNT)] == [o != ordinal for o in range(COUNT)]
-    assert removal.apply(home, request.id).state == "applied"
+    assert [one.state for one in applying.apply(home, request.id)] == ["applied"]
     assert read_generation(home.dataset(NAME), 1).removals == (request.id,)
 
 
@@ -138,9 +138,9 @@ def test_a_training_over_a_bucket_outlives_a_removal(s3: S3Server, bucket: str, 
         watch, generations = TombstoneWatch(home.tombstones_path, NAME), GenerationWatch(reader, max_age_s=1e-9)
         for step in range(config.steps):
             if step == 5:
-                request = removal.add(home, "key", reader.key(gone) or "")
-                removal.approve(home, request.id, by="a test", reason="it was asked for")
-                removal.apply(home, request.id)
+                request = requests.add(home, "key", reader.key(gone) or "")
+                approving.approve(home, request.id, by="a test", reason="it was asked for")
+                applying.apply(home, request.id)
             empty.enter(watch.look() or (), step)
             empty.enter(generations.look() or (), step)
             batches.append(loader.batch(step, empty))

@@ -13,7 +13,7 @@ from selectolax.lexbor import LexborHTMLParser
 
 from curation.pixel_store import PixelStore
 from flows.home import Home
-from flows.stages import removal
+from flows.stages.removing import approving, requests
 from flows.stages.sheet import sheet
 from policy.errors import InputError
 
@@ -90,8 +90,8 @@ def test_a_condition_asks_for_measures(home: Home, tmp_path: Path) -> None:
 
 def test_what_was_removed_is_shown_to_nobody(home: Home, tmp_path: Path) -> None:
     """A picture under a tombstone is on no sheet, and the next one takes its place."""
-    request = removal.add(home, "sha256", APPLE)
-    removal.approve(home, request.id, by="somebody")
+    request = requests.add(home, "sha256", APPLE)
+    approving.approve(home, request.id, by="somebody")
     made = sheet(home, tmp_path / "a.html", limit=1)
     assert made.shown == 1
     assert "red apple" not in (tmp_path / "a.html").read_text()

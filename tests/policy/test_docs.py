@@ -32,9 +32,9 @@ from policy.keys import KeyRing
 from policy.ledger import Ledger
 from policy.personal import PERSONAL_COLUMNS
 from policy.provenance import CheckpointRecord, NumericContract
-from policy.removals import TOKEN_KINDS, Tombstones
 from policy.ruleset import KNOWN, Ruleset
 from policy.snapshot import publish
+from policy.tombstones import TOKEN_KINDS, Tombstones
 
 DOCS = Path(policy.__file__).parent.parent / "docs"
 POLICY, LEDGER, TRAINING, CRAWL = (

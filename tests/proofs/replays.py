@@ -32,7 +32,7 @@ from flows.stages.train import code_version
 from policy.durable import write_durably
 from policy.keys import KeyRing
 from policy.provenance import CheckpointRecord, ScheduleEntry
-from policy.removals import Tombstones
+from policy.tombstones import Tombstones
 from tests.builders import ROOT
 from tests.training.recomputed import run_failures, times_fed
 from tests.training.toy_dataset import COLOURS, SHAPES, HashedWords, noise, noon, seal

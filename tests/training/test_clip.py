@@ -23,7 +23,7 @@ from curation.shards import reseal, write_dataset
 from policy.errors import ConfigurationError, InputError, IntegrityError
 from policy.keys import KeyRing
 from policy.provenance import DatasetManifest, dataset_root
-from policy.removals import Tombstones
+from policy.tombstones import Tombstones
 from training import clip as trainer
 from training.checkpoint import load_schedule, newest_checkpoint
 from training.clip import ClipResult, train_clip

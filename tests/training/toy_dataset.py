@@ -16,7 +16,7 @@ from curation.shard_files import SealedSample
 from curation.shards import write_dataset
 from policy.keys import KeyRing
 from policy.provenance import ClassRange, DatasetManifest, UpstreamModel, dataset_root
-from policy.removals import Tombstones
+from policy.tombstones import Tombstones
 from training.batches import Batch
 
 COLOURS = {"red": (220, 30, 40), "green": (40, 180, 60), "blue": (50, 80, 220), "yellow": (250, 210, 40)}

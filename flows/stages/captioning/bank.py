@@ -17,7 +17,7 @@ from flows.home import Home
 from policy.errors import ConfigurationError
 from policy.ledger import Ledger
 from policy.origins import host_of, site_of
-from policy.removals import Tombstones
+from policy.tombstones import Tombstones
 
 if TYPE_CHECKING:
     import pyarrow as pa

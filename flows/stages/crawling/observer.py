@@ -19,11 +19,11 @@ from policy.evidence import Document, Evidence, OriginEvidence
 from policy.grants import Grants
 from policy.ledger import Ledger
 from policy.registries import Registries
-from policy.removals import Tombstones
 from policy.ruleset import Ruleset
 from policy.signals import registry, robots, rsl
 from policy.signals.c2pa import check_trust_anchors
 from policy.signals.places import asked_urls
+from policy.tombstones import Tombstones
 from policy.verdict import Judgement, Stance, Verdict
 
 

@@ -31,9 +31,9 @@ from flows.stages.quarantine import is_listed, reduced_content, reduced_fetch, r
 from policy.evidence import Document, Evidence, OriginEvidence
 from policy.ledger import Ledger
 from policy.registries import Registries
-from policy.removals import Tombstones
 from policy.signals import registry, rsl
 from policy.text import is_description
+from policy.tombstones import Tombstones
 
 _KNOWN_BODIES = "SELECT body_sha256 FROM document WHERE body_sha256 IN (SELECT unnest(?::VARCHAR[]))"
 # What a captioner has said of these bytes stays said, whenever and wherever they are seen again.

@@ -1,0 +1,149 @@
+"""`custody removal …`: requests for removal at the prompt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from flows.commands import Commands, common, open_home, progress_bar
+from flows.terminal import answer, counted, print_json, print_table, say
+from policy.errors import InputError
+
+
+@click.group(cls=Commands)
+def removal() -> None:
+    """Requests for removal, from arrival to being carried through."""
+
+
+@removal.command("add")
+@common
+@click.option("--url", default=None, help="An image's or a page's URL.")
+@click.option("--domain", default=None, help="All that came from a host and its subdomains.")
+@click.option("--sha256", default=None, help="The digest of the picture's original bytes.")
+@click.option("--key", default=None, help="A sample key.")
+@click.option(
+    "--kind", type=click.Choice(["erasure", "objection"]), default="erasure", show_default=True, help="Its ground."
+)
+@click.option(
+    "--regime", type=click.Choice(["gdpr", "ccpa"]), default="gdpr", show_default=True, help="Sets the day it is due."
+)
+def removal_add(
+    home_path: Path,
+    as_json: bool,
+    url: str | None,
+    domain: str | None,
+    sha256: str | None,
+    key: str | None,
+    kind: str,
+    regime: str,
+) -> None:
+    """File a request; what it matches is held (kept out of new use) until it is decided.
+
+    Name exactly one of --url, --domain, --sha256 and --key.
+    """
+    from flows.stages.removing import requests as stage
+
+    named = [(k, v) for k, v in (("url", url), ("domain", domain), ("sha256", sha256), ("key", key)) if v]
+    if len(named) != 1:
+        raise InputError(
+            "it takes exactly one of --url, --domain, --sha256, --key",
+            where="custody removal add",
+            remedy=f"You gave {' and '.join('--' + k for k, _ in named) or 'none'}; file one request for each",
+        )
+    [(name, value)] = named
+    _print_removal(
+        stage.add(open_home(home_path), "sample" if name == "key" else name, value, kind=kind, regime=regime), as_json
+    )
+
+
+@removal.command("list")
+@common
+def removal_list(home_path: Path, as_json: bool) -> None:
+    """All requests, with their state and the day they are due."""
+    from flows.stages.removing import requests as stage
+
+    listed = stage.list_removals(open_home(home_path))
+    if as_json:
+        print_json(listed)
+        return
+    print_table(
+        ("removal", "kind", "state", "received", "due", "matches"),
+        [(r.id, r.kind, r.state, r.received_at.date(), r.due_at.date(), len(r.matches)) for r in listed],
+    )
+
+
+@removal.command("show")
+@common
+@click.argument("removal_id")
+def removal_show(home_path: Path, as_json: bool, removal_id: str) -> None:
+    """One request: what it matched and what was done."""
+    from flows.stages.removing import requests as stage
+
+    _print_removal(stage.show(open_home(home_path), removal_id), as_json)
+
+
+@removal.command("approve")
+@common
+@click.argument("removal_id")
+@click.option("--by", required=True, help="Who approves.")
+@click.option("--reason", default="", help="Why, for the record.")
+@click.option("--with-near", is_flag=True, help="Take in all near duplicates that are proposed.")
+@click.option("--near", multiple=True, metavar="SHA256", help="Take in this one of them; may be given several times.")
+def removal_approve(
+    home_path: Path, as_json: bool, removal_id: str, by: str, reason: str, with_near: bool, near: tuple[str, ...]
+) -> None:
+    """Approve: the tombstones are in force when this command returns.
+
+    Equal bytes go with what the request names. What only shows the same (`custody removal show`) stays, unless
+    --with-near or --near takes it in.
+    """
+    from flows.stages.removing import approving as stage
+
+    approved = stage.approve(open_home(home_path), removal_id, by=by, reason=reason, with_near=with_near, near=near)
+    _print_removal(approved, as_json)
+
+
+@removal.command("reject")
+@common
+@click.argument("removal_id")
+@click.option("--by", required=True, help="Who rejects.")
+@click.option("--reason", required=True, help="Why: a rejection carries a reason.")
+def removal_reject(home_path: Path, as_json: bool, removal_id: str, by: str, reason: str) -> None:
+    """Reject: the hold ends."""
+    from flows.stages.removing import requests as stage
+
+    _print_removal(stage.reject(open_home(home_path), removal_id, by=by, reason=reason), as_json)
+
+
+@removal.command("apply")
+@common
+@click.argument("removal_ids", nargs=-1, required=True)
+def removal_apply(home_path: Path, as_json: bool, removal_ids: tuple[str, ...]) -> None:
+    """Carry approved requests through: shards resealed without the samples, kept pixels deleted, the ledger erased.
+
+    Several in one go cost little more than one.
+    """
+    from flows.stages.removing.applying import apply
+
+    applied = apply(open_home(home_path), *removal_ids, progress=progress_bar(as_json))
+    if as_json and len(applied) > 1:
+        print_json(applied)
+        return
+    for one in applied:
+        _print_removal(one, as_json)
+
+
+def _print_removal(shown: Any, as_json: bool) -> None:
+    if as_json:
+        print_json(shown)
+        return
+    matches, slots = counted(len(shown.matches), "match", "matches"), counted(len(shown.slots), "slot")
+    answer(f"Removal {shown.id}: {shown.state}, due {shown.due_at:%Y-%m-%d}")
+    answer(f"  {matches}, {slots} in sealed datasets")
+    for near in shown.proposals:
+        shows = counted(near.occurrences, "occurrence")
+        answer(f"  near: {near.content_sha256} ({near.method or 'stands for it'}, distance {near.distance:g}, {shows})")
+    for line in shown.advice:
+        say(f"  {line}")

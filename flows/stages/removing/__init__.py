@@ -1,0 +1,1 @@
+"""Removal: a request from its arrival to a receipt, one module a part."""

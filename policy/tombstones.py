@@ -1,0 +1,260 @@
+"""Tombstones: what was removed and may never come back.
+
+They take force as one file, `tombstones/current.json`: keyed tokens of what is kept out, and the slots of datasets
+that are empty from now on, so that a trainer needs neither the ledger nor a key. The ledger's rows follow.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final, Self
+from urllib.parse import urlsplit
+
+from policy.durable import write_durably
+from policy.errors import IntegrityError, KeyFileError, StorageError
+from policy.keys import KeyRing
+from policy.ledger import Ledger
+from policy.provenance import canonical_json
+
+TOMBSTONES_FILE: Final = "current.json"
+TOMBSTONES_VERSION: Final = 1
+TOKEN_KINDS: Final = ("url", "content", "sample", "domain")
+_NO_TOKENS: Final[Mapping[str, Mapping[str, str]]] = {kind: {} for kind in TOKEN_KINDS}
+
+
+@dataclass(frozen=True, slots=True)
+class Tombstones:
+    """What may never come back. `epoch` rises with every change; 0: nothing was ever removed.
+
+    `tokens`: kind -> token -> removal id. `slots`: dataset -> ordinal -> removal id. `key_id`: the token key's.
+    """
+
+    epoch: int = 0
+    key_id: str | None = None
+    tokens: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=lambda: _NO_TOKENS)
+    slot_removals: Mapping[str, Mapping[int, str]] = dataclasses.field(default_factory=dict)
+    keys: KeyRing | None = dataclasses.field(default=None, repr=False, compare=False)
+
+    # ── asking ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def covers_url(self, canonical: str) -> str | None:
+        """The removal that keeps this URL (page or image), or its domain, out; None: none does.
+
+        Raises `KeyFileError` without the key: nobody may be told "not covered" by who cannot tell.
+        """
+        keys = self._key()
+        found = self._covers(keys, "url", canonical)
+        if found is None and self.tokens["domain"]:
+            found = next(filter(None, (self._covers(keys, "domain", name) for name in _domains(canonical))), None)
+        return found
+
+    def covers_content(self, sha256: str) -> str | None:
+        """The removal that keeps these bytes out, by their sha256 in hex; None: none does."""
+        return self._covers(self._key(), "content", sha256)
+
+    def covers_sample(self, sample_key: str) -> str | None:
+        """The removal that keeps this sample out; None: none does."""
+        return self._covers(self._key(), "sample", sample_key)
+
+    def slots(self, dataset: str) -> frozenset[int]:
+        """The ordinals of a dataset that are empty from now on; needs no key."""
+        return frozenset(self.slot_removals.get(dataset, {}))
+
+    @property
+    def removals(self) -> tuple[str, ...]:
+        """The removals that have a tombstone, sorted."""
+        by_token = {removal for known in self.tokens.values() for removal in known.values()}
+        by_slot = {removal for known in self.slot_removals.values() for removal in known.values()}
+        return tuple(sorted(by_token | by_slot))
+
+    # ── changing ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    def with_added(
+        self,
+        removal: str,
+        *,
+        keys: KeyRing | None = None,
+        urls: Iterable[str] = (),
+        contents: Iterable[str] = (),
+        samples: Iterable[str] = (),
+        domains: Iterable[str] = (),
+        slots: Mapping[str, Iterable[int]] | None = None,
+    ) -> Self:
+        """With these kept out for a removal, one epoch on; what is kept out already stays with its first removal."""
+        ring = dataclasses.replace(self, keys=keys or self.keys)._key()
+        named = {"url": urls, "content": contents, "sample": samples, "domain": domains}
+        tokens = {
+            kind: {**{ring.token(kind, value): removal for value in values}, **self.tokens.get(kind, {})}
+            for kind, values in named.items()
+        }
+        emptied = {dataset: dict(known) for dataset, known in self.slot_removals.items()}
+        for dataset, ordinals in (slots or {}).items():
+            emptied[dataset] = {**dict.fromkeys(ordinals, removal), **emptied.get(dataset, {})}
+        return dataclasses.replace(
+            self,
+            epoch=self.epoch + 1,
+            key_id=ring.key_id("token"),
+            tokens=tokens,
+            slot_removals=emptied,
+            keys=ring,
+        )
+
+    # ── the file ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    @classmethod
+    def load(cls, directory: Path, keys: KeyRing | None = None) -> Self:
+        """Read `current.json`; none there: empty, which `check_against` tells from lost.
+
+        `keys`: needed for every question but `slots`. Raises `IntegrityError` for a damaged file or one of a newer
+        version, `KeyFileError` when the tokens were made with another key.
+        """
+        path = directory / TOMBSTONES_FILE
+        try:
+            data = json.loads(path.read_bytes())
+            body = data["tombstones"]
+            if data["version"] > TOMBSTONES_VERSION:
+                raise IntegrityError("written by a newer version", where=str(path), remedy="Update Custody")
+            if data["sha256"] != _digest(body):
+                raise IntegrityError("the tombstones were changed or damaged", where=str(path))
+            tombstones = cls(
+                epoch=body["epoch"],
+                key_id=body["key_id"],
+                tokens={kind: dict(body["tokens"].get(kind, {})) for kind in TOKEN_KINDS},
+                slot_removals={
+                    dataset: {int(ordinal): removal for ordinal, removal in known.items()}
+                    for dataset, known in body["slots"].items()
+                },
+                keys=keys,
+            )
+        except FileNotFoundError:
+            return cls(keys=keys)
+        except OSError as error:
+            raise StorageError(f"cannot read the tombstones ({error.strerror})", where=str(path)) from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise IntegrityError(f"not a tombstone file ({error!r})", where=str(path)) from error
+        if keys is not None and tombstones.key_id != keys.key_id("token"):
+            raise KeyFileError("the tombstones were made with another key", where=str(path), remedy="Restore keys/")
+        return tombstones
+
+    def store(self, directory: Path) -> None:
+        """Put these in force: written, fsynced, renamed. Stored already: nothing is done.
+
+        Raises `IntegrityError` when they would not continue what is in force (an epoch that does not rise, a tombstone
+        that would be lost: load again and add), `StorageError`.
+        """
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            with _locked(directory):
+                current = type(self).load(directory)
+                if current == self:
+                    return
+                if self.epoch <= current.epoch or not current._is_within(self):
+                    raise IntegrityError(
+                        f"epoch {self.epoch} does not continue epoch {current.epoch}",
+                        where=str(directory / TOMBSTONES_FILE),
+                        remedy="Load the tombstones again and add to them",
+                    )
+                write_durably(directory / TOMBSTONES_FILE, self._to_json().encode())
+        except OSError as error:
+            raise StorageError(f"cannot store the tombstones ({error.strerror})", where=str(directory)) from error
+
+    def rows(self, removal: str, now: datetime) -> list[dict[str, object]]:
+        """The ledger's `tombstone` rows of one removal; a slot's token is "<dataset>:<ordinal>"."""
+        slots = {
+            f"{dataset}:{ordinal}": by for dataset, known in self.slot_removals.items() for ordinal, by in known.items()
+        }
+        return [
+            {
+                "removal": removal,
+                "kind": kind,
+                "token": token,
+                "key_id": None if kind == "slot" else self.key_id,
+                "epoch": self.epoch,
+                "in_force_at": now,
+            }
+            for kind, known in {**self.tokens, "slot": slots}.items()
+            for token, by in sorted(known.items())
+            if by == removal
+        ]
+
+    def check_against(self, ledger: Ledger) -> None:
+        """Every tombstone on the ledger's record is in this file; the file may be ahead, it takes force first.
+
+        Raises `IntegrityError`: the file was lost or is an old copy, and nothing may be let in by it.
+        """
+        known = {(kind, token) for kind, tokens in self.tokens.items() for token in tokens}
+        known |= {("slot", f"{name}:{ordinal}") for name, slots in self.slot_removals.items() for ordinal in slots}
+        on_record = ledger.query("SELECT DISTINCT kind, token, epoch FROM tombstone WHERE token IS NOT NULL")
+        missing = [row for row in on_record if (row[0], row[1]) not in known]
+        if missing or max((epoch for _, _, epoch in on_record), default=0) > self.epoch:
+            raise IntegrityError(
+                f"{len(missing)} tombstones on record are not in the tombstone file, which is of epoch {self.epoch}",
+                where=TOMBSTONES_FILE,
+                remedy="Restore the file from its copy before anything else runs",
+            )
+
+    # ── within ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _key(self) -> KeyRing:
+        if self.keys is None:
+            raise KeyFileError("tombstones cannot be asked without the token key", remedy="Restore keys/")
+        if self.key_id is not None and self.key_id != self.keys.key_id("token"):
+            raise KeyFileError("the tombstones were made with another key", remedy="Restore keys/")
+        return self.keys
+
+    def _covers(self, keys: KeyRing, kind: str, value: str) -> str | None:
+        known = self.tokens.get(kind)
+        return known.get(keys.token(kind, value)) if known else None
+
+    def _is_within(self, other: Self) -> bool:
+        return all(known.items() <= other.tokens.get(kind, {}).items() for kind, known in self.tokens.items()) and all(
+            known.items() <= other.slot_removals.get(name, {}).items() for name, known in self.slot_removals.items()
+        )
+
+    def _to_json(self) -> str:
+        body: dict[str, Any] = {
+            "epoch": self.epoch,
+            "key_id": self.key_id,
+            "tokens": {kind: dict(known) for kind, known in self.tokens.items()},
+            "slots": {
+                dataset: {str(ordinal): removal for ordinal, removal in sorted(known.items())}
+                for dataset, known in sorted(self.slot_removals.items())
+            },
+        }
+        return canonical_json({"version": TOMBSTONES_VERSION, "sha256": _digest(body), "tombstones": body}) + "\n"
+
+
+def _digest(body: object) -> str:
+    return hashlib.sha256(canonical_json(body).encode()).hexdigest()
+
+
+def _domains(canonical: str) -> Iterator[str]:
+    """The host of a URL with its port, without it, and every domain above it that is not a bare top level."""
+    parts = urlsplit(canonical)
+    host = parts.hostname or ""
+    if parts.port is not None:
+        yield parts.netloc.lower()
+    yield host
+    while host.count(".") > 1 and not host.replace(".", "").isdigit():
+        host = host.partition(".")[2]
+        yield host
+
+
+@contextlib.contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """One storer at a time."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
