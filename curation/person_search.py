@@ -52,6 +52,7 @@ NET: Final = (
     "models/dlib_face_recognition_resnet_model_v1.dat",
     "55533b28a95800a551ba546ba62fe69625c7e95a7061c338adffead08719da30",
 )
+DLIB: Final = "curation.person_search:DlibMatcher"
 _REMEDY: Final = f'pip install "image-custody[{EXTRA}]"'
 
 
@@ -178,7 +179,7 @@ class PersonPool(WorkerPool[Result]):
         *,
         workers: int = 1,
         detector: DetectorChoice | None = None,
-        matcher: str = "curation.person_search:DlibMatcher",
+        matcher: str = DLIB,
         limits: PersonLimits | None = None,
     ) -> None:
         limits = limits or PersonLimits()

@@ -11,8 +11,9 @@ picture on its own, in one order, whatever was settled before.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from curation.near_embedding import Embedder, Vectors
 
 Rgb = npt.NDArray[np.uint8]
+Pictures = Callable[[Sequence[tuple[int, str]]], Iterator[tuple[int, Rgb]]]
 
 UNIT = 2_048  # pictures that are embedded between two files of vectors
 RECORDED_AT_ONCE = 2_000  # rows of one append: as many comparisons are lost by a kill, at most
@@ -102,7 +104,7 @@ def find_duplicates(
     rank = {sha: 0 if found.representative == sha else 1 for sha, found in settled.items()}
     known.sort(key=lambda row: (rank.get(row[0], 2), -(row[3] or 0), row[4], row[0]))
     order = [sha for sha, *_ in known]
-    vectors, there = _vectors(home, order, embedder or NearEmbedder(), progress)
+    vectors, there = vectors_of(home, order, embedder or NearEmbedder(), progress)
     place = {sha: number for number, sha in enumerate(order)}
     asking = np.array([place[sha] for sha in order if sha not in settled], np.int64)
     near = candidates(
@@ -188,11 +190,16 @@ def _reserved(
     return found
 
 
-def _vectors(
-    home: Home, contents: Sequence[str], embedder: Embedder, progress: Progress
+def vectors_of(
+    home: Home, contents: Sequence[str], embedder: Embedder, progress: Progress, *, pictures: Pictures | None = None
 ) -> tuple[Vectors, npt.NDArray[np.bool_]]:
-    """The vectors of these contents, those that were not known computed and kept; and which of them have one."""
+    """The vectors of these contents, those that were not known computed and kept; and which of them have one.
+
+    `pictures`: the pixels of those that are asked for, (place, content) to (place, pixels); by default what is kept.
+    """
     from curation.near_embedding import VectorCache
+
+    read = pictures or partial(_pictures, home)
 
     cache = VectorCache(home.vectors_path, embedder.digest)
     vectors, there = cache.load(contents)
@@ -200,10 +207,10 @@ def _vectors(
     done = 0
     for start in range(0, len(missing), UNIT):
         unit = missing[start : start + UNIT]
-        pictures = [(place, rgb) for place, rgb in _pictures(home, [(p, contents[p]) for p in unit])]
-        if pictures:
-            places = np.array([place for place, _ in pictures])
-            vectors[places] = embedder.embed([rgb for _, rgb in pictures])
+        held = list(read([(place, contents[place]) for place in unit.tolist()]))
+        if held:
+            places = np.array([place for place, _ in held])
+            vectors[places] = embedder.embed([rgb for _, rgb in held])
             there[places] = True
             cache.add([contents[place] for place in places], vectors[places])
         done += len(unit)
