@@ -22,7 +22,7 @@ import numpy.typing as npt
 from curation.decode_pool import DecodePool
 from curation.duplicates import MIN_COSINE, MIN_QUALITY
 from curation.face_detection import DetectorChoice
-from curation.fingerprints import pdq_orientations
+from curation.fingerprints import pdq
 from curation.geometry import Sketch, oriented, same, sketch
 from curation.hash_index import Words, distances, words_of
 from curation.images import DecodeError, DecodeLimits, ShapeConfig, decode
@@ -122,11 +122,14 @@ def read_asked(path: Path, pool: DecodePool, *, max_bytes: int = MAX_FILE_BYTES)
         raise InputError(shaped.what, where=str(path), remedy=remedy) from shaped
     rgb = decode(shaped.jpeg)
     size = (shaped.width, shaped.height)
+    # Of the pixels turned: those that `pdq_orientations` turns within its grid lie up to 22 bits beside them, since its
+    # sampling leans to one side (seven photos).
+    hashes = (pdq(view, size if o % 2 == 0 else size[::-1])[0] for o, view in enumerate(views(rgb)) if o)
     return Asked(
         shaped.content_sha256,
         rgb,
         *size,
-        (shaped.pdq, *pdq_orientations(rgb, size)[1:]),
+        (shaped.pdq, *hashes),
         shaped.pdq_quality,
         shaped.faces,
         shaped.analyser_error,
@@ -149,13 +152,15 @@ def _read(path: Path, max_bytes: int) -> bytes:
     except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
         what = f"the picture cannot be read ({getattr(error, 'strerror', None) or error})"
         raise InputError(what, where=str(path), remedy="Name a picture file") from error
-    with open(descriptor, "rb") as file:
+    try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise InputError("is no file", where=str(path), remedy="Name a picture file")
-        try:
+        with open(descriptor, "rb", closefd=False) as file:
             body = file.read(max_bytes + 1)
-        except OSError as error:
-            raise InputError(f"the picture cannot be read ({error.strerror})", where=str(path)) from error
+    except OSError as error:
+        raise InputError(f"the picture cannot be read ({error.strerror})", where=str(path)) from error
+    finally:
+        os.close(descriptor)
     if len(body) > max_bytes:
         what = f"the file is larger than {max_bytes >> 20} MiB"
         raise InputError(what, where=str(path), remedy=_REMEDIES["too-many-pixels"])
@@ -165,9 +170,9 @@ def _read(path: Path, max_bytes: int) -> bytes:
 # ── the search ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def turned(asked: Asked) -> tuple[Rgb, ...]:
-    """The picture in its eight orientations, as they are embedded to be looked for."""
-    return tuple(np.ascontiguousarray(oriented(asked.rgb, o)).astype(np.uint8) for o in range(8))
+def views(rgb: Rgb) -> tuple[Rgb, ...]:
+    """A picture in its eight orientations, as they are numbered everywhere: they are hashed, and embedded."""
+    return tuple(np.asarray(oriented(rgb, o), np.uint8) for o in range(8))
 
 
 def known_words(hashes: Sequence[str | None]) -> tuple[Words, Flags]:
@@ -190,12 +195,13 @@ def search(
     """What the contents show of the asked picture: equal bytes first, then what is verified, then what is only like it,
     each by its score; of the last the best `similar`.
 
-    `asked_vectors`: of `turned`, [8, WIDTH]; none, [0, WIDTH]: only hashes propose. `pictures`: the pixels of a
+    `asked_vectors`: of its `views`, [8, WIDTH]; none, [0, WIDTH]: only hashes propose. `pictures`: the pixels of a
     content, None where there are none. `max_distance`: bits of PDQ. Every content within it is compared; by embedding
     the nearest are, until GIVE_UP of them in a row show something else: what is less like it is not named.
     """
     bits, cosine = _bits(asked, known), _cosines(asked_vectors, known)
-    mine = sketch(asked.rgb)
+    # A crop is looked for as it is and mirrored (curation/geometry.py): of these four, that is all eight.
+    mine = [drawn for view in views(asked.rgb)[:4] if (drawn := sketch(view)) is not None]
     found: list[PictureMatch] = []
     by_hash = np.flatnonzero(bits <= max_distance)
     by_hash = by_hash[np.argsort(bits[by_hash], kind="stable")]
@@ -225,14 +231,15 @@ def search(
 
 
 def _compared(
-    content: str, method: str, distance: float, likeness: float, mine: Sketch | None, theirs: Sketch | None
+    content: str, method: str, distance: float, likeness: float, mine: Sequence[Sketch], theirs: Sketch | None
 ) -> PictureMatch:
-    if mine is None or theirs is None:
+    if not mine or theirs is None:
         return PictureMatch(content, method, distance, round(likeness, 4), False, False)
-    copy = same(theirs, mine)
+    found = ((turn, copy) for turn, one in enumerate(mine) if (copy := same(theirs, one)) is not None)
+    turn, copy = next(found, (0, None))
     if copy is None:
         return PictureMatch(content, method, distance, round(likeness / 2, 4), False, True)
-    method += TURNED if copy.orientation else ""
+    method += TURNED if turn or copy.orientation else ""
     correlation = min(1.0, copy.correlation)
     return PictureMatch(content, method, round(1 - correlation, 4), round(correlation, 4), True, True)
 

@@ -153,7 +153,7 @@ def find_by_picture(
     """
     from curation.duplicates import MIN_QUALITY
     from curation.near_embedding import NearEmbedder
-    from curation.picture_search import Known, known_words, search, turned
+    from curation.picture_search import Known, known_words, search, views
 
     asked = _read_asked(home, path)
     model = embedder or NearEmbedder()
@@ -166,7 +166,7 @@ def find_by_picture(
         words, told = known_words([pdq for _, pdq in rows])
         return search(
             asked,
-            model.embed(turned(asked)),
+            model.embed(views(asked.rgb)),
             Known(contents, words, told, vectors, there),
             pixels.rgb,
             max_distance=home.ruleset.duplicate.pdq_max_distance,
