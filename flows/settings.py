@@ -185,6 +185,20 @@ class BulkSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class RemovalSettings:
+    """[removals]: how requests are handled. Times in days, `proof_timeout_s` in seconds.
+
+    `keep_requester_days`: how long who asked is kept after the request was closed. `dns_server`: "address" or
+    "address:port" that is asked for TXT records; "" is the system's.
+    """
+
+    keep_requester_days: int
+    due_soon_days: int
+    dns_server: str
+    proof_timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class ScheduleSettings:
     """[schedule]: cron lines in UTC; an empty one is not scheduled."""
 
@@ -205,6 +219,7 @@ class Settings:
     seal: SealSettings
     training: TrainingSettings
     bulk: BulkSettings
+    removals: RemovalSettings
     schedule: ScheduleSettings
 
 
@@ -325,6 +340,12 @@ egress_probes = []            # "ip:port" that it must not reach; tried before e
 proxy = ""                    # the guard's, where it is one
 java_home = ""                # for Spark
 
+[removals]
+keep_requester_days = 0       # who asked is forgotten so many days after a request was closed; 0: at once
+due_soon_days = 7             # the daily flow counts requests that are due within so many days
+dns_server = ""               # "address" or "address:port", asked for TXT records as proof of control; "": the system's
+proof_timeout_s = 15.0        # for one look at a proof, all in all
+
 [schedule]                    # cron, UTC; "" = not scheduled
 crawl = "0 3 * * *"
 recheck = "0 4 * * 1"
@@ -375,6 +396,9 @@ _RANGES = {
     "bulk.urls_per_shard": (1, math.inf),
     "bulk.urls_per_job": (1, math.inf),
     "bulk.timeout_s": (1, 3600),
+    "removals.keep_requester_days": (0, 3650),
+    "removals.due_soon_days": (1, 365),
+    "removals.proof_timeout_s": (0.1, 300),
 }
 
 

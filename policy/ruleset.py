@@ -93,6 +93,7 @@ class Ruleset:
     defer_days: int
     bank_min_origins: int
     four_eyes_over: int
+    own_regime_days: int
     robots: RobotsRules
     ai_agents: AiAgentsRules
     tdmrep: TdmrepRules
@@ -125,6 +126,7 @@ class Ruleset:
         days("defer_days", self.defer_days)
         within("bank_min_origins", self.bank_min_origins, 1)
         within("four_eyes_over", self.four_eyes_over, 0)
+        days("own_regime_days", self.own_regime_days)
         within("robots.max_bytes", self.robots.max_bytes, _ROBOTS_BYTES, 64 * 2**20)
 
     @classmethod
