@@ -241,6 +241,45 @@ def record_step(
 
 
 @dataclass(frozen=True, slots=True)
+class Done:
+    """What was done for a removal, as `record_step` takes it: for many at once."""
+
+    removal: str
+    part: str
+    action: str
+    subject: str
+    before: Mapping[str, object] | None = None
+    after: Mapping[str, object] | None = None
+
+
+def record_steps(ledger: Ledger, done: Sequence[Done], *, now: datetime) -> int:
+    """Write down many steps, of many removals, in one batch; those that stand there already are left out.
+
+    How many were new. What `record_step` says of each holds for all.
+    """
+    rows = {}
+    for each in done:
+        row = {
+            **{"removal": each.removal, "part": each.part, "action": each.action, "subject": each.subject},
+            "before_json": None if each.before is None else canonical_json(each.before),
+            "after_json": None if each.after is None else canonical_json(each.after),
+        }
+        rows[tuple(row.values())] = row
+    known = ledger.query(
+        "SELECT removal, part, action, subject, before_json, after_json FROM removal_step "
+        "WHERE list_contains($removals::VARCHAR[], removal)",
+        {"removals": sorted({each.removal for each in done})},
+    )
+    there = set(known)
+    new = [row for key, row in rows.items() if key not in there]
+    if not new:
+        return 0
+    digest = hashlib.sha256(canonical_json(new).encode()).hexdigest()
+    ledger.append("removal_step", [{**row, "done_at": now} for row in new], key=f"steps:{digest[:32]}")
+    return len(new)
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """A row of `removal_step`; `before`, `after` as JSON texts."""
 
