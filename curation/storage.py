@@ -320,6 +320,17 @@ class ObjectStore:
             found += [Version(str(o["Key"])[len(start) :], None, True, False) for o in page.get("Contents", [])]
         return found
 
+    def size_of(self, version: Version) -> int:
+        """How many bytes a version of an object has; FileNotFoundError when it is gone."""
+        named = {} if version.id is None else {"VersionId": version.id}
+        with self._asking(version.name):
+            return int(self._call("head_object", Key=self._key(version.name), **named)["ContentLength"])
+
+    def read_range(self, version: Version, start: int, end: int) -> bytes:
+        """Some bytes of a version of an object, the newest or not; FileNotFoundError when it is gone."""
+        path, named = self._path(version.name), {} if version.id is None else {"version_id": version.id}
+        return cast(bytes, self._again(version.name, lambda: self._fs().cat_file(path, start=start, end=end, **named)))
+
     def purge(self, doomed: Callable[[Version], bool]) -> int:
         """Takes away the versions that are meant, and every unfinished upload below; how many went.
 

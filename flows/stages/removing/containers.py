@@ -32,7 +32,7 @@ import pyarrow as pa
 
 from curation.images import DecodeError
 from flows.stages.removing.likeness import NO_PICTURE, Pictures, is_cut, picture_end
-from flows.stages.removing.searching import Bytes, Mark, Search
+from flows.stages.removing.searching import Bytes, Mark, Search, texts_of
 from policy.column_scan import ColumnScan
 from policy.errors import CustodyError
 
@@ -88,7 +88,7 @@ class FileSource:
         return os.pread(self._descriptor, length, offset)
 
     def open(self) -> BinaryIO:
-        return io.BufferedReader(_Reading(self), 1 << 16)
+        return io.BufferedReader(SourceFile(self), 1 << 16)
 
     def close(self) -> None:
         os.close(self._descriptor)
@@ -118,10 +118,10 @@ class _Within:
         return self._source.read_at(self._start + offset, max(0, min(length, self.size - offset)))
 
     def open(self) -> BinaryIO:
-        return io.BufferedReader(_Reading(self), 1 << 16)
+        return io.BufferedReader(SourceFile(self), 1 << 16)
 
 
-class _Reading(io.RawIOBase):
+class SourceFile(io.RawIOBase):
     """A source as a file of its own, whoever else reads it."""
 
     def __init__(self, source: Source) -> None:
@@ -372,22 +372,19 @@ class Looking:
             for buffer in array.buffers()[1:]:
                 if buffer is not None:
                     self.found.add(where, self._search.in_bytes(memoryview(buffer)))
-        elif pa.types.is_string(kind) or pa.types.is_binary(kind):
-            self._values(array, np.int32, where, depth)
-        elif pa.types.is_large_string(kind) or pa.types.is_large_binary(kind):
-            self._values(array, np.int64, where, depth)
+        elif (pa.types.is_string(kind) or pa.types.is_binary(kind)) or (
+            pa.types.is_large_string(kind) or pa.types.is_large_binary(kind)
+        ):
+            self._values(array, where, depth)
         elif not pa.types.is_null(kind):
             self._unread(where, f"values of the type {kind} are not read")
 
-    def _values(self, array: Any, width: type[np.signedinteger[Any]], where: str, depth: int) -> None:
-        _, offsets_buffer, data = array.buffers()
-        if data is None or not len(array):
-            return
-        offsets = np.frombuffer(offsets_buffer, width)[array.offset : array.offset + len(array) + 1].astype(np.int64)
-        view = memoryview(data)
-        self.found.add(where, self._search.in_values(view, offsets, partial(self._mark, where, depth)))
-        for number in _openable(view, offsets):
-            self.look_at(view[int(offsets[number]) : int(offsets[number + 1])], where, depth + 1)
+    def _values(self, array: Any, where: str, depth: int) -> None:
+        data, offsets = texts_of(array)
+        if len(offsets):
+            self.found.add(where, self._search.in_values(data, offsets, partial(self._mark, where, depth)))
+            for number in _openable(data, offsets):
+                self.look_at(data[int(offsets[number]) : int(offsets[number + 1])], where, depth + 1)
 
     # ── databases ────────────────────────────────────────────────────────────────────────────────────────────────
 

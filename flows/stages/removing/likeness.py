@@ -121,7 +121,7 @@ def picture_end(what: str, view: memoryview, at: int) -> int | None:
                 return _gif_end(view, at)
             case "webp":
                 end = at + 8 + int.from_bytes(view[at + 4 : at + 8], "little")
-                return (end if end <= len(view) else None) if view[at : at + 4] == b"RIFF" else NO_PICTURE
+                return (end if end <= len(view) else None) if bytes(view[at : at + 4]) == b"RIFF" else NO_PICTURE
             case _:
                 return _avif_end(view, at)
     except IndexError:

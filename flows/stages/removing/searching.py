@@ -133,23 +133,34 @@ class Search:
         No white space is made equal here: `in_folded_values` does that for texts.
         """
         found: Counter[str] = Counter()
-        if len(offsets) < 2 or offsets[-1] == offsets[0]:
-            return found
-        view = memoryview(data).cast("B")[int(offsets[0]) : int(offsets[-1])]
-        ends = offsets[1:] - offsets[0]
-        for pattern, start, end in self._matches(view):
-            row = int(np.searchsorted(ends, start, side="right"))
-            begin, stop = int(ends[row - 1]) if row else 0, int(ends[row])
-            if end > stop:
-                continue
-            value = view[begin:stop]
-            if pattern < len(self.patterns):
-                found[self.patterns[pattern].kind] += self._counts(pattern, value, start - begin, end - begin)
-            elif on_mark is not None:
-                mark = _mark(pattern - len(self.patterns), start - begin)
-                if mark.at >= 0:
+        view = memoryview(data).cast("B")
+        for pattern, start, end, begin, stop in self._placed(view, offsets):
+            with view[begin:stop] as value:
+                if pattern < len(self.patterns):
+                    found[self.patterns[pattern].kind] += self._counts(pattern, value, start, end)
+                elif on_mark is not None and (mark := _mark(pattern - len(self.patterns), start)).at >= 0:
                     on_mark(mark, value, True)
         return found | self._in_folded(view)
+
+    def places_in(self, texts: Any) -> Iterator[tuple[int, bytes, int, int]]:
+        """(number of the pattern, value, from where to where in it) of an Arrow array of strings."""
+        data, offsets = texts_of(texts)
+        for pattern, start, end, begin, stop in self._placed(data, offsets):
+            if pattern < len(self.patterns):
+                yield pattern, bytes(data[begin:stop]), start, end
+
+    def _placed(self, view: memoryview, offsets: npt.NDArray[np.int64]) -> Iterator[tuple[int, int, int, int, int]]:
+        """(pattern, start and end within a value, where the value begins and stops in the whole)."""
+        if len(offsets) < 2 or offsets[-1] == offsets[0]:
+            return
+        first = int(offsets[0])
+        ends = offsets[1:]
+        with view[first : int(offsets[-1])] as part:
+            for pattern, start, end in self._matches(part):
+                row = int(np.searchsorted(ends, start + first, side="right"))
+                begin, stop = int(ends[row - 1]) if row else first, int(ends[row])
+                if end + first <= stop:
+                    yield pattern, start + first - begin, end + first - begin, begin, stop
 
     # ── within ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -178,6 +189,21 @@ class Search:
             return True
         whole = final or len(view) - at >= MAX_PICTURE_BYTES
         return on_mark(Mark(mark.what, at), view, whole) is not None or whole
+
+
+def texts_of(array: Any) -> tuple[memoryview, npt.NDArray[np.int64]]:
+    """The bytes of an Arrow array of strings or binaries (not of views), and where in them each value begins and ends.
+
+    What is null has no bytes.
+    """
+    import pyarrow as pa
+
+    large = pa.types.is_large_string(array.type) or pa.types.is_large_binary(array.type)
+    _, offsets, data = array.buffers()
+    if data is None or not len(array):
+        return memoryview(b""), np.zeros(0, np.int64)
+    starts = np.frombuffer(offsets, np.int64 if large else np.int32)[array.offset : array.offset + len(array) + 1]
+    return memoryview(data).cast("B"), starts.astype(np.int64)
 
 
 def _mark(number: int, start: int) -> Mark:
