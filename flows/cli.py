@@ -471,11 +471,12 @@ def sql(home_path: Path, as_json: bool, statement: str) -> None:
 
 @cli.command()
 @common
-def verify(home_path: Path, as_json: bool) -> None:
+@click.option("--anchors", metavar="PLACE", default="", help="Where anchors were published: the chain is held to them.")
+def verify(home_path: Path, as_json: bool, anchors: str) -> None:
     """Recompute everything: ledger chain and commitments, manifests, shards, checkpoints, tombstones."""
     from flows.stages import verify as stage
 
-    failures = stage.verify(open_home(home_path), progress_bar(as_json))
+    failures = stage.verify(open_home(home_path), progress_bar(as_json), anchors=anchors)
     if as_json:
         print_json({"ok": not failures, "failures": [{"what": f.what, "where": f.where} for f in failures]})
     else:
@@ -483,6 +484,22 @@ def verify(home_path: Path, as_json: bool) -> None:
             answer(f"FAILED  {escape(failure.where)}: {escape(failure.what)}")
         answer("Everything verifies." if not failures else f"{counted(len(failures), 'check')} failed.")
     sys.exit(1 if failures else 0)
+
+
+@cli.command()
+@common
+@click.option("--to", "place", metavar="PLACE", default="", help="A directory or s3:// folder outside the home.")
+def anchor(home_path: Path, as_json: bool, place: str) -> None:
+    """Publish the head of the ledger's chain, signed, where it cannot be changed afterwards."""
+    from flows.stages import anchoring as stage
+
+    made = stage.anchor(open_home(home_path), place)
+    if as_json:
+        print_json(made)
+        return
+    answer(f"Batch {made.seq}, chain {made.chain}")
+    say(f"{'published in' if made.new else 'is there already:'} {escape(made.place)}")
+    say("Hold the ledger to it later: custody verify --anchors PLACE")
 
 
 @cli.command()

@@ -189,13 +189,16 @@ class RemovalSettings:
     """[removals]: how requests are handled. Times in days, `proof_timeout_s` in seconds.
 
     `keep_requester_days`: how long who asked is kept after the request was closed. `dns_server`: "address" or
-    "address:port" that is asked for TXT records; "" is the system's.
+    "address:port" that is asked for TXT records; "" is the system's. `backups_days`: how long backups of the home are
+    kept, which receipts say; 0: not said. `anchors`: a directory or s3:// folder for heads of the chain; "": none.
     """
 
     keep_requester_days: int
     due_soon_days: int
     dns_server: str
     proof_timeout_s: float
+    backups_days: int
+    anchors: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -345,6 +348,8 @@ keep_requester_days = 0       # who asked is forgotten so many days after a requ
 due_soon_days = 7             # the daily flow counts requests that are due within so many days
 dns_server = ""               # "address" or "address:port", asked for TXT records as proof of control; "": the system's
 proof_timeout_s = 15.0        # for one look at a proof, all in all
+backups_days = 0              # how long backups of this home are kept: receipts say until when; 0: it is not said
+anchors = ""                  # where heads of the chain are published, outside this home: a directory, or s3://…
 
 [schedule]                    # cron, UTC; "" = not scheduled
 crawl = "0 3 * * *"

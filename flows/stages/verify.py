@@ -24,16 +24,20 @@ if TYPE_CHECKING:
     from training.checkpoint import Checkpoint
 
 
-def verify(home: Home, progress: Progress = silent) -> list[Failure]:
-    """Everything that does not hold; empty when all is as it was recorded."""
+def verify(home: Home, progress: Progress = silent, *, anchors: str = "") -> list[Failure]:
+    """Everything that does not hold; empty when all is as it was recorded.
+
+    `anchors`: a place of published heads (flows/stages/anchoring.py) that the chain must go through.
+    """
     from curation.shard_reader import verify_dataset
 
+    published = _published(home, anchors) if anchors else []
     failures: list[Failure] = []
     datasets = home.dataset_names()
     runs = _runs(home)
     total = 1 + len(datasets) + len(runs)
     with home.ledger(readonly=True) as ledger:
-        failures += ledger.verify(home.keys)
+        failures += ledger.verify(home.keys, published)
         failures += _check_tombstones(home, ledger)
         failures += _check_registries(home, ledger)
         fixed = {name: what for name, *what in ledger.query("SELECT dataset, root, classes_json FROM dataset")}
@@ -47,6 +51,13 @@ def verify(home: Home, progress: Progress = silent) -> list[Failure]:
         failures += _check_run(home, directory, recorded)
         progress(done, total, "verify: runs")
     return failures
+
+
+def _published(home: Home, place: str) -> list[tuple[int, str]]:
+    from flows.stages.anchoring import read_anchors
+
+    endpoint = home.settings.seal.store_endpoint
+    return [(a.seq, a.chain) for a in read_anchors(place, public_key=home.keys.public_key, endpoint=endpoint)]
 
 
 def verify_runs(home: Home) -> list[Failure]:
