@@ -60,6 +60,19 @@ class TombstoneRules:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelRules:
+    """What becomes of a model that has seen what an approved removal takes away (docs/removal.md, Models).
+
+    `on_exposure`: of a diffusion model that was fed it, `on_exposure_clip`: of a CLIP; `on_indirect`: of one that only
+    stands on a model that was.
+    """
+
+    on_exposure: Literal["replay", "withdraw", "approximate"]
+    on_exposure_clip: Literal["replay", "withdraw"]
+    on_indirect: Literal["name", "withdraw"]
+
+
+@dataclass(frozen=True, slots=True)
 class EvidenceAges:
     """For how many days an observation carries a permission, a mechanism. What lies in the bytes does not age."""
 
@@ -109,6 +122,7 @@ class Ruleset:
     duplicate: DuplicateRules
     text: TextRules
     tombstone: TombstoneRules
+    models: ModelRules
     max_evidence_age_days: EvidenceAges
     digest: str = ""
     text_body: str = ""
