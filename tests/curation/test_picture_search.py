@@ -148,7 +148,7 @@ def test_without_pixels_nothing_is_verified(asking: Callable[[Rgb], Asked]) -> N
 
 
 def test_the_search_by_embedding_ends(asking: Callable[[Rgb], Asked], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Candidates by embedding are compared until enough in a row show something else; of proposals the best are named."""
+    """Candidates by embedding are compared until enough in a row show something else; the best proposals are named."""
     monkeypatch.setattr(picture_search, "GIVE_UP", 3)
     pictures = {f"other {seed}": photo_like(seed, 48, 36) for seed in range(10, 30)}
     asked, read = asking(PHOTO), []
