@@ -191,6 +191,7 @@ class RemovalSettings:
     `keep_requester_days`: how long who asked is kept after the request was closed. `dns_server`: "address" or
     "address:port" that is asked for TXT records; "" is the system's. `backups_days`: how long backups of the home are
     kept, which receipts say; 0: not said. `anchors`: a directory or s3:// folder for heads of the chain; "": none.
+    `suppression_copy`: a directory outside the home that is told of every approval before it returns; "": none.
     """
 
     keep_requester_days: int
@@ -199,6 +200,7 @@ class RemovalSettings:
     proof_timeout_s: float
     backups_days: int
     anchors: str
+    suppression_copy: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -350,6 +352,7 @@ dns_server = ""               # "address" or "address:port", asked for TXT recor
 proof_timeout_s = 15.0        # for one look at a proof, all in all
 backups_days = 0              # how long backups of this home are kept: receipts say until when; 0: it is not said
 anchors = ""                  # where heads of the chain are published, outside this home: a directory, or s3://…
+suppression_copy = ""         # a directory outside this home for a copy of what may never come back; "": none is kept
 
 [schedule]                    # cron, UTC; "" = not scheduled
 crawl = "0 3 * * *"

@@ -153,7 +153,7 @@ class Tombstones:
         """
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            with _locked(directory):
+            with locked(directory):
                 current = type(self).load(directory)
                 if current == self:
                     return
@@ -193,7 +193,11 @@ class Tombstones:
         """
         known = {(kind, token) for kind, tokens in self.tokens.items() for token in tokens}
         known |= {("slot", f"{name}:{ordinal}") for name, slots in self.slot_removals.items() for ordinal in slots}
-        on_record = ledger.query("SELECT DISTINCT kind, token, epoch FROM tombstone WHERE token IS NOT NULL")
+        # `near` and `spared` are policy/suppression.py's, which counts epochs of its own.
+        on_record = ledger.query(
+            "SELECT DISTINCT kind, token, epoch FROM tombstone "
+            "WHERE token IS NOT NULL AND kind NOT IN ('near', 'spared')"
+        )
         missing = [row for row in on_record if (row[0], row[1]) not in known]
         if missing or max((epoch for _, _, epoch in on_record), default=0) > self.epoch:
             raise IntegrityError(
@@ -250,8 +254,8 @@ def _domains(canonical: str) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    """One storer at a time."""
+def locked(directory: Path) -> Iterator[None]:
+    """One storer at a time, of whichever file in this directory."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
