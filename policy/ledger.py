@@ -45,6 +45,7 @@ from policy.errors import (
 from policy.keys import PURPOSES, KeyRing
 from policy.lock import FileLock
 from policy.migrate import is_current, migrate, packaged_migrations, packaged_views
+from policy.personal import FORGETTABLE, FORGETTING
 from policy.verification import Failure, definitions, verify_ledger
 
 if TYPE_CHECKING:
@@ -348,6 +349,8 @@ class Ledger:
             for table, selection in selections.items():
                 self._mark(table, selection, params or {})
             self._require_approved(self._marked_for(selections))
+            if any(name.startswith(FORGETTING) for name in self._marked_for(set(selections) - {FORGETTABLE})):
+                raise RefusedError("forgetting who asked erases nothing else")
             counts: dict[str, dict[str, int]] = {}
             for table, shape in shapes.items():
                 for removal, count in self._erase_marked(shape):

@@ -7,6 +7,11 @@ Tables that are not named hold none.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
+
+# Who asked for a removal is forgotten by an erasure of its own, "forget:<removal>", that reaches this table alone.
+FORGETTING: Final = "forget:"
+FORGETTABLE: Final = "requester"
 
 PERSONAL_COLUMNS: Mapping[str, tuple[str, ...]] = {
     "document": ("body_sha256", "body"),

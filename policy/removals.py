@@ -1,7 +1,11 @@
 """Removal requests: what is asked, until when it must be answered, where it stands, and what was done for it.
 
-A request is received, held (what it may concern is deferred), approved or rejected, and, approved, applied. What it
-matches is policy/removal_matches.py's matter, what keeps it out policy/tombstones.py's.
+A request is received, held (what it may concern is deferred), approved or rejected, and, approved, applied. Where four
+eyes are needed it waits for the second pair between. An objection ends as a reservation, a correction of a credit line
+and an access request without anything being taken out. What a request matches is policy/removal_matches.py's matter,
+what keeps it out policy/tombstones.py's.
+
+Who asked is kept apart, encrypted, and can be forgotten at any time (`forget_requester`): an erasure of its own.
 """
 
 from __future__ import annotations
@@ -11,36 +15,70 @@ import dataclasses
 import enum
 import hashlib
 import secrets
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Final, Self
 
 from policy.errors import InputError, KeyFileError, RefusedError
 from policy.keys import KeyRing
 from policy.ledger import Ledger
+from policy.personal import FORGETTING
 from policy.provenance import canonical_json
 
-NAMED_KINDS: Final = ("page_url", "image_url", "domain", "content", "sample_key")
+NAMED_KINDS: Final = (
+    *("page_url", "image_url", "domain", "content", "sample_key"),
+    "picture",  # the digest of a picture file: what equals it, and what was verified to show the same
+    "person",  # a photo, of which nothing is kept: there is no value
+    *("creator", "licensor", "text"),
+)
+KINDS: Final = ("erasure", "objection", "access", "attribution")
+REGIMES: Final = ("gdpr", "ccpa", "own")
 CCPA_DAYS: Final = 45
+_LOWERED: Final = frozenset({"domain", "content", "sample_key", "picture"})
 
 
 class State(enum.Enum):
     """Where a request stands."""
 
     RECEIVED = "received"
-    HELD = "held"
+    HELD = "held"  # what it matches is deferred
+    AWAITING_SECOND = "awaiting-second"  # one has approved, another must
     APPROVED = "approved"
     REJECTED = "rejected"
     APPLIED = "applied"
+    RESERVED = "reserved"  # an objection that was granted: no new use, nothing erased
+    LIFTED = "lifted"  # and taken back by who objected
+    CREDITED = "credited"  # the credit line was set right
+    ANSWERED = "answered"  # an access request that was answered
+
+    @property
+    def is_open(self) -> bool:
+        """Whether somebody still waits for what was asked."""
+        return self in _OPEN
+
+    @property
+    def is_undecided(self) -> bool:
+        """Whether nobody has said yes or no for good."""
+        return self in _UNDECIDED
 
 
+_UNDECIDED: Final = frozenset({State.RECEIVED, State.HELD, State.AWAITING_SECOND})
+_OPEN: Final = _UNDECIDED | {State.APPROVED}
+_GRANTED: Final = frozenset({State.APPROVED, State.RESERVED, State.CREDITED, State.ANSWERED})
 _NEXT: Final[Mapping[State, frozenset[State]]] = {
-    State.RECEIVED: frozenset({State.HELD, State.APPROVED, State.REJECTED}),
-    State.HELD: frozenset({State.APPROVED, State.REJECTED}),
+    State.RECEIVED: frozenset({State.HELD, State.AWAITING_SECOND, State.REJECTED}) | _GRANTED,
+    State.HELD: frozenset({State.AWAITING_SECOND, State.REJECTED}) | _GRANTED,
+    # Back where it was: a review after the first approval changes what was approved.
+    State.AWAITING_SECOND: frozenset({State.RECEIVED, State.HELD, State.REJECTED}) | _GRANTED,
     State.APPROVED: frozenset({State.APPLIED}),
     State.REJECTED: frozenset(),
     State.APPLIED: frozenset(),
+    State.RESERVED: frozenset({State.LIFTED}),
+    State.LIFTED: frozenset(),
+    State.CREDITED: frozenset(),
+    State.ANSWERED: frozenset(),
 }
 
 
@@ -48,8 +86,9 @@ _NEXT: Final[Mapping[State, frozenset[State]]] = {
 class RemovalRequest:
     """What somebody asks to be taken out, and until when it must be answered.
 
-    `kind`: who asks and in which right (erasure | rights-holder | operator). `regime`: gdpr | ccpa.
-    `named_value` is None once the request itself has been erased.
+    `kind`: erasure | objection (no new use) | access (what is held) | attribution (the credit line is wrong).
+    `regime`: gdpr | ccpa | own. `due_at`: with an extension, where there is one. `named_value` is None once the request
+    itself has been erased, and of a person, of whose photo nothing is kept.
     """
 
     removal: str
@@ -65,51 +104,100 @@ class RemovalRequest:
     def receive(
         cls,
         named_kind: str,
-        named_value: str,
+        named_value: str | None,
         *,
         now: datetime,
         kind: str = "erasure",
         regime: str = "gdpr",
         removal: str | None = None,
+        due_on: date | None = None,
+        own_days: int | None = None,
     ) -> Self:
-        """A new request, with a random id and its deadline; URLs in canonical form. Raises `InputError`."""
+        """A new request, with a random id and its deadline; URLs in canonical form.
+
+        `due_on`, `own_days`: the deadline of the regime `own`, as a day or as days from receipt. Raises `InputError`.
+        """
         if named_kind not in NAMED_KINDS:
             raise InputError(f"cannot look for a {named_kind}", remedy=f"Name one of {', '.join(NAMED_KINDS)}")
-        if not named_value:
+        if kind not in KINDS:
+            raise InputError(f"unknown kind {kind!r}", remedy=f"Name one of {', '.join(KINDS)}")
+        if (named_kind == "person") is not (named_value is None) or (
+            named_value is not None and not named_value.strip()
+        ):
             raise InputError("the request names nothing", where=named_kind)
         return cls(
             removal=removal or f"removal-{secrets.token_hex(6)}",
             kind=kind,
             regime=regime,
             named_kind=named_kind,
-            named_value=named_value.lower() if named_kind in ("domain", "content", "sample_key") else named_value,
+            named_value=named_value.lower() if named_value and named_kind in _LOWERED else named_value,
             received_at=now,
-            due_at=due_at(now, regime),
+            due_at=due_at(now, regime, due_on=due_on, own_days=own_days),
             state=State.RECEIVED,
         )
 
 
-def due_at(received_at: datetime, regime: str) -> datetime:
-    """The last moment (UTC, to the second) for an answer.
+def due_at(
+    received_at: datetime,
+    regime: str,
+    *,
+    due_on: date | None = None,
+    own_days: int | None = None,
+    extended: bool = False,
+) -> datetime:
+    """The last moment (UTC, to the second) for an answer; `extended`: after an extension by what the law allows.
 
     gdpr: one month (Art. 12(3)), counted as Regulation (EEC, Euratom) 1182/71 Art. 3 has it: the day of receipt does
     not count; the month ends with the last hour of the day of the same number, or of the month's last day where there
     is none (31 January -> 28 or 29 February); a Saturday or Sunday moves to Monday (Art. 3(4)). Public holidays
     differ by state and are not known here: they do not move it, which errs on the early side. Days are UTC days.
-    ccpa: 45 calendar days (Cal. Civ. Code 1798.130(a)(2)), to the end of the last.
+    Extended (Art. 12(3), second sentence): by two further months, so three from receipt.
+    ccpa: 45 calendar days (Cal. Civ. Code 1798.130(a)(2)), to the end of the last; extended once by 45 more.
+    own: the day `due_on`, or `own_days` after receipt; it is set by nobody's law and not extended.
+    Raises `InputError`.
     """
     day = received_at.astimezone(UTC).date()
+    if regime != "own" and due_on is not None:
+        raise InputError(
+            f"the law sets the deadline of {regime}", where="due", remedy="A date goes with the regime own"
+        )
     match regime:
         case "gdpr":
-            year, month = (day.year, day.month + 1) if day.month < 12 else (day.year + 1, 1)
-            last = day.replace(year=year, month=month, day=min(day.day, calendar.monthrange(year, month)[1]))
+            last = _months_on(day, 3 if extended else 1)
             while last.weekday() >= calendar.SATURDAY:
                 last += timedelta(days=1)
         case "ccpa":
-            last = day + timedelta(days=CCPA_DAYS)
+            last = day + timedelta(days=2 * CCPA_DAYS if extended else CCPA_DAYS)
+        case "own" if extended:
+            raise InputError("a deadline of one's own is not extended", where="regime own")
+        case "own":
+            if due_on is None and own_days is None:
+                raise InputError("the regime own needs a date", where="due", remedy="Write it as 2026-12-31")
+            last = due_on if due_on is not None else day + timedelta(days=own_days or 0)
+            if last < day:
+                raise InputError(f"due on {last}, before it was received on {day}", where="due")
         case _:
-            raise InputError(f"unknown regime {regime!r}", remedy="Name gdpr or ccpa")
+            raise InputError(f"unknown regime {regime!r}", remedy=f"Name one of {', '.join(REGIMES)}")
     return datetime.combine(last, time(23, 59, 59), UTC)
+
+
+def _months_on(day: date, months: int) -> date:
+    """The day of the same number so many months later, or that month's last."""
+    year, month = divmod(day.month - 1 + months, 12)
+    last = calendar.monthrange(day.year + year, month + 1)[1]
+    return day.replace(year=day.year + year, month=month + 1, day=min(day.day, last))
+
+
+def same_name(one: str, other: str) -> bool:
+    """Whether two names are one person's as far as anybody can tell: case, width, spaces and what nobody sees aside."""
+    return folded(one) == folded(other)
+
+
+def folded(text: str) -> str:
+    """A text as it is compared: Unicode NFKC, without case, without format characters, its white space single."""
+    plain = unicodedata.normalize("NFKC", text)
+    visible = "".join(c for c in plain if unicodedata.category(c) != "Cf")
+    return " ".join(unicodedata.normalize("NFKC", visible.casefold()).split())
 
 
 def record(
@@ -124,19 +212,36 @@ def record(
 
     `requester`: who asks, kept apart and encrypted, for which `keys` are needed (`KeyFileError`).
     """
-    removal, key = request.removal, f"received:{request.removal}"
-    row = {field.name: getattr(request, field.name) for field in dataclasses.fields(request) if field.name != "state"}
+    return record_many(ledger, [(request, requester)], key=f"received:{request.removal}", by_whom=by_whom, keys=keys)
+
+
+def record_many(
+    ledger: Ledger,
+    filed: Sequence[tuple[RemovalRequest, str | None]],
+    *,
+    key: str,
+    by_whom: str = "",
+    keys: KeyRing | None = None,
+) -> bool:
+    """Write (request, who asks) pairs down in one transaction, all or none; False when `key` is there already."""
+    names = [field.name for field in dataclasses.fields(RemovalRequest) if field.name != "state"]
     batches: list[tuple[str, Sequence[Mapping[str, object]], str]] = [
-        ("removal", [row], key),
-        ("removal_event", [_event(removal, State.RECEIVED, by_whom, "", request.received_at)], key),
+        ("removal", [{name: getattr(request, name) for name in names} for request, _ in filed], key),
+        ("removal_event", [_event(r.removal, State.RECEIVED, by_whom, "", r.received_at) for r, _ in filed], key),
     ]
-    if requester is not None:
+    if any(requester is not None for _, requester in filed):
         if keys is None:
             raise KeyFileError("a requester is kept encrypted only", remedy="Open the home with its keys")
-        identity = keys.encrypt(requester.encode(), associated=removal.encode())
-        batches.append(
-            ("requester", [{"removal": removal, "identity": identity, "key_id": keys.key_id("encryption")}], key)
-        )
+        identities: list[dict[str, object]] = [
+            {
+                "removal": request.removal,
+                "identity": keys.encrypt(requester.encode(), associated=request.removal.encode()),
+                "key_id": keys.key_id("encryption"),
+            }
+            for request, requester in filed
+            if requester is not None
+        ]
+        batches.append(("requester", identities, key))
     return ledger.append_many(batches)[0]
 
 
@@ -158,7 +263,12 @@ def advance(
         return request
     if state not in _NEXT[request.state]:
         raise RefusedError(f"a request that is {request.state.value} cannot become {state.value}", where=removal)
-    ledger.append("removal_event", [_event(removal, state, by_whom, reason, now)], key=f"{state.value}:{removal}")
+    # A state that it was in before is another event, not the same one written again.
+    [(before,)] = ledger.query(
+        "SELECT count(*) FROM removal_event WHERE removal = ? AND state = ?", [removal, state.value]
+    )
+    key = f"{state.value}:{removal}" + (f":{before}" if before else "")
+    ledger.append("removal_event", [_event(removal, state, by_whom, reason, now)], key=key)
     return dataclasses.replace(request, state=state)
 
 
@@ -178,11 +288,15 @@ def requests(ledger: Ledger) -> tuple[RemovalRequest, ...]:
 def _requests(ledger: Ledger, condition: str, params: list[object]) -> tuple[RemovalRequest, ...]:
     rows = ledger.query(
         f"""
-        SELECT removal.removal, kind, regime, named_kind, named_value, received_at, due_at, stands.state
+        SELECT removal.removal, kind, regime, named_kind, named_value, received_at, due_at, stands.state, extended.due
         FROM removal JOIN (
-            SELECT removal, state FROM removal_event
+            SELECT removal, state FROM removal_event WHERE state IN ({_STATES})
             QUALIFY row_number() OVER (PARTITION BY removal ORDER BY batch_seq DESC, row_no DESC) = 1
-        ) AS stands ON stands.removal = removal.removal {condition}
+        ) AS stands ON stands.removal = removal.removal
+        LEFT JOIN (
+            SELECT removal, any_value(json_extract_string(after_json, '$.due_at')) AS due
+            FROM removal_step WHERE part = '{DEADLINE}' AND action = '{EXTENDED}' GROUP BY removal
+        ) AS extended ON extended.removal = removal.removal {condition}
         ORDER BY received_at, removal.removal
         """,  # noqa: S608 - both conditions are written above
         params,
@@ -191,21 +305,101 @@ def _requests(ledger: Ledger, condition: str, params: list[object]) -> tuple[Rem
         RemovalRequest(
             *(removal, kind, regime, named_kind, named_value),
             received_at=received_at.replace(tzinfo=UTC),
-            due_at=due.replace(tzinfo=UTC),
+            due_at=due.replace(tzinfo=UTC) if later is None else datetime.fromisoformat(later),
             state=State(state),
         )
-        for removal, kind, regime, named_kind, named_value, received_at, due, state in rows
+        for removal, kind, regime, named_kind, named_value, received_at, due, state, later in rows
     )
 
 
-def _event(removal: str, state: State, by_whom: str, reason: str, now: datetime) -> dict[str, object]:
+def events(ledger: Ledger, removal: str, state: State) -> tuple[tuple[str | None, str | None, datetime], ...]:
+    """(by whom, why, when) of each time that a request came to a state, the oldest first."""
+    rows = ledger.query(
+        "SELECT by_whom, reason, happened_at FROM removal_event WHERE removal = ? AND state = ? "
+        "ORDER BY batch_seq, row_no",
+        [removal, state.value],
+    )
+    return tuple((by, reason, at.replace(tzinfo=UTC)) for by, reason, at in rows)
+
+
+def _event(removal: str, state: State | str, by_whom: str, reason: str, now: datetime) -> dict[str, object]:
     return {
         "removal": removal,
-        "state": state.value,
+        "state": state.value if isinstance(state, State) else state,
         "by_whom": by_whom or None,
         "reason": reason or None,
         "happened_at": now,
     }
+
+
+# ── deadlines ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+DEADLINE: Final = "deadline"  # the part of a removal's steps that is about it
+EXTENDED, ESCALATED = "extended", "escalated"
+_STATES: Final = ", ".join(f"'{state.value}'" for state in State)
+
+
+def extend(ledger: Ledger, removal: str, *, now: datetime, by_whom: str, reason: str) -> RemovalRequest:
+    """Extend the time for an answer, once and before it is over, by what the regime allows (`due_at`).
+
+    The requester is to be told, and why (GDPR Art. 12(3)): the reason is recorded. Raises `InputError`, `RefusedError`.
+    """
+    if not by_whom.strip() or not reason.strip():
+        raise InputError("an extension says who grants it, and why", where=removal)
+    request = find(ledger, removal)
+    if not request.state.is_open:
+        raise RefusedError(f"the request is {request.state.value}: there is nothing to wait for", where=removal)
+    if any(step.part == DEADLINE and step.action == EXTENDED for step in steps(ledger, removal)):
+        raise RefusedError(f"it was extended before, to {request.due_at:%Y-%m-%d}", where=removal)
+    if now > request.due_at:
+        raise RefusedError(
+            f"it was due on {request.due_at:%Y-%m-%d}, and is extended before that day only", where=removal
+        )
+    later = due_at(request.received_at, request.regime, extended=True)
+    ledger.append("removal_event", [_event(removal, EXTENDED, by_whom, reason, now)], key=f"{EXTENDED}:{removal}")
+    before, after = ({"due_at": moment.isoformat()} for moment in (request.due_at, later))
+    record_step(ledger, removal, DEADLINE, EXTENDED, request.regime, now=now, before=before, after=after)
+    return dataclasses.replace(request, due_at=later)
+
+
+def escalate(ledger: Ledger, request: RemovalRequest, *, now: datetime) -> bool:
+    """Write down that a request was not answered in time; False: not due yet, closed, or written down before."""
+    if not request.state.is_open or now <= request.due_at:
+        return False
+    due = {"due_at": request.due_at.isoformat()}
+    return record_step(ledger, request.removal, DEADLINE, ESCALATED, request.regime, now=now, after=due)
+
+
+def escalated(ledger: Ledger) -> frozenset[str]:
+    """The requests that were not answered in time, by what is on record."""
+    rows = ledger.query(
+        "SELECT DISTINCT removal FROM removal_step WHERE part = ? AND action = ?", [DEADLINE, ESCALATED]
+    )
+    return frozenset(removal for (removal,) in rows)
+
+
+# ── who asked ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def forget_requester(ledger: Ledger, removal: str, *, now: datetime, by_whom: str = "", reason: str = "") -> bool:
+    """Erase who asked, whatever became of the request; False: nobody is on record.
+
+    It is an erasure of its own, "forget:<id>", that is recorded with who ordered it and why, and reaches nothing but
+    identities (policy/ledger.py, policy/verification.py). The bytes are gone after `Ledger.compact`.
+    """
+    find(ledger, removal)
+    if not ledger.query("SELECT 1 FROM requester WHERE removal = ? AND erased_by IS NULL LIMIT 1", [removal]):
+        return False
+    name = f"{FORGETTING}{removal}"
+    ledger.append("removal_event", [_event(name, State.APPROVED, by_whom, reason, now)], key=name)
+    ledger.erase(name, {"requester": "removal = $removal"}, {"removal": removal})
+    return True
+
+
+def identities(ledger: Ledger) -> frozenset[str]:
+    """The requests of which is known who asked."""
+    rows = ledger.query("SELECT DISTINCT removal FROM requester WHERE erased_by IS NULL AND removal IS NOT NULL")
+    return frozenset(removal for (removal,) in rows)
 
 
 # ── what was done ──────────────────────────────────────────────────────────────────────────────────────────────────

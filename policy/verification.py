@@ -10,6 +10,7 @@ from typing import Final
 import duckdb
 
 from policy.commitments import GENESIS, ROWS_DIGEST_SQL, TableShape, chain_sql
+from policy.personal import FORGETTABLE, FORGETTING
 
 _ROWS_AT_ONCE: Final = 500_000  # bounds the digests held while batches are recomputed
 _NAMED_ROWS: Final = 20  # rows named one by one, for each table and kind of failure
@@ -195,7 +196,9 @@ def _erasure_failures(connection: duckdb.DuckDBPyConnection, shape: TableShape) 
         [shape.name],
     ).fetchall():
         where = f"{shape.name}, batch {seq}, row {row}" if erased else shape.name
-        if not approved:
+        if removal is not None and removal.startswith(FORGETTING) and shape.name != FORGETTABLE:
+            yield Failure(f"erased by {removal}, which may forget who asked and nothing else", where)
+        elif not approved:
             yield Failure(f"erased for {removal}, which was not approved", where)
         elif erased != recorded:
             yield Failure(f"{erased} rows erased for {removal} where {recorded} are on record", where)
