@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -114,8 +114,34 @@ def trace(home: Home, query: str) -> Traced:
 def exposed_checkpoints(
     ledger: Ledger, slots: Mapping[str, Sequence[int]], lent: Mapping[str, Sequence[int]] | None = None
 ) -> tuple[TracedCheckpoint, ...]:
-    """The checkpoints that saw any of these slots (dataset -> ordinals), directly or through a model."""
-    return _touched(slots, lent or {}, read_runs(ledger), ledger.query(_CHECKPOINTS))
+    """`Records.exposed` of a ledger that is asked once."""
+    return Records.of(ledger).exposed(slots, lent)
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """The runs and checkpoints of a ledger, read once for many questions."""
+
+    runs: Mapping[str, TrainingRun]
+    checkpoints: tuple[tuple[Any, ...], ...]
+
+    @classmethod
+    def of(cls, ledger: Ledger) -> Self:
+        return cls(read_runs(ledger), tuple(ledger.query(_CHECKPOINTS)))
+
+    def exposed(
+        self, slots: Mapping[str, Sequence[int]], lent: Mapping[str, Sequence[int]] | None = None
+    ) -> tuple[TracedCheckpoint, ...]:
+        """The checkpoints that saw any of these slots (dataset -> ordinals), directly or through a model.
+
+        `lent`: slots whose caption was taken from the text of what is asked about.
+        """
+        return _touched(slots, lent or {}, self.runs, self.checkpoints)
+
+    def schedule_digest(self, checkpoint: str) -> str:
+        """Of the schedule that a checkpoint on record was trained under."""
+        found = _Row._make(next(row for row in self.checkpoints if row[0] == checkpoint))
+        return LedgerSchedules([found.schedule_json]).digest(found.schedule_json)
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,17 +282,22 @@ def _stands_on(record: TrainingRun, runs: Mapping[str, TrainingRun]) -> tuple[se
     """The runs, of any generation, whose models this run stands on; the checkpoints that it and they began from."""
     reached: set[str] = set()
     began_from: set[str] = set()
-    waiting = [record]
+    waiting, visited = [record], {record.run}
     while waiting:
         current = waiting.pop()
+        further = []
         if current.parent_checkpoint is not None:
             began_from.add(current.parent_checkpoint)
+            further.append(current.parent_checkpoint.rpartition("-")[0])
         for model in current.upstream:
             run = model.training_data.removeprefix("run:")
-            if model.training_data.startswith("run:") and run not in reached:
+            if model.training_data.startswith("run:"):
                 reached.add(run)
-                if run in runs:
-                    waiting.append(runs[run])
+                further.append(run)
+        for run in further:
+            if run in runs and run not in visited:
+                visited.add(run)
+                waiting.append(runs[run])
     return reached, began_from
 
 
