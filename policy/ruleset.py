@@ -15,6 +15,7 @@ import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeVar, get_args, get_origin, get_type_hints
@@ -353,6 +354,12 @@ def _table(content: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any
 _REMEDY = "policy.default.toml, which `custody init` writes, has and explains every key"
 
 
+@cache
+def _hints(cls: type) -> Mapping[str, Any]:
+    """Evaluated once: the licence table alone has a class in it dozens of times, and that was most of a reading."""
+    return get_type_hints(cls)
+
+
 def _section(
     cls: type[T],
     content: Mapping[str, Any],
@@ -366,7 +373,7 @@ def _section(
 
     `sections`: what each section below is given.
     """
-    hints = get_type_hints(cls)
+    hints = _hints(cls)
     given = {k: _value(hints[k], v, k, where) for k, v in given.items() if k in hints}
     known = [field.name for field in dataclasses.fields(cls) if field.name not in given]
     prefix = f"{name}." if name else ""

@@ -21,7 +21,7 @@ def publish(ledger: Ledger, destination: Path, *, now: datetime, force: bool = F
     Raises `StorageError`; the published snapshot then stays as it was.
     """
     head = ledger.head()
-    if not force and _published_head(destination) == head:
+    if not (force or ledger.is_ahead) and _published_head(destination) == head:
         return False
     sweep_unfinished(destination.parent, below=False)
     making = destination.with_name(f".{destination.name}.{os.getpid()}.making")

@@ -85,6 +85,17 @@ def test_a_snapshot_is_published_when_something_changed(snapshot: Path, ledger: 
     assert sorted(path.name for path in snapshot.parent.iterdir() if "audit" in path.name) == ["audit.duckdb"]
 
 
+def test_a_copy_elsewhere_is_no_publication(snapshot: Path, ledger: Ledger, tmp_path: Path) -> None:
+    """Who has appended is ahead of every copy until the next one, and a snapshot is held against the ledger itself."""
+    assert not ledger.is_ahead
+    for expected in (True, False):  # the same batch once more is none
+        ledger.append("event", [{"kind": "a"}], key="k")
+        assert ledger.is_ahead is expected
+        ledger.copy_to(tmp_path / "backup.duckdb")
+        assert not ledger.is_ahead
+        assert publish(ledger, snapshot, now=SECOND) is expected
+
+
 def test_a_reader_publishes_what_is_still_in_the_log(snapshot: Path, ledger: Ledger) -> None:
     """Whoever holds the ledger, for reading too, publishes all that was committed."""
     ledger.append("event", [{"kind": "a"}], key="k")
