@@ -29,7 +29,7 @@ REACH, NAMED = "reach", "named"  # actions of removal_step
 
 _LENT = """
 WITH given AS (
-    SELECT DISTINCT 'pair:' || pair_key AS source FROM removal_match WHERE removal = $removal AND pair_key IS NOT NULL
+    SELECT DISTINCT 'pair:' || pair_key AS source FROM removal_taken WHERE removal = $removal AND pair_key IS NOT NULL
 )
 SELECT s.dataset, s.ordinal, c.caption, c.source, c.source_kind FROM slot s JOIN caption c USING (sample_key)
 WHERE c.source IS NOT NULL

@@ -76,6 +76,12 @@ class Needles:
     def __repr__(self) -> str:
         return f"Needles({len(self.patterns)} forms of {len(self.kinds)} kinds, {len(self.pictures.pdqs)} hashes)"
 
+    def joined(self, other: Needles) -> Needles:
+        """These and others; pictures are compared with those of the other."""
+        forms = {pattern.value: pattern for pattern in (*self.patterns, *other.patterns)}
+        common = Counter(self.too_common) + Counter(other.too_common)
+        return Needles(tuple(forms.values()), other.pictures, common, Counter(self.shared) + Counter(other.shared))
+
     @classmethod
     def of_values(cls, values: Iterable[str]) -> Needles:
         """Values that somebody names: URLs (with their keys), digests in hex, and texts. Raises `InputError`."""
@@ -152,7 +158,7 @@ WITH newest AS (
     QUALIFY row_number() OVER (
         PARTITION BY removal, pair_key, url_key, content_sha256, sample_key ORDER BY batch_seq DESC, row_no DESC
     ) = 1
-), gone AS (SELECT * FROM newest WHERE state IS DISTINCT FROM 'rejected'),
+), gone AS (SELECT * FROM newest WHERE state IN ('matched', 'approved')),
 gone_pair AS (SELECT DISTINCT pair_key FROM gone WHERE pair_key IS NOT NULL),
 gone_url AS (SELECT DISTINCT url_key FROM gone WHERE url_key IS NOT NULL),
 gone_content AS (SELECT DISTINCT content_sha256 FROM gone WHERE content_sha256 IS NOT NULL),
