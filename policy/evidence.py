@@ -232,6 +232,20 @@ class Grant:
 
 
 @dataclass(frozen=True, slots=True)
+class RemovedLikeness:
+    """That a picture is like one that was removed, and was let in by nobody. `method`: pdq | embedding; `likeness`: one
+    less the share of bits that differ, or the cosine. `removal`: "" where it is not known any more.
+    """
+
+    removal: str
+    method: str
+    likeness: float
+
+
+REMOVED_LIKENESS = "removed-likeness"  # the score of a picture that was held for what its embedding is like
+
+
+@dataclass(frozen=True, slots=True)
 class Evidence:
     """All that was observed of one pair, by whom and when. None: not observed."""
 
@@ -266,6 +280,7 @@ class Evidence:
     scores: tuple[Score, ...] = ()  # a name that is missing was not measured
     duplicate: DuplicateOf | None = None  # None: not compared with the others yet
     tombstoned: str | None = None  # the removal id whose tombstone matches; "" = asked, none matches
+    removed_likeness: RemovedLikeness | None = None  # asked anew, not stored; None: like none that was removed
     registry: tuple[RegistryAnswer, ...] | None = None  # asked anew at every decide, like the tombstones: not stored
     grants: tuple[Grant, ...] = ()  # those whose scope covers this pair, valid or not; asked anew, not stored
     refused_url: str | None = (
@@ -334,7 +349,7 @@ class Evidence:
         return {d.body_sha256: d.body for d in documents if d.body is not None and d.body_sha256 is not None}
 
 
-_NOT_STORED = frozenset({"body", "registry", "grants"})
+_NOT_STORED = frozenset({"body", "registry", "grants", "removed_likeness"})
 _OF_THE_PAGE = ("page_headers", "page_meta", "page_rsl")
 _SHARED = frozenset({"origins", "declared", *_OF_THE_PAGE})
 _LEFT_OUT_EMPTY = frozenset({"transforms", "scores"})  # their absence says the same

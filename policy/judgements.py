@@ -182,6 +182,8 @@ SENTENCES: Mapping[str, str] = {
     "text-too-long": "The text is longer than the ruleset takes.",
     # removals
     "tombstoned": "An approved removal covers it.",
+    "tombstoned-copy": "It is a copy of a picture that an approved removal covers.",
+    "near-tombstoned": "It is much like a picture that an approved removal covers; a person must look.",
     "not-tombstoned": "No removal covers it.",
     "removal-held": "A removal request names it; it is held until that is decided.",
     "removal-rejected": "A removal request that named it was rejected.",

@@ -102,6 +102,10 @@ REMEDIES: Mapping[str, tuple[str, ...]] = {
     ),
     "text-": ("the page gets another alt text", "the keys under [text] of policy.toml are changed"),
     "tombstoned": ("nothing: a removal is final",),
+    "tombstoned-copy": ("somebody finds it to be another picture (custody removal release)",),
+    "near-tombstoned": (
+        "somebody has looked and finds it to be another picture (custody removal release), and it is crawled again",
+    ),
     "removal-held": ("the removal request is decided (custody removal approve, or reject)",),
 }
 

@@ -55,9 +55,20 @@ DEFAULT_PATH = Path(__file__).with_name("policy.default.toml")
 
 @dataclass(frozen=True, slots=True)
 class TombstoneRules:
-    """What a removal keeps away for good. suppression: near (perceptual hash and embedding too) | exact."""
+    """What a removal keeps away for good. suppression: near (perceptual hash and embedding too) | exact.
+
+    `pdq_max_distance`: bits in which the hash of a copy may differ, in whatever orientation, that is denied.
+    `min_cosine`: from which on the embedding of a picture has it held until a person has looked.
+    """
 
     suppression: Literal["near", "exact"]
+    pdq_max_distance: int
+    min_cosine: float
+
+    def __post_init__(self) -> None:
+        within("pdq_max_distance", self.pdq_max_distance, 0, 47)
+        if not 0.5 <= self.min_cosine <= 1.0:
+            raise ValueError(f"min_cosine must lie in 0.5 to 1, is {self.min_cosine:g}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,6 +282,12 @@ def _judge_tombstone(evidence: Evidence) -> Judgement:
         return not_observed("tombstone", "the tombstones were not asked")
     if evidence.tombstoned:
         return judgement("tombstone", Verdict.DENY, "tombstoned", f"removal {evidence.tombstoned}")
+    if (like := evidence.removed_likeness) is not None:
+        if like.method == "pdq":
+            where = f"pdq, {round((1 - like.likeness) * 256)} of 256 bits away"
+            return judgement("tombstone", Verdict.DENY, "tombstoned-copy", f"removal {like.removal}", where)
+        # Pictures of a series lie as close as crops do: a person decides (custody removal release).
+        return judgement("tombstone", Verdict.DEFER, "near-tombstoned", f"{like.method}, {like.likeness:.3f}")
     return judgement("tombstone", None, "not-tombstoned")
 
 
@@ -313,7 +330,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "safety": Rule(1, lambda r, e, _: judge_safety(e, r.safety), ("safety",)),
         "duplicate": Rule(1, lambda r, e, _: judge_duplicate(e, r.duplicate), ("duplicate",)),
         "text": Rule(3, lambda r, e, _: judge_text(e, r.text), ("text",)),
-        "tombstone": Rule(1, lambda _, e, __: _judge_tombstone(e), ()),
+        "tombstone": Rule(2, lambda _, e, __: _judge_tombstone(e), ("tombstone",)),
     }
 )
 KNOWN = frozenset(RULES)

@@ -18,7 +18,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from types import MappingProxyType
 from typing import Final, Self
 
 from policy.durable import write_durably
@@ -31,7 +30,6 @@ from policy.tombstones import Tombstones, locked
 SUPPRESSION_FILE: Final = "suppression.json"
 SUPPRESSION_VERSION: Final = 1
 SUPPRESSION_KINDS: Final = ("near", "spared")
-_NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +77,7 @@ class Suppression:
     epoch: int = 0
     key_id: str | None = None
     entries: Mapping[str, Entry] = dataclasses.field(default_factory=dict)
-    spared: Mapping[str, str] = _NOTHING
+    spared: Mapping[str, str] = dataclasses.field(default_factory=dict)
     keys: KeyRing | None = dataclasses.field(default=None, repr=False, compare=False)
 
     # ── asking ─────────────────────────────────────────────────────────────────────────────────────────────────
