@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
 from flows.commands import Commands, common, open_home, progress_bar
 from flows.terminal import answer, counted, print_json, print_table, say
 from policy.errors import InputError
+
+if TYPE_CHECKING:
+    from flows.stages.removing.scanning import ScanReport
 
 
 @click.group(cls=Commands)
@@ -133,6 +136,59 @@ def removal_apply(home_path: Path, as_json: bool, removal_ids: tuple[str, ...]) 
         return
     for one in applied:
         _print_removal(one, as_json)
+
+
+@removal.command("scan")
+@common
+@click.argument("removal_ids", nargs=-1)
+@click.option(
+    "--needle", "values", multiple=True, metavar="VALUE", help="Look for this too; others may see it in `ps`."
+)
+@click.option("--needle-file", type=click.File(encoding="utf-8"), help="Look for each line of a file; - is the input.")
+@click.option(
+    "--allow-unread", multiple=True, metavar="PLACE", help="A place that need not be readable, as it is told."
+)
+@click.option("--workers", type=click.IntRange(0), default=0, help="Processes; 0: as many as there are cores.")
+def removal_scan(
+    home_path: Path,
+    as_json: bool,
+    removal_ids: tuple[str, ...],
+    values: tuple[str, ...],
+    needle_file: IO[str] | None,
+    allow_unread: tuple[str, ...],
+    workers: int,
+) -> None:
+    """Read everything under the home, and say where anything of what requests name still is.
+
+    Before `apply` it shows what there is to be removed; what it names is erased then, so that afterwards only values
+    that you give can be looked for: URLs, digests, texts. Exit 1: something was found, or could not be read.
+    """
+    from flows.stages.removing import scanning
+
+    home = open_home(home_path)
+    lines = [line.strip() for line in needle_file or () if line.strip()]
+    needles = scanning.needles_of(home, removal_ids, (*values, *lines))
+    report = scanning.scan_home(home, needles, workers=workers, progress=progress_bar(as_json))
+    if as_json:
+        print_json(report)
+    else:
+        _print_scan(report)
+    if not report.is_clean(allowing=allow_unread):
+        raise SystemExit(1)
+
+
+def _print_scan(report: ScanReport) -> None:
+    looked = [(kind, report.needles.get(kind, 0), report.too_common.get(kind, 0), report.shared.get(kind, 0))
+              for kind in sorted({*report.needles, *report.too_common, *report.shared})]  # fmt: skip
+    print_table(("kind", "forms looked for", "too common", "shared with what stays"), looked)
+    if report.hits:
+        print_table(("where", "kind", "count"), [(hit.where, hit.kind, hit.count) for hit in report.hits])
+    if report.unread:
+        print_table(("not read", "why"), [(one.where, one.why) for one in report.unread])
+    read = f"{counted(report.files, 'file')}, {report.bytes:,} bytes, {counted(report.pictures, 'picture')}"
+    answer(f"{read} in {report.seconds:.1f} s: {counted(len(report.hits), 'hit')}, {len(report.unread)} not read")
+    if report.alike:
+        say(f"  {counted(report.alike, 'picture')} as near to one that stays as to one that is removed: look at them")
 
 
 def _print_removal(shown: Any, as_json: bool) -> None:

@@ -20,12 +20,12 @@ _MIN_DISTINCT: Final = 12  # bytes of a window that differ: a flat one is everyw
 def url_forms(url: str) -> frozenset[bytes]:
     """A URL without its scheme, so that all schemes are found: as is, decoded, encoded, escaped, in base64."""
     bare = bare_url(url)
-    found = {form.encode("utf-8", "surrogatepass") for form in (bare, quote(bare, safe=""), bare.replace("/", "\\/"))}
-    found.add(unquote_to_bytes(bare))
-    found.update(form.encode("utf-8", "surrogatepass") for form in _json_forms(bare) | _html_forms(bare))
-    found.add(bare.encode("utf-16-le", "surrogatepass"))
-    found.update(base64_forms(bare.encode("utf-8", "surrogatepass")))
-    return frozenset(found)
+    escaped = _json_forms(bare)
+    spelled = {bare, quote(bare, safe=""), *escaped, *_html_forms(bare)}
+    spelled |= {form.replace("/", slash) for form in escaped for slash in ("\\/", "\\\\/")}  # JSON out of PHP
+    found = {form.encode("utf-8", "surrogatepass") for form in spelled}
+    found |= {unquote_to_bytes(bare), bare.encode("utf-16-le", "surrogatepass")}
+    return frozenset(found | {*base64_forms(bare.encode("utf-8", "surrogatepass"))})
 
 
 def bare_url(url: str) -> str:
@@ -60,9 +60,13 @@ def text_forms(text: str) -> frozenset[bytes]:
 
 
 def digest_forms(digest: str) -> frozenset[bytes]:
-    """A digest that is given in hex: in hex of both cases, as raw bytes, and each of them in base64."""
+    """A digest that is given in hex: in hex of both cases, as raw bytes, and each of them in base64.
+
+    Not raw where its bytes are all but equal, as no digest's are: they would be found in every padding.
+    """
     raw, text = bytes.fromhex(digest), digest.lower().encode()
-    return frozenset({text, text.upper(), raw, *base64_forms(raw), *base64_forms(text)})
+    found = {text, text.upper(), *base64_forms(text)}
+    return frozenset(found | {raw, *base64_forms(raw)} if len(set(raw)) > len(raw) // 4 else found)
 
 
 def base64_forms(data: bytes) -> Iterator[bytes]:

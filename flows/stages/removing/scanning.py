@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 
 from flows.stages.removing.containers import FileSource, Found, Looking, SourceFile, format_of, look_into_duckdb
 from flows.stages.removing.likeness import Pictures
-from flows.stages.removing.needles import Needles
+from flows.stages.removing.needles import Needles, gather
 from flows.stages.removing.searching import Search
 from flows.terminal import Progress, silent
 from policy.column_scan import ColumnScan
@@ -67,11 +67,12 @@ class Unread:
 class ScanReport:
     """What a scan read and found. It holds no value that was looked for.
 
-    `bytes`: of files as they lie on disk. `pictures`: that were compared; `alike`: that are as near to one which stays
-    as to one that was removed. `skipped`: what has no bytes of its own. `needles`: forms that were looked for, by kind;
-    `too_common`, `shared`: values that were not, see `Needles`.
+    `clean`: everything was read, and nothing found. `bytes`: of files as they lie on disk. `pictures`: that were
+    compared; `alike`: that are as near to one which stays as to one that was removed. `skipped`: what has no bytes of
+    its own. `needles`: forms that were looked for, by kind; `too_common`, `shared`: values that were not (`Needles`).
     """
 
+    clean: bool
     files: int
     bytes: int
     pictures: int
@@ -84,14 +85,31 @@ class ScanReport:
     shared: Mapping[str, int]
     seconds: float
 
-    @property
-    def clean(self) -> bool:
-        """Everything was read, and nothing found."""
-        return self.is_clean()
-
     def is_clean(self, *, allowing: Collection[str] = ()) -> bool:
         """Nothing was found, and what was not read is in one of the places that are named, or in none."""
         return not self.hits and all(one.where in allowing for one in self.unread)
+
+    def counted(self) -> dict[str, object]:
+        """What a receipt says of it: figures by kind, and no place."""
+        hits: Counter[str] = Counter()
+        for hit in self.hits:
+            hits[hit.kind] += hit.count
+        figures = {name: getattr(self, name) for name in ("clean", "files", "bytes", "pictures", "alike", "seconds")}
+        kinds = {name: dict(getattr(self, name)) for name in ("needles", "too_common", "shared")}
+        return figures | kinds | {"hits": dict(sorted(hits.items())), "unread": len(self.unread)}
+
+
+def needles_of(home: Home, removal_ids: Sequence[str], values: Sequence[str] = ()) -> Needles:
+    """What requests that are not applied yet are looked for by, and values that somebody names beside.
+
+    Raises:
+        InputError: nothing is named, or no such request. RefusedError: a request is applied, its needles are gone.
+    """
+    found = [Needles.of_values(values)] if values or not removal_ids else []
+    if removal_ids:
+        with home.ledger(readonly=True) as ledger:
+            found.append(gather(home, ledger, removal_ids))
+    return found[0] if len(found) == 1 else found[0].joined(found[1])
 
 
 def scan(home_path: Path, needles: Needles, *, workers: int = 0, progress: Progress = silent) -> ScanReport:
@@ -165,6 +183,7 @@ def merged(reports: Sequence[ScanReport]) -> ScanReport:
     """Reports of several places for the same needles as one."""
     first = reports[0]
     return ScanReport(
+        all(r.clean for r in reports),
         sum(r.files for r in reports),
         sum(r.bytes for r in reports),
         sum(r.pictures for r in reports),
@@ -181,6 +200,7 @@ def merged(reports: Sequence[ScanReport]) -> ScanReport:
 
 def _report(found: Found, files: int, skipped: tuple[Unread, ...], needles: Needles, seconds: float) -> ScanReport:
     return ScanReport(
+        not found.hits and not found.unread,
         files,
         found.bytes,
         found.pictures,

@@ -173,7 +173,8 @@ class Search:
     def _in_folded(self, view: memoryview) -> Counter[str]:
         """What texts hold whose white space is another; of what is no text, nothing."""
         found: Counter[str] = Counter()
-        if self._folding is None or 0 in view[:4096]:
+        begun = bytes(view[:4096])
+        if self._folding is None or begun.count(0) * 20 > len(begun):
             return found
         text = view.tobytes()
         if b"\n" in text or b"\t" in text or b"  " in text:
