@@ -209,6 +209,16 @@ class Home:
     def samples_path(self) -> Path:
         return self.path / "samples"
 
+    @property
+    def withdrawn_path(self) -> Path:
+        """The signed list of models that were withdrawn."""
+        return self.path / "withdrawn.json"
+
+    @property
+    def notices_path(self) -> Path:
+        """What recipients of exports are to be told."""
+        return self.path / "notices"
+
     @cached_property
     def settings(self) -> Settings:
         return settings_module.load(self.settings_path)

@@ -192,6 +192,7 @@ class RemovalSettings:
     "address:port" that is asked for TXT records; "" is the system's. `backups_days`: how long backups of the home are
     kept, which receipts say; 0: not said. `anchors`: a directory or s3:// folder for heads of the chain; "": none.
     `suppression_copy`: a directory outside the home that is told of every approval before it returns; "": none.
+    `withdrawal_list_copy`: a file that the signed list of withdrawn models is copied to at each change; "": none.
     """
 
     keep_requester_days: int
@@ -201,6 +202,7 @@ class RemovalSettings:
     backups_days: int
     anchors: str
     suppression_copy: str
+    withdrawal_list_copy: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +212,7 @@ class ScheduleSettings:
     crawl: str
     recheck: str
     removals: str
+    models: str
     reports: str
 
 
@@ -353,11 +356,13 @@ proof_timeout_s = 15.0        # for one look at a proof, all in all
 backups_days = 0              # how long backups of this home are kept: receipts say until when; 0: it is not said
 anchors = ""                  # where heads of the chain are published, outside this home: a directory, or s3://…
 suppression_copy = ""         # a directory outside this home for a copy of what may never come back; "": none is kept
+withdrawal_list_copy = ""     # a file, where others can read it, for the signed list of models that were withdrawn
 
 [schedule]                    # cron, UTC; "" = not scheduled
 crawl = "0 3 * * *"
 recheck = "0 4 * * 1"
 removals = "0 6 * * *"
+models = "0 22 * * *"         # models are replayed without what was removed since, all of it in one pass
 reports = "30 6 * * *"
 """
 

@@ -6,7 +6,8 @@ import functools
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,10 +18,12 @@ from flows.settings import Settings
 from flows.stages.decide import decide
 from flows.stages.recheck import recheck
 from flows.stages.redo import foretold, in_words
+from flows.stages.removing.exposure import captioned_with_removed, instead, standing_name, withdrawals
 from flows.stages.schedules import LedgerSchedules, ScheduleWriter
 from flows.terminal import Progress, silent
-from policy.errors import CustodyError, InputError, IntegrityError
+from policy.errors import CustodyError, InputError, IntegrityError, RefusedError
 from policy.ledger import Ledger
+from policy.lock import FileLock
 from policy.provenance import CheckpointRecord, TrainingRun, UpstreamModel, config_digest
 from policy.snapshot import publish
 
@@ -131,8 +134,8 @@ def train_diffusion(
         redo, note = foretold(reader, config)
         for line in filter(None, (note, in_words(redo))):
             tell(line)
-        run_dir = home.runs_path / run_name("diffusion", dataset, config.digest)
-        try:
+        run_dir = _standing_dir(home, run_name("diffusion", dataset, config.digest))
+        with run_lock(run_dir), _recorded(home, run_dir, events):
             result = train_together(
                 lambda ranks: train_loop(
                     reader,
@@ -154,16 +157,16 @@ def train_diffusion(
                     ranks=ranks,
                 ),
                 settings.ranks,
-                others=functools.partial(_train_beside, home.path, dataset, config, run_dir),
+                others=functools.partial(train_beside, home.path, dataset, config, run_dir, None),
                 device=config.device,
             )
-        finally:
-            register_run(home, run_dir, events)
     trained = _trained(home, run_dir)
     return replace(trained, images_per_s=result.images_per_s, expected_redo=redo, order_note=note)
 
 
-def _train_beside(home_path: Path, dataset: str, config: TrainingConfig, run_dir: Path, ranks: Ranks) -> None:
+def train_beside(
+    home_path: Path, dataset: str, config: TrainingConfig, run_dir: Path, stop_after: int | None, ranks: Ranks
+) -> None:
     """What another process than the first does of a run: it reads its part of the batches, and writes nothing."""
     from curation.clip_model import PackagedTextEncoder
     from training.loop import train as train_loop
@@ -177,6 +180,7 @@ def _train_beside(home_path: Path, dataset: str, config: TrainingConfig, run_dir
             text_encoder=PackagedTextEncoder(),
             progress=lambda step, loss, speed: None,
             now=utc_now,
+            stop_after=stop_after,
             ranks=ranks,
         )
 
@@ -198,8 +202,8 @@ def train_clip(
     home.tombstones()
     with open_dataset(home, dataset) as reader:
         withheld = clear(home, dataset, offline=offline, progress=progress)
-        run_dir = home.runs_path / run_name("clip", dataset, config.digest)
-        try:
+        run_dir = _standing_dir(home, run_name("clip", dataset, config.digest))
+        with run_lock(run_dir), _recorded(home, run_dir, events):
             result = train_loop(
                 reader,
                 config,
@@ -212,8 +216,6 @@ def train_clip(
                 progress=lambda what, done, total: progress(done, total, f"clip {what}: "),
                 code_version=code_version(),
             )
-        finally:
-            register_run(home, run_dir, events)
     return result
 
 
@@ -239,6 +241,8 @@ def clip_config(settings: Settings, *, seed: int | None = None, steps: int | Non
 def clear(home: Home, dataset: str, *, offline: bool = False, progress: Progress = silent) -> frozenset[int]:
     """Ask again what a dataset's samples rest on, judge them, and return the ordinals that may not be used now.
 
+    Among them are those that were captioned with a text that was removed, and that nobody else has said.
+
     Raises:
         InputError: that is all of them.
     """
@@ -246,6 +250,7 @@ def clear(home: Home, dataset: str, *, offline: bool = False, progress: Progress
     with home.ledger(readonly=True) as ledger:
         slots = ledger.query("SELECT count(*) FROM slot WHERE dataset = ? AND sample_key IS NOT NULL", [dataset])
         withheld = frozenset(o for (o,) in ledger.query(_WITHHELD, [dataset]))
+        withheld |= captioned_with_removed(ledger, home, dataset)
     if withheld and len(withheld) == slots[0][0]:
         raise InputError(
             f"none of the {len(withheld)} samples of {dataset!r} may be used any more",
@@ -287,22 +292,60 @@ def run_name(kind: str, dataset: str, digest: str) -> str:
     return f"{kind}-{dataset}-{digest[:8]}"
 
 
-def newest_run(home: Home, kind: str, run: str | None = None) -> Path:
-    """The directory of a run by name, or of the newest run of a kind that has a checkpoint.
+@contextmanager
+def run_lock(run_dir: Path) -> Iterator[None]:
+    """One process at a time trains in a run's directory, or takes it apart.
 
     Raises:
-        InputError: there is none.
+        BusyError: another one does.
+    """
+    run_dir.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(run_dir / ".training.lock", exclusive=True, wait_s=0.0)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _recorded(home: Home, run_dir: Path, events: Sequence[tuple[str, str, str]]) -> Iterator[None]:
+    """However training ends, the ledger hears of it."""
+    try:
+        yield
+    finally:
+        register_run(home, run_dir, events)
+
+
+def _standing_dir(home: Home, name: str) -> Path:
+    """Where a run goes on: what was withdrawn does not, its replay does, or training begins anew under another name."""
+    return home.runs_path / standing_name(withdrawals(home), name)
+
+
+def newest_run(home: Home, kind: str, run: str | None = None, *, step: int | None = None) -> Path:
+    """The directory of a run by name, or of the newest run of a kind that has a checkpoint.
+
+    A run that had to be withdrawn is passed over; by name it is given with a `step` alone, for what is left of it.
+
+    Raises:
+        InputError: there is none. RefusedError: it was withdrawn.
     """
     candidates = [
         p.parent
         for p in home.runs_path.glob("*/run.json")
         if run in (None, p.parent.name) and any(p.parent.glob("step-*"))
     ]
+    gone = {each.run: each for each in sorted(withdrawals(home), key=lambda each: each.replaced_by is not None)}
+    if run in gone and (step is None or not candidates):
+        raise RefusedError("this run was withdrawn", where=run or "", remedy=instead(gone[run]))
+    if run is None:
+        candidates = [directory for directory in candidates if directory.name not in gone]
     named = [(d, TrainingRun.from_json((d / "run.json").read_text("utf-8"), where=str(d))) for d in candidates]
-    of_kind = [(r.started_at, d) for d, r in named if r.kind == kind]
+    kinds = (kind, "unlearning") if run is not None and kind == "diffusion" else (kind,)
+    of_kind = [(r.started_at, d) for d, r in named if r.kind in kinds]
     if not of_kind:
         wanted = f"{kind} run {run!r}" if run else f"{kind} run with a checkpoint"
         there = sorted(p.parent.name for p in home.runs_path.glob(f"{kind}-*/run.json"))
+        there = [name for name in there if name not in gone]
         remedy = f"There are: {', '.join(there)}" if there else "Train one: custody train"
         raise InputError(f"no {wanted}", where=str(home.runs_path), remedy=remedy)
     return max(of_kind)[1]
@@ -335,10 +378,10 @@ def caption_models(home: Home, dataset: str) -> tuple[UpstreamModel, ...]:
 
 
 def _is_there(run_dir: Path, digest: str) -> bool:
-    """Whether a CLIP's run still has the checkpoint with this digest, as its records say."""
+    """Whether a CLIP's run still has the checkpoint with this digest, or the record of one that was withdrawn."""
     from curation.clip_model import trained_identity
 
-    for folder in run_dir.glob("step-*"):
+    for folder in (*run_dir.glob("step-*"), *run_dir.glob("withdrawn/step-*")):
         try:
             if trained_identity(folder)[1] == digest:
                 return True

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flows.home import Home
+from flows.stages.removing.withdrawing import withdrawal_failures
 from flows.stages.trace import read_runs
 from flows.terminal import Progress, silent
 from policy.errors import CustodyError, InputError, IntegrityError
@@ -40,6 +41,7 @@ def verify(home: Home, progress: Progress = silent, *, anchors: str = "") -> lis
         failures += ledger.verify(home.keys, published)
         failures += _check_tombstones(home, ledger)
         failures += _check_registries(home, ledger)
+        failures += withdrawal_failures(home, ledger)
         fixed = {name: what for name, *what in ledger.query("SELECT dataset, root, classes_json FROM dataset")}
         recorded = _recorded(ledger)
     progress(1, total, "verify: ledger")
@@ -65,6 +67,13 @@ def verify_runs(home: Home) -> list[Failure]:
     with home.ledger(readonly=True) as ledger:
         recorded = _recorded(ledger)
     return [failure for directory in _runs(home) for failure in _check_run(home, directory, recorded)]
+
+
+def verify_run(home: Home, run: str) -> list[Failure]:
+    """One run alone, as `verify_runs` does all."""
+    with home.ledger(readonly=True) as ledger:
+        recorded = _recorded(ledger)
+    return _check_run(home, home.runs_path / run, recorded)
 
 
 def _check_tombstones(home: Home, ledger: Ledger) -> list[Failure]:

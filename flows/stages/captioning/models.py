@@ -8,10 +8,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from curation.clip_model import newest_checkpoint
 from flows.home import Home
 from flows.pace import Pace
 from flows.stages.captioning.bank import build_bank
 from flows.stages.captioning.calibration import UNQUALIFIED, calibrated
+from flows.stages.removing.exposure import require_standing
 from flows.stages.train import newest_run
 from flows.terminal import Progress
 from policy.errors import ConfigurationError
@@ -52,7 +54,8 @@ class CaptionerChoice:
     """What [captions] names; loaded when something of it is needed, so that a run with nothing to do loads nothing.
 
     Raises:
-        ConfigurationError: the settings contradict one another. InputError: there is no such run.
+        ConfigurationError: the settings contradict one another. InputError: there is no such run. RefusedError: it was
+        withdrawn, or saw what was removed since.
     """
 
     def __init__(self, home: Home) -> None:
@@ -71,6 +74,9 @@ class CaptionerChoice:
             )
         run = settings.pretrained.removeprefix(TRAINED)
         self.run_dir = newest_run(home, "clip", None if run == "latest" else run) if is_trained else None
+        if self.run_dir is not None:
+            newest = newest_checkpoint(self.run_dir)
+            require_standing(home, f"{self.run_dir.name}-{newest.name.removeprefix('step-')}")
         self.decoding = _decoding(home) if settings.kind == COCA else None
 
     @property

@@ -214,6 +214,12 @@ def require_standing(home: Home, checkpoint: str) -> None:
     exposures.require_standing(checkpoint)
 
 
+def captioned_with_removed(ledger: Ledger, home: Home, dataset: str) -> frozenset[int]:
+    """The slots of a dataset whose caption was a text that was removed since, and is nobody else's."""
+    lent = Exposures(ledger, home)
+    return frozenset(lent.reach(lent.in_force).lent.get(dataset, ()))
+
+
 def withdrawals(home: Home) -> tuple[Withdrawn, ...]:
     """Every checkpoint that was withdrawn, as it stands now."""
     with home.ledger(readonly=True) as ledger:
