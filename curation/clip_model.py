@@ -50,6 +50,7 @@ from curation.packaged_models import (
     text_encoder_component,
     text_encoder_folder,
     text_tokenizer,
+    without_first_weights,
 )
 from curation.torchvision_cure import cure_torchvision, import_open_clip
 from policy.errors import ConfigurationError, CustodyError, InputError, IntegrityError
@@ -250,14 +251,15 @@ def _load_released(architecture: str, pretrained: str, expected: str, device: st
     tag_config = {} if is_file else dict(open_clip.get_pretrained_cfg(architecture, pretrained))
     kept = ("mean", "std", "interpolation", "resize_mode")
     try:
-        model = open_clip.create_model(
-            architecture,
-            pretrained=None,
-            load_weights=False,
-            pretrained_text=False,
-            force_quick_gelu=bool(tag_config.get("quick_gelu", False)),
-            force_preprocess_cfg={key: tag_config[key] for key in kept if tag_config.get(key) is not None},
-        )
+        with without_first_weights():
+            model = open_clip.create_model(
+                architecture,
+                pretrained=None,
+                load_weights=False,
+                pretrained_text=False,
+                force_quick_gelu=bool(tag_config.get("quick_gelu", False)),
+                force_preprocess_cfg={key: tag_config[key] for key in kept if tag_config.get(key) is not None},
+            )
         open_clip.load_checkpoint(model, str(path), strict=True, weights_only=True)
         tokenizer = open_clip.get_tokenizer(architecture)
     except CustodyError:
@@ -404,7 +406,8 @@ def _load_trained(given: Path, device: str) -> ClipModel:
             raise ConfigurationError(
                 f"the {tower} tower that this CLIP was trained on is not the one installed", where=str(folder)
             )
-    model = build_clip(config)
+    with without_first_weights():
+        model = build_clip(config)
     missing, unexpected = model.load_state_dict(load(files[WEIGHTS_FILE]), strict=False)
     if unexpected or not all(key.startswith(tuple(config["frozen"])) for key in missing):
         raise IntegrityError("the weights do not fill the trained part", where=str(folder / WEIGHTS_FILE))

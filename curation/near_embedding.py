@@ -23,7 +23,13 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from curation.packaged_models import BATCH_ROWS, IMAGE_FILES, files_digest, packaged_image_weights
+from curation.packaged_models import (
+    BATCH_ROWS,
+    IMAGE_FILES,
+    files_digest,
+    packaged_image_weights,
+    without_first_weights,
+)
 from policy.durable import write_durably
 from policy.errors import IntegrityError
 
@@ -67,7 +73,8 @@ class NearEmbedder:
         cure_torchvision()
         import timm
 
-        model: Any = timm.create_model("tf_efficientnet_lite0", num_classes=0)
+        with without_first_weights():
+            model: Any = timm.create_model("tf_efficientnet_lite0", num_classes=0)
         model.load_state_dict(packaged_image_weights())
         return model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 

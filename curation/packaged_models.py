@@ -11,6 +11,7 @@ import functools
 import hashlib
 import importlib.util
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -145,7 +146,6 @@ class PackagedTextEncoder:
     def __init__(self, device: str = "cpu") -> None:
         stay_offline()
         cure_torchvision()
-        import torch
         from transformers import BertConfig, BertModel
 
         self.device = device
@@ -153,7 +153,7 @@ class PackagedTextEncoder:
         self._tokenize = text_tokenizer()
         # Not from_pretrained: it reports on stderr that the unused pooler is unused.
         config = BertConfig.from_json_file(text_encoder_folder() / "config.json")
-        with torch.random.fork_rng(devices=()):  # weights that are replaced at once draw from no one's random stream
+        with without_first_weights():
             model: Any = BertModel(config, add_pooling_layer=False)
         model.load_state_dict(packaged_text_weights())
         self._model = model.eval().requires_grad_(False).to(device)
@@ -198,6 +198,29 @@ class PackagedTextEncoder:
         with torch.inference_mode():
             hidden = self._model(input_ids=ids, attention_mask=real.long()).last_hidden_state
         return hidden.clone(), real
+
+
+# Of torch.nn.init, of transformers' and timm's own, and of tensors.
+_DRAWING: Final = frozenset(
+    {"normal_", "uniform_", "trunc_normal_", "kaiming_normal_", "kaiming_uniform_", "xavier_normal_", "xavier_uniform_"}
+)
+
+
+def without_first_weights() -> AbstractContextManager[object]:
+    """Within it modules get no first weights: for those of which every one is loaded next.
+
+    Drawing 22 million of them takes longer than loading them, and nobody's random stream is drawn from.
+    """
+    from torch.overrides import TorchFunctionMode
+
+    class Unfilled(TorchFunctionMode):
+        def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            given = kwargs or {}
+            if getattr(function, "__name__", "") in _DRAWING:
+                return args[0] if args else given["tensor"]
+            return function(*args, **given)
+
+    return Unfilled()
 
 
 def load_text_encoder(device: str = "cpu") -> PackagedTextEncoder:

@@ -12,6 +12,7 @@ import torch
 
 from curation import clip_model
 from curation.clip_model import ClipSpec, PackagedTextEncoder
+from curation.packaged_models import without_first_weights
 from policy.errors import ConfigurationError, InputError
 
 
@@ -81,6 +82,18 @@ def test_a_text_has_the_same_bits_in_any_company(encoder: PackagedTextEncoder) -
     alone, _ = encoder.tokens(["boat"])
     assert torch.equal(many[-1], alone[0])
     assert torch.equal(encoder.sentences(texts)[-1], encoder.sentences(["boat"])[0])
+
+
+def test_weights_that_are_replaced_are_not_drawn() -> None:
+    """A packaged encoder takes nothing from anybody's random stream, and outside its loading modules draw as ever."""
+    torch.manual_seed(3)
+    expected = torch.nn.Linear(4, 4).weight
+    torch.manual_seed(3)
+    clip_model.load_text_encoder()
+    with without_first_weights():
+        torch.nn.Linear(4, 4)
+        torch.empty(4).normal_()
+    assert torch.equal(torch.nn.Linear(4, 4).weight, expected)
 
 
 def test_sentences_know_what_belongs_together(encoder: PackagedTextEncoder) -> None:
