@@ -98,16 +98,14 @@ class ColumnScan:
         Raises `IntegrityError` for what cannot be read.
         """
         schema, _, name = table.rpartition(".")
-        columns = self._ask(
-            "SELECT column_name, data_type FROM duckdb_columns() WHERE schema_name = ? AND table_name = ?"
-            " ORDER BY column_index",
-            [schema or "main", name],
-        )
+        qualified = f"{_quoted(schema or 'main')}.{_quoted(name)}"
+        # (`duckdb_columns()` would bind every view for its answer.)
+        columns = self._ask("SELECT name, type FROM pragma_table_info(?)", [qualified])
         read = {str(column): _expression(str(column), str(kind)) for column, kind in columns if kind not in _PLAIN}
         if not read:
             return
         selected = ", ".join(read.values())
-        for batch in self._batches(f"SELECT {selected} FROM {_quoted(schema or 'main')}.{_quoted(name)}"):
+        for batch in self._batches(f"SELECT {selected} FROM {qualified}"):
             for column, values in zip(read, batch.columns, strict=True):
                 yield ColumnPart(table, column, values)
 

@@ -477,11 +477,12 @@ class Looking:
         self.found.unread.setdefault(where, why)
 
 
-def look_into_duckdb(looking: Looking, path: Path, where: str, table: str | None) -> None:
-    """One table of a DuckDB file on disk, or (None) its catalog, and why its bytes may hold what no column shows."""
+def look_into_duckdb(looking: Looking, path: Path, where: str, *tables: str | None) -> None:
+    """Tables of a DuckDB file on disk, by default all; None: its catalog, and what its bytes may hold beside."""
     try:
         with ColumnScan.open(path) as scan:
-            looking.columns_of(scan, where, table)
+            for table in tables or (None, *scan.tables()):
+                looking.columns_of(scan, where, table)
     except CustodyError as error:
         looking.found.unread.setdefault(where, error.what)
 

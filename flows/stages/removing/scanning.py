@@ -316,8 +316,8 @@ def _tasks(files: Sequence[_File]) -> Iterator[_Task]:
     waiting: list[_File] = []
     size = 0
     for file in sorted(files, key=lambda file: (-file.size, file.where)):
-        if file.size >= _DUCKDB_ALONE_BYTES:
-            for table in _tables(file):
+        if file.size >= _DUCKDB_ALONE_BYTES and _is_duckdb(file.path):
+            for table in _tables(file.path):
                 yield _Task((file,), table, columns=True)
         waiting.append(file)
         size += file.size
@@ -328,15 +328,13 @@ def _tasks(files: Sequence[_File]) -> Iterator[_Task]:
         yield _Task(tuple(waiting))
 
 
-def _tables(file: _File) -> Iterator[str | None]:
-    """Of a DuckDB file its tables, and None; of one that cannot be opened None, which says so; of others nothing."""
-    if _is_duckdb(file.path):
-        yield None
-        try:
-            with ColumnScan.open(file.path) as scan:
-                yield from scan.tables()
-        except CustodyError:
-            return
+def _tables(path: Path) -> tuple[str | None, ...]:
+    """The tables of a DuckDB file, and None for its catalog; of one that cannot be opened None, which will say so."""
+    try:
+        with ColumnScan.open(path) as scan:
+            return (None, *scan.tables())
+    except CustodyError:
+        return (None,)
 
 
 def _is_duckdb(path: Path) -> bool:
@@ -428,9 +426,8 @@ def _read(looking: Looking, file: _File) -> None:
         looking.found.unread[file.where] = f"cannot be read ({error.strerror})"
     finally:
         source.close()
-    if file.size < _DUCKDB_ALONE_BYTES:
-        for table in _tables(file):
-            look_into_duckdb(looking, file.path, file.where, table)
+    if file.size < _DUCKDB_ALONE_BYTES and _is_duckdb(file.path):
+        look_into_duckdb(looking, file.path, file.where)
 
 
 def _few_places(found: Found, where: str) -> Found:
