@@ -379,6 +379,30 @@ def sample(
     answer(f"{drawn.path}  ({drawn.checkpoint})")
 
 
+@cli.command("export")
+@common
+@click.argument("what", metavar="RUN|CHECKPOINT")
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--recipient", default=None, help="Who gets it: told if it has to be withdrawn. Stays in the ledger.")
+@click.option(
+    "--despite", is_flag=True, help="Also a tainted one, or one that saw what is to be removed; its card says so."
+)
+@click.option("--sign", is_flag=True, help="Sign its manifest with the operator's key.")
+def export_model(
+    home_path: Path, as_json: bool, what: str, out: Path, recipient: str | None, despite: bool, sign: bool
+) -> None:
+    """Write a checkpoint, or a run's last one, to the new directory OUT: weights, records, model card, manifest."""
+    from flows.stages.export import export
+
+    done = export(open_home(home_path), what, out, recipient=recipient, despite=despite, sign=sign)
+    if as_json:
+        print_json(done)
+        return
+    answer(f"{done.path}: {done.checkpoint}, on record as {done.export}{', signed' if done.signed else ''}")
+    for reason in done.despite:
+        say(f"  despite: {reason} (the card says so)")
+
+
 # ── questions ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

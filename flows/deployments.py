@@ -41,7 +41,7 @@ def plans(home: Home) -> tuple[Plan, ...]:
     """Every flow that can run unattended, with the home's schedule."""
     from flows.caption_images import caption_images
     from flows.crawl_pages import crawl_pages
-    from flows.handle_removals import handle_removals
+    from flows.handle_removals import handle_removals, replay_models
     from flows.look_at_images import look_at_images
     from flows.publish_reports import publish_reports
     from flows.recheck_sources import recheck_sources
@@ -53,6 +53,7 @@ def plans(home: Home) -> tuple[Plan, ...]:
         Plan(crawl_pages, when.crawl),
         Plan(recheck_sources, when.recheck),
         Plan(handle_removals, when.removals),
+        Plan(replay_models, when.models),
         Plan(publish_reports, when.reports),
         Plan(look_at_images),
         Plan(caption_images),

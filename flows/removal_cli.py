@@ -191,6 +191,65 @@ def _print_scan(report: ScanReport) -> None:
         say(f"  {counted(report.alike, 'picture')} as near to one that stays as to one that is removed: look at them")
 
 
+@removal.command("models")
+@common
+@click.argument("removal_ids", nargs=-1, required=True)
+def removal_models(home_path: Path, as_json: bool, removal_ids: tuple[str, ...]) -> None:
+    """Which models saw what these requests name, what becomes of them, and what that costs; changes nothing."""
+    from flows.stages.removing.models import plan_models
+
+    planned = plan_models(open_home(home_path), *removal_ids)
+    if as_json:
+        print_json(planned)
+        return
+    print_table(
+        ("run", "kind", "becomes", "saw it", "never", "from step", "steps again", "seconds", "stays"),
+        [
+            (
+                *(r.run, r.kind, r.action if not r.becomes else f"{r.action}: {r.becomes}"),
+                *(len(r.exposed), len(r.never), r.first_step if r.becomes else "", r.steps or ""),
+                *("" if r.estimated_s is None else f"{r.estimated_s:,.0f}", r.through),
+            )
+            for r in planned.runs
+        ],
+        title="Runs that saw it",
+    )
+    cost = (
+        "" if planned.estimated_s is None else f", about {planned.estimated_s:,.0f} s by the pace they were trained at"
+    )
+    answer(
+        f"{counted(planned.steps, 'step')} to train again{cost}; {counted(len(planned.never_seen), 'run')} never saw it"
+    )
+    for line in planned.advice:
+        say(f"  {line}")
+
+
+@removal.command("replay")
+@common
+@click.argument("removal_ids", nargs=-1, required=True)
+@click.option("--offline", is_flag=True, help="Ask nobody again what may still be used: what has grown too old is out.")
+def removal_replay(home_path: Path, as_json: bool, removal_ids: tuple[str, ...], offline: bool) -> None:
+    """Do with the models that saw it what policy.toml says: replay, withdraw or approximate; the old ones go.
+
+    All removals in force go into one replay. Killed at any moment, it goes on when it is run again.
+    """
+    from flows.stages.removing.models import serve_models
+
+    served = serve_models(open_home(home_path), *removal_ids, offline=offline, progress=progress_bar(as_json))
+    if as_json:
+        print_json(served)
+        return
+    for run in served.runs:
+        became = f" -> {run.becomes}: {run.tier.upper()}" if run.becomes else f" {run.tier.upper()}" if run.tier else ""
+        path = f", through {run.through}" if run.through and run.tier != "exact" else ""
+        answer(f"  {run.run}: {run.action}{became}{path}; {counted(run.withdrawn, 'checkpoint')} withdrawn")
+    answer(
+        f"{counted(len(served.never_seen), 'run')} never saw it; list of withdrawn models no. {served.withdrawal_list}"
+    )
+    if served.notices:
+        say(f"  {counted(served.notices, 'notice')} to recipients of exports lie in notices/: send them")
+
+
 def _print_removal(shown: Any, as_json: bool) -> None:
     if as_json:
         print_json(shown)

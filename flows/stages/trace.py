@@ -267,7 +267,7 @@ def _touched(
     for run, rows in by_run.items():
         if run not in runs:
             continue
-        models, began_from = _stands_on(runs[run], runs)
+        models, began_from = stands_on(runs[run], runs)
         paths = [f"the model {', '.join(sorted(models & touched))}"] if models & touched else []
         paths += [f"the checkpoint {c} that it began from" for c in sorted(began_from & found.keys())]
         for row in rows if paths else ():
@@ -278,7 +278,7 @@ def _touched(
     return tuple(sorted(found.values(), key=lambda c: (c.run, c.step)))
 
 
-def _stands_on(record: TrainingRun, runs: Mapping[str, TrainingRun]) -> tuple[set[str], set[str]]:
+def stands_on(record: TrainingRun, runs: Mapping[str, TrainingRun]) -> tuple[set[str], set[str]]:
     """The runs, of any generation, whose models this run stands on; the checkpoints that it and they began from."""
     reached: set[str] = set()
     began_from: set[str] = set()

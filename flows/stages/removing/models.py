@@ -1,0 +1,531 @@
+"""What becomes of models that saw what was removed: planned with its cost, carried out, and written down for receipts.
+
+By policy.toml's [models] a run that was fed it is replayed to the model that never was, or withdrawn, or approximated
+until somebody replays; what only stands on the output of such a run is named, or withdrawn. All removals in force go
+into one replay. Every step can be killed and the command run again: what is done is seen, not remembered.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from flows.home import Home, utc_now
+from flows.stages.removing import replaying
+from flows.stages.removing.exposure import (
+    DESCENDS,
+    FED,
+    PART,
+    STANDS_ON,
+    Exposures,
+    record_reach,
+)
+from flows.stages.removing.withdrawing import Withdrawal, carry_through, read_list, withdraw
+from flows.stages.trace import TracedCheckpoint, stands_on
+from flows.stages.train import code_version
+from flows.stages.verify import verify_run
+from flows.terminal import Progress, silent
+from policy import removals
+from policy.errors import InputError, IntegrityError, RefusedError
+from policy.ledger import Ledger
+from policy.provenance import CheckpointRecord
+from policy.removals import Done, State
+
+if TYPE_CHECKING:
+    from training.conditioning import TextEncoder
+
+REPLAY, WITHDRAW, APPROXIMATE, NAME, SETTLED = "replay", "withdraw", "approximate", "name", "settled"
+EXACT, INDIRECT, TAINTED = "exact", "indirect", "tainted"
+SERVED = "served"
+
+_ORDER = {"clip": 0, "diffusion": 1}  # what others stand on comes first
+_SAVED = "SELECT run, segment, step, saved_at FROM checkpoint ORDER BY run, segment, step, batch_seq"
+_SERVED = "SELECT DISTINCT removal FROM removal_step WHERE part = 'models' AND action = 'served'"
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedRun:
+    """A run that saw something, and what becomes of it.
+
+    `action`: replay | withdraw | approximate | name | settled (done before). `exposed`: its checkpoints that saw it;
+    `never`: those that did not. Of a replay, `base` is the checkpoint it starts from (None: from nothing), `steps` how
+    many are trained again, `becomes` the new run, `estimated_s` what that takes by the pace at which the run was
+    trained (None: not known). `through`: what stays between the new run and an exact one, "" where nothing does.
+    """
+
+    run: str
+    kind: str
+    action: str
+    exposed: tuple[TracedCheckpoint, ...]
+    never: tuple[str, ...]
+    base: str | None = None
+    first_step: int = 0
+    last_step: int = 0
+    steps: int = 0
+    becomes: str = ""
+    estimated_s: float | None = None
+    through: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPlan:
+    """The contract of `custody removal models --json`. `never_seen`: runs of which no checkpoint saw anything."""
+
+    removals: tuple[str, ...]
+    runs: tuple[PlannedRun, ...]
+    never_seen: tuple[str, ...]
+    steps: int
+    estimated_s: float | None
+    advice: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ServedRun:
+    """What became of a run. `tier`: of what took its place: exact | indirect (by `through`) | tainted; or ""."""
+
+    run: str
+    kind: str
+    action: str
+    tier: str
+    becomes: str
+    through: str
+    steps: int
+    withdrawn: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelsServed:
+    """The contract of `custody removal replay --json`."""
+
+    removals: tuple[str, ...]
+    runs: tuple[ServedRun, ...]
+    never_seen: tuple[str, ...]
+    withdrawal_list: int
+    notices: int
+
+
+def plan_models(home: Home, *names: str) -> ModelPlan:
+    """What became, or will become, of every run, and what that costs; nothing is changed.
+
+    Also for a request that is not decided yet: then it says what approving it would bring about.
+
+    Raises:
+        InputError: no request is named, or there is none of that id.
+    """
+    asked = _asked(names)
+    with home.ledger(readonly=True) as ledger:
+        for name in asked:
+            removals.find(ledger, name)
+        exposures = Exposures(ledger, home, undecided=True)
+        pace = _pace(ledger)
+    runs, never = _planned(home, exposures, asked, pace)
+    replays = [run for run in runs if run.action == REPLAY]
+    known = [run.estimated_s for run in replays if run.estimated_s is not None]
+    return ModelPlan(
+        asked,
+        runs,
+        never,
+        sum(run.steps for run in replays),
+        sum(known) if len(known) == len(replays) else None,
+        _advice(asked, runs),
+    )
+
+
+def waiting(home: Home) -> tuple[str, ...]:
+    """The removals in force of which models have still to be rid."""
+    with home.ledger(readonly=True) as ledger:
+        exposures = Exposures(ledger, home)
+        served = {name for (name,) in ledger.query(_SERVED)}
+        pace = _pace(ledger)
+    unserved = {name for name in exposures.in_force if name not in served}
+    runs, _ = _planned(home, exposures, exposures.in_force, pace)
+    if any(run.action in (REPLAY, WITHDRAW, APPROXIMATE) for run in runs):
+        unsettled = {seen.id for run in runs if run.action != SETTLED for seen in run.exposed}
+        unsettled -= exposures.withdrawn.keys()
+        unserved |= {n for n in exposures.in_force if any(s.id in unsettled for s in exposures.exposed([n]))}
+    return tuple(sorted(unserved))
+
+
+def serve_models(
+    home: Home,
+    *names: str,
+    offline: bool = False,
+    text_encoder: TextEncoder | None = None,
+    progress: Progress = silent,
+) -> ModelsServed:
+    """Carry out what policy.toml says of every run that saw what these removals took away, all of them together.
+
+    `offline`: what may still be used is judged without asking anybody. `text_encoder`: of diffusion runs, where it is
+    not the packaged one.
+
+    Raises:
+        InputError: no request is named, or there is none of that id. RefusedError: one is not approved. BusyError: a
+        run is being trained. IntegrityError: a replay does not verify; the old model then stays as it was, refused.
+    """
+    asked = _asked(names)
+    carry_through(home)
+    with home.ledger() as ledger:
+        for name in asked:
+            _require_in_force(ledger, name)
+        record_reach(ledger, home, [n for n in asked if removals.find(ledger, n).state is State.APPROVED])
+        exposures = Exposures(ledger, home)
+        # Removals that nobody has served yet go into the same replays.
+        served = {name for (name,) in ledger.query(_SERVED)}
+        together = sorted({*asked, *(n for n in exposures.in_force if n not in served)})
+        pace = _pace(ledger)
+    runs, never = _planned(home, exposures, together, pace)
+    by_name = {name: exposures.exposed([name]) for name in together}
+    done = []
+    for planned in runs:
+        done.append(_serve(home, exposures, planned, by_name, offline, text_encoder, progress))
+    carry_through(home)
+    _write_down(home, together, done)
+    with home.ledger(readonly=True) as ledger:
+        [(notices,)] = ledger.query(
+            "SELECT count(*) FROM notice WHERE list_contains($removals::VARCHAR[], removal)", {"removals": list(asked)}
+        )
+    return ModelsServed(asked, tuple(done), never, read_list(home).number, int(notices))
+
+
+# ── planning ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _asked(names: Iterable[str]) -> tuple[str, ...]:
+    asked = tuple(sorted(set(names)))
+    if not asked:
+        raise InputError("no request is named", where="custody removal", remedy="custody removal list")
+    return asked
+
+
+def _require_in_force(ledger: Ledger, name: str) -> None:
+    state = removals.find(ledger, name).state
+    if state not in (State.APPROVED, State.APPLIED):
+        raise RefusedError(
+            f"the request is {state.value}: nothing of it reaches back into models",
+            where=name,
+            remedy=f"custody removal approve {name} --by NAME" if state.is_undecided else "",
+        )
+
+
+def _planned(
+    home: Home, exposures: Exposures, names: Collection[str], pace: Mapping[str, float]
+) -> tuple[tuple[PlannedRun, ...], tuple[str, ...]]:
+    """The runs that saw something, those that others stand on first; and those that did not."""
+    exposed = exposures.exposed(names)
+    ids, by_run = {seen.id for seen in exposed}, _by_run(exposed)
+    successors = {g.replaced_by.rpartition("-")[0] for g in exposures.withdrawn.values() if g.replaced_by}
+    runs = []
+    for run, seen in by_run.items():
+        record = exposures.records.runs[run]
+        hows = {exposures.how(each, ids) for each in seen}
+        action = _action(home, record.kind, hows)
+        if action == REPLAY and replaying.origin_of(run) != run and run not in successors:
+            action = WITHDRAW  # a replay that was never finished, and that another one overtakes
+        if action == REPLAY and not (home.runs_path / run / "run.json").is_file():
+            action = WITHDRAW  # nothing is left to go back to
+        settled = [each for each in seen if each.id in exposures.withdrawn]
+        if len(settled) == len(seen) and (
+            action != REPLAY or all(exposures.withdrawn[each.id].replaced_by for each in settled)
+        ):
+            action = SETTLED
+        never = tuple(row[0] for row in exposures.records.checkpoints if row[1] == run and row[0] not in ids)
+        upstream = sorted(stands_on(record, exposures.records.runs)[0] & by_run.keys())
+        through = f"captions of the model {', '.join(upstream)}" if upstream else ""
+        one = PlannedRun(run, record.kind, action, seen, never, last_step=seen[-1].step, through=through)
+        if action == REPLAY:
+            one = _with_cost(home, exposures, names, one, pace)
+        runs.append(one)
+    runs.sort(key=lambda one: (_ORDER.get(one.kind, 2), one.run))
+    recorded = {row[1] for row in exposures.records.checkpoints}
+    return tuple(runs), tuple(sorted(recorded - by_run.keys()))
+
+
+def _action(home: Home, kind: str, hows: set[str]) -> str:
+    rules = home.ruleset.models
+    if FED in hows and kind in _ORDER:
+        return rules.on_exposure_clip if kind == "clip" else rules.on_exposure
+    # What began from a model that was fed it has its weights; only what stands on captions may stay.
+    return WITHDRAW if hows & {FED, DESCENDS} else rules.on_indirect
+
+
+def _with_cost(
+    home: Home, exposures: Exposures, names: Collection[str], one: PlannedRun, pace: Mapping[str, float]
+) -> PlannedRun:
+    dataset = exposures.records.runs[one.run].dataset
+    asked = exposures.reach(names)
+    removed = {*_to_empty(home, exposures, dataset), *asked.slots.get(dataset, ()), *asked.lent.get(dataset, ())}
+    planned = replaying.plan(home, one.run, removed=removed, last_step=one.last_step)
+    seconds = pace.get(one.run)
+    return replace(
+        one,
+        base=planned.base,
+        first_step=planned.first_step,
+        steps=planned.steps,
+        becomes=planned.name,
+        estimated_s=None if seconds is None else round(seconds * planned.steps, 1),
+    )
+
+
+def _to_empty(home: Home, exposures: Exposures, dataset: str) -> frozenset[int]:
+    """What is empty from step 0 in every replay on a dataset: all that was removed, and all that is stored no more."""
+    return exposures.emptied(dataset) | replaying.not_stored(home, dataset)
+
+
+def _by_run(exposed: Iterable[TracedCheckpoint]) -> dict[str, tuple[TracedCheckpoint, ...]]:
+    by_run: dict[str, list[TracedCheckpoint]] = {}
+    for seen in exposed:
+        by_run.setdefault(seen.run, []).append(seen)
+    return {run: tuple(sorted(seen, key=lambda each: each.step)) for run, seen in by_run.items()}
+
+
+def _pace(ledger: Ledger) -> dict[str, float]:
+    """Seconds a step of each run, by the times of its checkpoints; the median, so that a night between is not counted.
+
+    Times are recorded to the second: of what takes less, half a second is taken.
+    """
+    gaps: dict[str, list[float]] = {}
+    before: tuple[str, int, int, datetime] | None = None
+    for row in ledger.query(_SAVED):
+        run, segment, step, saved_at = row
+        if before is not None and before[:2] == (run, segment) and step > before[2] and saved_at and before[3]:
+            gaps.setdefault(run, []).append(max(0.5, (saved_at - before[3]).total_seconds()) / (step - before[2]))
+        before = (run, segment, step, saved_at)
+    return {run: statistics.median(each) for run, each in gaps.items()}
+
+
+def _advice(asked: Sequence[str], runs: Sequence[PlannedRun]) -> tuple[str, ...]:
+    advice = []
+    if any(run.action in (REPLAY, WITHDRAW, APPROXIMATE) for run in runs):
+        advice.append(f"next: custody removal replay {' '.join(asked)}")
+    if any(run.through and run.action in (REPLAY, NAME) for run in runs):
+        advice.append(
+            "captions stay that a model chose which saw it: an exact model takes new ones (custody caption with the "
+            "replayed CLIP), a new dataset (custody seal) and a new training; none of that is done here"
+        )
+    return tuple(advice)
+
+
+# ── carrying out ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _serve(
+    home: Home,
+    exposures: Exposures,
+    planned: PlannedRun,
+    by_name: Mapping[str, Sequence[TracedCheckpoint]],
+    offline: bool,
+    text_encoder: TextEncoder | None,
+    progress: Progress,
+) -> ServedRun:
+    """One run: what took its place is there and verified before anything of it goes."""
+    action, tier, becomes, through = planned.action, "", "", ""
+    took_place: dict[int, str] = {}
+    steps: list[Done] = []
+    seen_by = {n: [s for s in seen if s.run == planned.run] for n, seen in by_name.items()}
+    seen_by = {n: seen for n, seen in seen_by.items() if seen}
+    if action == REPLAY:
+        dataset = exposures.records.runs[planned.run].dataset
+        work = replaying.plan(
+            home, planned.run, removed=_to_empty(home, exposures, dataset), last_step=planned.last_step
+        )
+        last = replaying.replay(home, work, offline=offline, text_encoder=text_encoder, progress=progress)
+        becomes = work.name
+        tier, through = _tier(home, last, seen_by)
+        took_place = _checkpoints_of(home, becomes)
+        steps = _replayed(home, planned, work, last, tier, through, seen_by)
+    elif action == NAME:
+        through = planned.exposed[-1].through
+        tier = INDIRECT
+        steps = [
+            Done(n, PART, "named", s.id, after={"tier": INDIRECT, "through": s.through})
+            for n, seen in seen_by.items()
+            for s in seen
+        ]
+    elif action == SETTLED:
+        instead = [g for s in planned.exposed if (g := exposures.withdrawn[s.id].replaced_by)]
+        if instead:
+            becomes = instead[-1].rpartition("-")[0]
+            tier, through = _called(exposures, becomes, seen_by)
+    rows = _withdrawals(exposures, planned, seen_by, took_place)
+    with home.ledger() as ledger:
+        removals.record_steps(ledger, steps, now=utc_now())
+        withdraw(ledger, rows)
+    return ServedRun(
+        planned.run,
+        planned.kind,
+        action,
+        tier,
+        becomes,
+        through,
+        planned.steps,
+        len({row.checkpoint for row in rows}),
+    )
+
+
+def _tier(home: Home, last: CheckpointRecord, seen_by: Mapping[str, Sequence[TracedCheckpoint]]) -> tuple[str, str]:
+    """What a replayed run may be called, by what the ledger says of it now; and by what it is not exact.
+
+    Raises:
+        IntegrityError: it does not verify, or was fed what it should not have been.
+    """
+    if failures := verify_run(home, last.run):
+        raise IntegrityError(
+            f"the replay does not verify: {failures[0].what}",
+            where=failures[0].where,
+            remedy="The old model stays refused; delete the new run's directory and run the same command again",
+        )
+    with home.ledger(readonly=True) as ledger:
+        exposures = Exposures(ledger, home)
+    exposed = exposures.exposed(seen_by)
+    ids = {each.id for each in exposed}
+    if fed := [each.id for each in exposed if each.run == last.run and exposures.how(each, ids) != STANDS_ON]:
+        raise IntegrityError("the replay was fed what was removed", where=fed[0])
+    return _called(exposures, last.run, seen_by)
+
+
+def _called(exposures: Exposures, run: str, names: Iterable[str]) -> tuple[str, str]:
+    """The tier of a run that took another one's place, for these removals, and by what it is not exact."""
+    states = {row[5] for row in exposures.records.checkpoints if row[1] == run}
+    if states != {"exact"}:
+        return TAINTED, "another numeric contract than the run began under"
+    seen = [each for each in exposures.exposed(names) if each.run == run]
+    return (INDIRECT, seen[-1].through) if seen else (EXACT, "")
+
+
+def _checkpoints_of(home: Home, run: str) -> dict[int, str]:
+    with home.ledger(readonly=True) as ledger:
+        return {step: c for c, step in ledger.query("SELECT checkpoint, step FROM checkpoint WHERE run = ?", [run])}
+
+
+def _replayed(
+    home: Home,
+    planned: PlannedRun,
+    work: replaying.Planned,
+    last: CheckpointRecord,
+    tier: str,
+    through: str,
+    seen_by: Mapping[str, Sequence[TracedCheckpoint]],
+) -> list[Done]:
+    """What a receipt tells of a replay. Bits are claimed of a whole run of one code: where it changed, that is said."""
+    before = {"base": work.base, "first_step": work.first_step, "code_version": work.old_run.code_version}
+    after = {
+        "run": work.name,
+        "checkpoint": last.checkpoint,
+        "steps": work.steps,
+        "tier": tier,
+        "through": through,
+        "weights": {name: sha for name, sha in last.files if name.endswith(".safetensors")},
+        "record_sha256": last.digest,
+        "dataset_root": last.dataset_root,
+        "emptied_from_step_0": len(work.ordinals),
+        "code_version": code_version(),
+        "contract": asdict(work.old_run.segments[-1].contract),
+    }
+    done = []
+    for name, seen in seen_by.items():
+        done.append(Done(name, PART, "replayed", planned.run, before=before, after=after))
+        if through and tier == INDIRECT:
+            ids = {s.id for s in seen}
+            done += [
+                Done(name, PART, "named", checkpoint, after={"tier": INDIRECT, "through": through})
+                for checkpoint in _checkpoints_of(home, work.name).values()
+                if checkpoint not in ids
+            ]
+    return done
+
+
+def _withdrawals(
+    exposures: Exposures,
+    planned: PlannedRun,
+    seen_by: Mapping[str, Sequence[TracedCheckpoint]],
+    took_place: Mapping[int, str],
+) -> list[Withdrawal]:
+    if planned.action == NAME:
+        return []
+    rows = []
+    for name, seen in seen_by.items():
+        for each in seen:
+            gone = exposures.withdrawn.get(each.id)
+            if planned.action == REPLAY:
+                action, instead = "replayed", took_place.get(each.step) or took_place[max(took_place)]
+            elif gone is not None:  # for another removal, before this one
+                action, instead = gone.action, gone.replaced_by or ""
+            else:
+                action, instead = "withdrawn", ""
+            rows.append(Withdrawal(each.id, each.run, name, each.tier, action, instead or None, each.through))
+    return rows
+
+
+# ── writing down ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _write_down(home: Home, together: Sequence[str], done: Sequence[ServedRun]) -> None:
+    """For each removal: which checkpoints saw it and how, which did not and by what that can be recomputed."""
+    with home.ledger() as ledger:
+        exposures = Exposures(ledger, home)
+        ids = {name: exposures.exposed([name]) for name in together}
+        served = {name for (name,) in ledger.query(_SERVED)}
+        steps = []
+        for name, seen in ids.items():
+            exposed = {each.id for each in seen}
+            steps += [
+                Done(
+                    name,
+                    PART,
+                    "exposed",
+                    each.id,
+                    after={
+                        "tier": each.tier,
+                        "how": exposures.how(each, exposed),
+                        "count": each.count,
+                        "steps": list(each.steps[:100]),
+                        "through": each.through,
+                        "state": each.state,
+                    },
+                )
+                for each in seen
+            ]
+            steps += _never_seen(exposures, name, exposed)
+            became = [
+                {"run": one.run, "action": one.action, "tier": one.tier, "becomes": one.becomes, "through": one.through}
+                for one in done
+                if any(each.run == one.run for each in seen)
+            ]
+            if name not in served or any(one["action"] != SETTLED for one in became):
+                steps.append(Done(name, PART, SERVED, "models", after={"runs": became}))
+        removals.record_steps(ledger, steps, now=utc_now())
+
+
+def _never_seen(exposures: Exposures, name: str, exposed: Collection[str]) -> list[Done]:
+    """Of every run the checkpoints that never saw it, with what a verifier recomputes that from.
+
+    Which slots; the dataset's root, which names their commitments; the order, whose inverse gives their positions; the
+    schedule, by its digest, in which they are empty, if they are. All of it stands in run.json and provenance.json.
+    """
+    reach = exposures.reach([name])
+    done = []
+    by_run: dict[str, list[str]] = {}
+    for row in exposures.records.checkpoints:
+        if row[0] not in exposed:
+            by_run.setdefault(row[1], []).append(row[0])
+    for run, checkpoints in sorted(by_run.items()):
+        record = exposures.records.runs.get(run)
+        if record is None:
+            continue
+        slots = sorted({*reach.slots.get(record.dataset, ()), *reach.lent.get(record.dataset, ())})
+        segment = record.segments[-1]
+        after = {
+            "checkpoints": checkpoints,
+            "dataset": record.dataset,
+            "dataset_root": record.dataset_root,
+            "slots": slots,
+            "order_version": segment.order_version,
+            "order_key": segment.order_key,
+            "batch_size": segment.batch_size,
+            "schedule_sha256": exposures.records.schedule_digest(checkpoints[-1]),
+        }
+        done.append(Done(name, PART, "never-seen", run, after=after))
+    return done
