@@ -489,6 +489,16 @@ def missing(server: S3Server, bucket: str, key: str) -> None:
     server.delete(bucket, key)
 
 
+@pytest.fixture(scope="module")
+def sealed(s3: S3Server, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A bucket with a sealed dataset, for tests that leave it as it was."""
+    with pytest.MonkeyPatch.context() as patched:
+        s3.sign_in(s3.environment(), patched)
+        bucket = new_bucket(s3, tmp_path_factory.mktemp("sealed"), versioned=False)
+        seal(bucket.files())
+    return bucket.name
+
+
 @pytest.mark.parametrize("damage", [truncated, flipped, missing])
 @pytest.mark.parametrize(
     "name",
@@ -501,17 +511,20 @@ def missing(server: S3Server, bucket: str, key: str) -> None:
     ],
 )
 def test_every_damaged_object_is_found_and_named(
-    plain: Bucket, name: str, damage: Callable[[S3Server, str, str], None]
+    account: S3Server, sealed: str, tmp_path: Path, name: str, damage: Callable[[S3Server, str, str], None]
 ) -> None:
     """Truncated, changed or missing: reader and verification refuse and name it; nothing reads as a shorter dataset."""
-    seal(plain.files())
-    damage(plain.server, plain.name, plain.key(name))
+    plain = Bucket(account, sealed, tmp_path)
+    whole = account.read(sealed, plain.key(name))
+    damage(account, sealed, plain.key(name))
     kind = InputError if (name, damage) == ("dataset.json", missing) else IntegrityError
     with pytest.raises(kind) as caught:
         DatasetReader.open(plain.files())
     incomplete = (name, damage) in {("generation-0000/generation.json", missing), ("dataset.json", missing)}
     assert caught.value.where == (plain.files().where() if incomplete else plain.files().where(name))
     assert str(caught.value) in verify_dataset(plain.files())
+    account.write(sealed, plain.key(name), whole)
+    assert verify_dataset(plain.files()) == []
 
 
 @pytest.mark.parametrize("damage", [truncated, flipped, missing])
