@@ -49,6 +49,10 @@ class RemoteDatasets:
         folders, _ = self._store.list_folder()
         return tuple(sorted(name for name in folders if self._store.head(f"{name}/dataset.json") is not None))
 
+    def lists_versions(self) -> bool:
+        """Whether the server says which versions it keeps of what was deleted."""
+        return self._store.lists_versions()
+
     def files(self, name: str) -> RemoteFiles:
         """One of them, for the functions of curation/shards.py; it need not be there yet."""
         return RemoteFiles(self._store.below(name), self._spool / name, self._cache)

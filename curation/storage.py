@@ -331,6 +331,17 @@ class ObjectStore:
         path, named = self._path(version.name), {} if version.id is None else {"version_id": version.id}
         return cast(bytes, self._again(version.name, lambda: self._fs().cat_file(path, start=start, end=end, **named)))
 
+    def lists_versions(self) -> bool:
+        """Whether the server can say which versions it keeps; where it cannot, older ones cannot be found here."""
+        try:
+            with self._asking(""):
+                self._call("list_object_versions", Prefix=self._key(""), MaxKeys=1)
+        except StorageError as error:
+            if not _is_unimplemented(error):
+                raise
+            return False
+        return True
+
     def purge(self, doomed: Callable[[Version], bool]) -> int:
         """Takes away the versions that are meant, and every unfinished upload below; how many went.
 

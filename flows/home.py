@@ -20,6 +20,7 @@ from policy.grants import Grants
 from policy.keys import KeyRing
 from policy.ledger import Ledger
 from policy.ruleset import Ruleset
+from policy.suppression import Suppression
 from policy.tombstones import Tombstones
 
 if TYPE_CHECKING:
@@ -219,6 +220,11 @@ class Home:
         """What recipients of exports are to be told."""
         return self.path / "notices"
 
+    @property
+    def receipts_path(self) -> Path:
+        """What was done for removals, signed: without personal data."""
+        return self.path / "receipts"
+
     @cached_property
     def settings(self) -> Settings:
         return settings_module.load(self.settings_path)
@@ -294,6 +300,21 @@ class Home:
         tombstones = Tombstones.load(self.tombstones_path, keys=self.keys)
         tombstones.check_against(ledger)
         return tombstones
+
+    def suppression(self, ledger: Ledger | None = None) -> Suppression:
+        """By what removed pictures are recognised that come back, read anew each time and held against the ledger.
+
+        `ledger`: the one that the caller has open, if any.
+
+        Raises:
+            IntegrityError: the file is lost, damaged or an old copy: nothing may be let in by it.
+        """
+        if ledger is None:
+            with self.ledger(readonly=True) as opened:
+                return self.suppression(opened)
+        suppression = Suppression.load(self.tombstones_path, keys=self.keys)
+        suppression.check_against(ledger)
+        return suppression
 
     def registries(self, ledger: Ledger | None = None) -> Registries:
         """The imported lists that count now. `ledger`: the one that the caller has open, if any.

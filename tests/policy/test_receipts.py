@@ -56,7 +56,7 @@ def a_body() -> dict[str, Any]:
         },
         "in_force": {
             **{"since": "2026-11-03T10:00:00+00:00", "epoch": 3, "key_id": "k1", "tokens_sha256": "12" * 32},
-            "tokens": {"url": 1, "content": 1, "sample": 0, "domain": 0, "slot": 1},
+            "tokens": [{"kind": "slot", "count": 1}, {"kind": "url", "count": 1}],
         },
         "datasets": [
             {
