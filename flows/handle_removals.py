@@ -1,4 +1,4 @@
-"""Removal requests as Prefect flows: approvals are carried through, models are rid of them, no deadline passes unseen."""
+"""Removal requests as Prefect flows: approvals are carried through, models rid of them, no deadline passes unseen."""
 
 from __future__ import annotations
 
