@@ -187,6 +187,8 @@ SENTENCES: Mapping[str, str] = {
     "not-tombstoned": "No removal covers it.",
     "removal-held": "A removal request names it; it is held until that is decided.",
     "removal-rejected": "A removal request that named it was rejected.",
+    "objected": "An objection to its use was granted.",
+    "objection-lifted": "An objection to its use was taken back.",
 }
 
 

@@ -106,6 +106,8 @@ REMEDIES: Mapping[str, tuple[str, ...]] = {
     "near-tombstoned": (
         "somebody has looked and finds it to be another picture (custody removal release), and it is crawled again",
     ),
+    "objected": ("whoever objected takes it back (custody removal lift)",),
+    "objection-lifted": (_SOURCE,),
     "removal-held": ("the removal request is decided (custody removal approve, or reject)",),
 }
 

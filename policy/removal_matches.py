@@ -53,6 +53,11 @@ class Match:
     state: str = MATCHED
 
     @property
+    def keys(self) -> tuple[str | None, str | None, str | None, str | None]:
+        """What makes it one match."""
+        return self.pair_key, self.url_key, self.content_sha256, self.sample_key
+
+    @property
     def group(self) -> str | None:
         """What a reviewer answers for as one: equal bytes, or an occurrence whose bytes nobody has. None: erased."""
         return self.content_sha256 or self.pair_key or self.url_key or self.sample_key
@@ -331,20 +336,25 @@ def record_matches(ledger: Ledger, removal: str, matches: Sequence[Match], *, no
 
 
 def record_matches_of(ledger: Ledger, found: Mapping[str, Sequence[Match]], *, now: datetime) -> bool:
-    """Write down what was matched for many requests, in one batch."""
-    known = {
-        (removal, *keys)
-        for removal, *keys in ledger.query(
-            "SELECT DISTINCT removal, pair_key, url_key, content_sha256, sample_key FROM removal_match"
-            " WHERE list_contains($removals::VARCHAR[], removal)",
-            {"removals": sorted(found)},
-        )
-    }
+    """Write down what was matched for many requests, in one batch.
+
+    What a reviewer said of a group holds for what is found of it later.
+    """
+    known: set[tuple[str | None, ...]] = set()
+    answered: dict[tuple[str, str | None], str] = {}
+    for removal, matches in matches_of_all(ledger, sorted(found)).items():
+        known |= {(removal, *one.keys) for one in matches}
+        answered |= {(removal, one.group): one.state for one in matches if one.state in (APPROVED, REJECTED)}
     rows = [
-        {"removal": removal, **dataclasses.asdict(one), "matched_at": now}
+        {
+            "removal": removal,
+            **dataclasses.asdict(one),
+            "state": answered.get((removal, one.group), one.state),
+            "matched_at": now,
+        }
         for removal, matches in sorted(found.items())
         for one in matches
-        if (removal, one.pair_key, one.url_key, one.content_sha256, one.sample_key) not in known
+        if (removal, *one.keys) not in known
     ]
     if not rows:
         return False
@@ -353,27 +363,52 @@ def record_matches_of(ledger: Ledger, found: Mapping[str, Sequence[Match]], *, n
     return ledger.append("removal_match", rows, key=f"matched:{digest[:32]}")
 
 
+def record_state(ledger: Ledger, removal: str, matches: Sequence[Match], state: str, *, now: datetime) -> int:
+    """Take matches that are on record, or new ones, to a state; how many were in another one."""
+    keys = {one.keys: one for one in matches}
+    known = {one.keys: one for one in matches_of(ledger, removal)}
+    rows = [
+        {"removal": removal, **dataclasses.asdict(known.get(key, one)), "state": state, "matched_at": now}
+        for key, one in keys.items()
+        if key not in known or known[key].state != state
+    ]
+    if rows:
+        ledger.append("removal_match", rows, key=f"{state}:{removal}:{ledger.head()[0]}")
+    return len(rows)
+
+
 def matches_of(ledger: Ledger, removal: str) -> tuple[Match, ...]:
     """Every match of a request with its newest state, in the order in which they came.
 
     Once they are erased they are told apart no more: then as many as were taken, without their keys.
     """
-    rows = ledger.query(_NEWEST, [removal])
-    found = tuple(Match(*row[:-1]) for row in rows)
-    if not any(row[-1] for row in rows):
-        return found
-    approved = tuple(one for one in found if one.state == APPROVED)
-    return approved or tuple(one for one in found if one.state == MATCHED)
+    return matches_of_all(ledger, [removal]).get(removal, ())
+
+
+def matches_of_all(ledger: Ledger, removals: Sequence[str]) -> dict[str, tuple[Match, ...]]:
+    """`matches_of` each of many requests; one without matches is not among them."""
+    found: dict[str, list[Match]] = {}
+    erased: set[str] = set()
+    for removal, *values, gone in ledger.query(_NEWEST, {"removals": list(removals)}):
+        pair, url, content, sample, method, score, state = values
+        found.setdefault(removal, []).append(Match(pair, url, content, sample, method, score, state))
+        if gone:
+            erased.add(removal)
+    for removal in erased:
+        # A match that a reviewer approved has two rows, and both are without keys now.
+        approved = [one for one in found[removal] if one.state == APPROVED]
+        found[removal] = approved or [one for one in found[removal] if one.state == MATCHED]
+    return {removal: tuple(matches) for removal, matches in found.items()}
 
 
 _NEWEST: Final = """
-SELECT pair_key, url_key, content_sha256, sample_key, method, score, state, erased FROM (
+SELECT removal, pair_key, url_key, content_sha256, sample_key, method, score, state, erased FROM (
     SELECT *, erased_by IS NOT NULL AS erased,
         min((batch_seq << 31) | row_no) OVER same AS place,
         row_number() OVER (same ORDER BY batch_seq DESC, row_no DESC) AS age
-    FROM removal_match WHERE removal = ?
+    FROM removal_match WHERE list_contains($removals::VARCHAR[], removal)
     WINDOW same AS (
-        PARTITION BY pair_key, url_key, content_sha256, sample_key,
+        PARTITION BY removal, pair_key, url_key, content_sha256, sample_key,
             if(erased_by IS NULL, NULL, (batch_seq << 31) | row_no)
     )
 ) WHERE age = 1 ORDER BY place

@@ -1,4 +1,9 @@
-"""Approval: tombstones take force, as a file, for every stage and every running training; the ledger follows."""
+"""Approval: tombstones take force, as a file, for every stage and every running training; the ledger follows.
+
+An objection becomes a reservation, a wrong credit line a right one: nothing is taken out. A whole site, or more samples
+than the ruleset's `four_eyes_over`, takes a proof of control and a second person; what is asked of both is counted anew
+each time. Where reviewers have answered, only what they accepted is taken, and nothing that they have not seen.
+"""
 
 from __future__ import annotations
 
@@ -6,93 +11,255 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from flows.home import Home, utc_now
-from flows.stages.removing.requests import decide_pairs, hex_digits, require_name
+from flows.stages.removing.guarding import guard_of
+from flows.stages.removing.requests import decide_pairs, forget_closed, hex_digits, release, require_name, reserve
 from flows.stages.removing.standing import Removal, Slot, proposals_for, removal_slots, shown
+from flows.stages.removing.suppressing import suppress
 from policy import removals
 from policy.errors import InputError, RefusedError
 from policy.ledger import Ledger
-from policy.removal_matches import Match, match, record_matches
+from policy.removal_matches import (
+    APPROVED,
+    LIKELY,
+    PROPOSED,
+    REJECTED,
+    SAME_CONTENT,
+    TAKEN,
+    Match,
+    match,
+    match_many,
+    matches_of,
+    record_matches,
+    record_state,
+    reviews,
+)
 from policy.removals import RemovalRequest, State
 from policy.snapshot import publish
 
+# Where what is removed hangs, and where the way there ended.
 _URLS_OF = """
-SELECT DISTINCT image_url FROM occurrence
-WHERE url_key IN (SELECT url_key FROM removal_match WHERE removal = $removal AND url_key IS NOT NULL)
+WITH named AS (SELECT DISTINCT url_key FROM removal_taken WHERE removal = $removal AND url_key IS NOT NULL)
+SELECT image_url FROM occurrence SEMI JOIN named USING (url_key) WHERE image_url IS NOT NULL
+UNION SELECT final_url FROM "fetch" SEMI JOIN named USING (url_key)
+WHERE kind = 'image' AND outcome = 'ok' AND final_url IS NOT NULL
 ORDER BY image_url
 """
+# The newest attribution of each slot that is taken, or nothing where it had none.
+_CREDITS_OF = """
+WITH slots AS (SELECT unnest($datasets::VARCHAR[]) AS dataset, unnest($ordinals::VARCHAR[])::BIGINT AS ordinal),
+newest AS (
+    SELECT * FROM attribution SEMI JOIN slots USING (dataset, ordinal)
+    QUALIFY row_number() OVER (PARTITION BY dataset, ordinal ORDER BY batch_seq DESC, row_no DESC) = 1
+)
+SELECT dataset, ordinal, title, creator, source_url, licence, licence_url, changes
+FROM slots LEFT JOIN newest USING (dataset, ordinal) ORDER BY dataset, ordinal
+"""
+_CREDIT = ("title", "creator", "source_url", "licence", "licence_url", "changes")
 
 
 def approve(
-    home: Home, removal: str, *, by: str, reason: str = "", with_near: bool = False, near: Sequence[str] = ()
+    home: Home,
+    removal: str,
+    *,
+    by: str,
+    reason: str = "",
+    with_near: bool = False,
+    near: Sequence[str] = (),
+    credit_line: str = "",
 ) -> Removal:
-    """Approve: the tombstones are in force, for every stage and every running training, when this returns.
+    """Approve. An erasure's tombstones are in force, for every stage and every running training, when this returns.
 
     `with_near`: what is proposed as near duplicates goes, too; `near`: of that these alone, by their sha256.
+    `credit_line`: of an attribution request, who is to be credited from now on. Where four eyes are needed the first
+    approval leaves the request waiting for a second one, by somebody else.
 
     Raises:
-        InputError: no such request, nobody's name, or a content that is not proposed. RefusedError: it was rejected
-            before, or approved without these.
+        InputError: no such request, nobody's name, the same name twice, no credit line, or a content that is not
+            proposed. RefusedError: it was rejected before, needs a proof or a review, or is in force without these.
     """
     require_name(by)
     now = utc_now()
     with home.ledger() as ledger:
         request = removals.find(ledger, removal)
-        if request.state is State.REJECTED:
-            raise RefusedError("it was rejected, and a decision is final", where=removal, remedy="File a new request")
-        tombstones = home.tombstones(ledger)
-        if removal not in tombstones.removals:
-            if request.named_value is not None:  # what was crawled since the request came belongs to it, too
-                matches = match(ledger, request.named_kind, request.named_value)
-                record_matches(ledger, removal, matches, now=now)
-            record_matches(ledger, removal, _taken_in(ledger, removal, with_near, near), now=now)
-            rows = ledger.query("SELECT content_sha256, sample_key FROM removal_match WHERE removal = ?", [removal])
-            urls = {url for (url,) in ledger.query(_URLS_OF, {"removal": removal})}
-            named_url = request.named_kind in ("image_url", "page_url") and request.named_value
-            tombstones = tombstones.with_added(
-                removal,
-                urls=sorted(urls | ({named_url} if named_url else set())),
-                contents=sorted({sha for sha, _ in rows if sha} | _named_content(request)),
-                samples=sorted({key for _, key in rows if key}),
-                domains=[request.named_value] if request.named_kind == "domain" and request.named_value else [],
-                slots=_by_dataset(removal_slots(ledger, removal)),
-            )
-            tombstones.store(home.tombstones_path)
+        _require_approvable(request, credit_line)
+        in_force = removal in home.tombstones(ledger).removals
+        if request.state.is_undecided and not in_force:
+            _take_stock(ledger, request, with_near, near)
+            if not _is_settled(ledger, home, request, by=by, reason=reason):
+                publish(ledger, home.snapshot_path, now=now)
+                return shown(ledger, home, removal)
         elif request.state is not State.APPLIED and _taken_in(ledger, removal, with_near, near):
             raise RefusedError(
                 "it is in force already, without these near duplicates",
                 where=removal,
                 remedy="File a request for each: custody removal add --sha256",
             )
-        ledger.append("tombstone", tombstones.rows(removal, now), key=f"tombstones/{removal}")
-        decide_pairs(ledger, home, removal, "deny", "tombstoned")
-        if request.state is not State.APPLIED:
-            removals.advance(ledger, removal, State.APPROVED, now=now, by_whom=by, reason=reason)
-        publish(ledger, home.snapshot_path, now=now)
+        match request.kind:
+            case "objection":
+                _object(ledger, home, request, by=by, reason=reason)
+            case "attribution":
+                _credit(ledger, request, credit_line.strip(), by=by, reason=reason)
+            case _:
+                _erase(ledger, home, request, by=by, reason=reason)
+        release(ledger, home, removal, "removal-rejected", frozenset({REJECTED, LIKELY, PROPOSED}))
+        forgotten = forget_closed(ledger, home, now=now)
+    if request.kind == "erasure":
+        # In force by now: what takes longer comes after it.
+        suppress(home, removal)
+    with home.ledger() as ledger:
+        publish(ledger, home.snapshot_path, now=now, force=forgotten > 0)
         return shown(ledger, home, removal)
 
 
+# ── whether ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _require_approvable(request: RemovalRequest, credit_line: str) -> None:
+    removal = request.removal
+    if request.state is State.REJECTED:
+        raise RefusedError("it was rejected, and a decision is final", where=removal, remedy="File a new request")
+    if request.state is State.LIFTED:
+        raise RefusedError("the objection was taken back", where=removal, remedy="File a new request")
+    if request.kind == "access":
+        raise InputError(
+            "a request that asks what is held is answered, not approved",
+            where=removal,
+            remedy=f"custody removal answer {removal} --by NAME",
+        )
+    if request.kind == "attribution" and request.state.is_undecided and not removals.folded(credit_line):
+        raise InputError("say who is to be credited", where="--credit-line")
+    if request.kind != "attribution" and credit_line:
+        raise InputError("only a request of the kind attribution sets a credit line", where="--credit-line")
+
+
+def _take_stock(ledger: Ledger, request: RemovalRequest, with_near: bool, near: Sequence[str]) -> None:
+    """What was crawled since the request came belongs to it, too, and so does what the approver takes in."""
+    removal, now = request.removal, utc_now()
+    record_state(ledger, removal, _taken_in(ledger, removal, with_near, near), APPROVED, now=now)
+    if request.named_value is not None:
+        record_matches(ledger, removal, match(ledger, request.named_kind, request.named_value), now=now)
+    # Bytes that are taken are taken wherever they hang by now.
+    taken = sorted({m.content_sha256 for m in matches_of(ledger, removal) if m.state in TAKEN and m.content_sha256})
+    placed = match_many(ledger, [(sha, "content", sha) for sha in taken])
+    spread = [replace(found, method=SAME_CONTENT) for sha in taken for found in placed[sha]]
+    record_matches(ledger, removal, spread, now=now)
+
+
+def _is_settled(ledger: Ledger, home: Home, request: RemovalRequest, *, by: str, reason: str) -> bool:
+    """Whether this approval is all that was missing; the first of two is recorded. Raises what stands in the way."""
+    removal = request.removal
+    matches = matches_of(ledger, removal)
+    if reviews(ledger, removal) and (
+        unseen := len({m.group for m in matches if m.state in ("matched", LIKELY) and m.group is not None})
+    ):
+        raise RefusedError(
+            f"{unseen} of its matches have not been reviewed",
+            where=removal,
+            remedy=f"custody removal review {removal}",
+        )
+    if any(m.state == REJECTED for m in matches) and not any(m.state in TAKEN for m in matches):
+        raise RefusedError(
+            "every match was rejected in review",
+            where=removal,
+            remedy=f"custody removal reject {removal} --by NAME --reason TEXT",
+        )
+    guard = guard_of(ledger, home, request, matches)
+    if not guard.is_guarded:
+        return True
+    if not guard.is_proven:
+        concerned = "a whole domain" if request.named_kind == "domain" else f"{guard.samples} samples"
+        raise RefusedError(
+            f"it concerns {concerned}: whoever asks must prove that it is theirs",
+            where=removal,
+            remedy=f"custody removal prove {removal}",
+        )
+    if request.state is not State.AWAITING_SECOND:
+        removals.advance(ledger, removal, State.AWAITING_SECOND, now=utc_now(), by_whom=by, reason=reason)
+        return False
+    first = removals.events(ledger, removal, State.AWAITING_SECOND)[-1][0] or ""
+    if removals.same_name(first, by):
+        raise InputError(f"{by.strip()} has approved it already; it takes a second person", where="--by")
+    return True
+
+
+# ── what then ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _erase(ledger: Ledger, home: Home, request: RemovalRequest, *, by: str, reason: str) -> None:
+    removal, now = request.removal, utc_now()
+    tombstones = home.tombstones(ledger)
+    if removal not in tombstones.removals:
+        matches = matches_of(ledger, removal)
+        taken = [m for m in matches if m.state in TAKEN]
+        rejected = {m.content_sha256 for m in matches if m.state == REJECTED}
+        urls = {url for (url,) in ledger.query(_URLS_OF, {"removal": removal})}
+        named_url = request.named_kind in ("image_url", "page_url") and request.named_value
+        tombstones = tombstones.with_added(
+            removal,
+            urls=sorted(urls | ({named_url} if named_url else set())),
+            contents=sorted({m.content_sha256 for m in taken if m.content_sha256} | _named_content(request) - rejected),
+            samples=sorted({m.sample_key for m in taken if m.sample_key}),
+            domains=[request.named_value] if request.named_kind == "domain" and request.named_value else [],
+            slots=_by_dataset(removal_slots(ledger, removal)),
+        )
+        tombstones.store(home.tombstones_path)
+    ledger.append("tombstone", tombstones.rows(removal, now), key=f"tombstones/{removal}")
+    decide_pairs(ledger, home, removal, "deny", "tombstoned")
+    if request.state is not State.APPLIED:
+        removals.advance(ledger, removal, State.APPROVED, now=now, by_whom=by, reason=reason)
+
+
+def _object(ledger: Ledger, home: Home, request: RemovalRequest, *, by: str, reason: str) -> None:
+    """No new use from now on, and nothing erased: a reservation, which can be lifted."""
+    reserve(ledger, home, {request.removal: matches_of(ledger, request.removal)}, now=utc_now())
+    removals.advance(ledger, request.removal, State.RESERVED, now=utc_now(), by_whom=by, reason=reason)
+
+
+def _credit(ledger: Ledger, request: RemovalRequest, credit_line: str, *, by: str, reason: str) -> None:
+    """A new attribution for every slot that is concerned; the newest counts."""
+    removal = request.removal
+    if credit_line:
+        slots = removal_slots(ledger, removal)
+        asked = {"datasets": [s.dataset for s in slots], "ordinals": [str(s.ordinal) for s in slots]}
+        known = [
+            dict(zip(("dataset", "ordinal", *_CREDIT), row, strict=True)) for row in ledger.query(_CREDITS_OF, asked)
+        ]
+        rows = [{**row, "creator": credit_line} for row in known if row["creator"] != credit_line]
+        if rows:
+            ledger.append("attribution", rows, key=f"credited:{removal}")
+        removals.record_step(
+            ledger, removal, "attribution", "credited", "slots", now=utc_now(), after={"slots": len(slots)}
+        )
+    removals.advance(ledger, removal, State.CREDITED, now=utc_now(), by_whom=by, reason=reason)
+
+
 def _taken_in(ledger: Ledger, removal: str, with_near: bool, near: Sequence[str]) -> tuple[Match, ...]:
-    """The occurrences of the proposed near duplicates that were asked for, each with how it was found."""
+    """The occurrences of what is not exact and was asked for all the same, each with how it was found."""
     if not with_near and not near:
         return ()
     wanted, proposed = {hex_digits(sha, 64, "--near") for sha in near}, proposals_for(ledger, removal)
-    already = ledger.query("SELECT DISTINCT content_sha256 FROM removal_match WHERE removal = ?", [removal])
-    if strangers := wanted - {one.content_sha256 for one in proposed} - {sha for (sha,) in already}:
+    matches = matches_of(ledger, removal)
+    unsure = [m for m in matches if m.state in (LIKELY, PROPOSED) and m.content_sha256]
+    already = {m.content_sha256 for m in matches}
+    if strangers := wanted - {one.content_sha256 for one in proposed} - already:
         raise InputError(
             f"{len(strangers)} of these contents are not proposed for this request",
             where="--near",
             remedy=f"`custody removal show {removal}` lists those that are",
         )
-    return tuple(
-        replace(found, method=f"near-{one.method or 'representative'}", score=round(1 - one.distance, 4))
-        for one in proposed
-        if with_near or one.content_sha256 in wanted
-        for found in match(ledger, "content", one.content_sha256)
+    return (
+        *(m for m in unsure if m.content_sha256 in wanted or (with_near and m.state == LIKELY)),
+        *(
+            replace(found, method=f"near-{one.method or 'representative'}", score=round(1 - one.distance, 4))
+            for one in proposed
+            if with_near or one.content_sha256 in wanted
+            for found in match(ledger, "content", one.content_sha256)
+        ),
     )
 
 
 def _named_content(request: RemovalRequest) -> set[str]:
-    return {request.named_value} if request.named_kind == "content" and request.named_value else set()
+    return {request.named_value} if request.named_kind in ("content", "picture") and request.named_value else set()
 
 
 def _by_dataset(slots: Sequence[Slot]) -> dict[str, list[int]]:

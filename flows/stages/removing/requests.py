@@ -1,51 +1,226 @@
-"""Requests: filed, listed, rejected. What one matches is held until it is decided."""
+"""Requests: filed, listed, extended, rejected. What one names exactly is held until it is decided.
+
+A request names a URL, a site, bytes, a sample, a picture, a person, a name or a text. What it matches exactly is held
+at once, unless that takes a proof first (guarding.py); what is only like it is proposed. What it does
+not match yet is matched when it comes: at every decide, and by the daily flow, for as long as the request is open.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
-from datetime import timedelta
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import date, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
 
 from curation.pair import canonical_url
 from flows.home import Home, utc_now
-from flows.stages.removing.standing import Removal, shown
+from flows.stages.removing.guarding import HOLDING, guard_of, holds_at_once
+from flows.stages.removing.standing import Removal, days_left, shown
 from policy import removals
 from policy.errors import InputError
 from policy.ledger import Ledger
-from policy.removal_matches import match, record_matches
+from policy.removal_matches import (
+    HELD,
+    LIKELY,
+    PROPOSED,
+    TAKEN,
+    Match,
+    match_many,
+    matches_of_all,
+    record_matches_of,
+)
 from policy.removals import RemovalRequest, State
 from policy.snapshot import publish
 
 # Each request has a rule of its own, so that the end of one lifts no other.
 HOLD_RULE = "removal/{removal}"
-SOON = timedelta(days=7)
+NAMINGS: Final = (*("url", "domain", "sha256", "key", "picture", "person", "creator", "credit", "licensor", "text"),)
+MAX_NAMED_CHARS: Final = 4_000
 
-_NEWEST_EVIDENCE_OF = """
-SELECT pair_key, evidence_id FROM evidence
-WHERE pair_key IN (SELECT pair_key FROM removal_match WHERE removal = $removal AND pair_key IS NOT NULL)
-QUALIFY row_number() OVER (PARTITION BY pair_key ORDER BY batch_seq DESC, row_no DESC) = 1 ORDER BY pair_key
+# The pairs of matches, with their newest evidence, of which the request's own rule says something else so far.
+_TO_DECIDE = """
+WITH concerned AS (
+    SELECT unnest($removals::VARCHAR[]) AS removal, unnest($pairs::VARCHAR[]) AS pair_key
+),
+newest AS (
+    SELECT pair_key, evidence_id FROM evidence SEMI JOIN concerned USING (pair_key)
+    QUALIFY row_number() OVER (PARTITION BY pair_key ORDER BY batch_seq DESC, row_no DESC) = 1
+),
+said AS (
+    SELECT pair_key, rule, arg_max(verdict || ' ' || reason_code, (batch_seq << 31) | row_no) AS last
+    FROM decision SEMI JOIN concerned USING (pair_key) WHERE starts_with(rule, 'removal/') GROUP BY pair_key, rule
+)
+SELECT removal, pair_key, evidence_id FROM concerned JOIN newest USING (pair_key)
+LEFT JOIN said ON said.pair_key = concerned.pair_key AND said.rule = 'removal/' || removal
+WHERE said.last IS DISTINCT FROM $says AND (NOT $only_said OR said.last IS NOT NULL)
+ORDER BY ALL
+"""
+_PAGES_AND_IMAGES = """
+WITH asked AS (SELECT DISTINCT unnest($urls::VARCHAR[]) AS url)
+SELECT url, 'page' FROM asked SEMI JOIN occurrence ON page_url = url
+UNION SELECT url, 'image' FROM asked SEMI JOIN occurrence ON image_url = url
+UNION SELECT asked.url, 'image' FROM asked
+    SEMI JOIN (SELECT unnest([url, final_url]) AS known FROM "fetch" WHERE kind = 'image') ON known = asked.url
 """
 
 
-def add(home: Home, named: str, value: str, *, kind: str = "erasure", regime: str = "gdpr") -> Removal:
-    """File a request by url, domain, sha256 or sample; hold what it matches until it is decided.
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What somebody asks, as it is filed. `named`: one of `NAMINGS`; `value`: a text, or the path of a file.
+
+    `requester`: who asks. `received_at`: when, if that was not now. `due_on`: of the regime own. `removal`: the id, for
+    who must not file the same twice.
+    """
+
+    named: str
+    value: str
+    kind: str = "erasure"
+    regime: str = "gdpr"
+    due_on: date | None = None
+    requester: str | None = field(default=None, repr=False)
+    received_at: datetime | None = None
+    removal: str | None = None
+    threshold: float | None = None
+    face: int | None = None
+
+
+def add(
+    home: Home,
+    named: str,
+    value: str,
+    *,
+    kind: str = "erasure",
+    regime: str = "gdpr",
+    due_on: date | None = None,
+    requester: str | None = None,
+    by: str = "",
+) -> Removal:
+    """File a request by what it names; hold what it matches exactly until it is decided.
 
     A request that matches nothing is kept all the same: once approved it keeps out what a future crawl finds.
 
     Raises:
-        InputError: the value is no URL, host, digest or key.
+        InputError: the value is no URL, host, digest, key or picture, or names nothing.
     """
+    ask = Ask(named, value, kind, regime, due_on, requester)
+    return file(home, [ask], by=by)[0]
+
+
+def file(home: Home, asks: Sequence[Ask], *, by: str = "", key: str | None = None) -> tuple[Removal, ...]:
+    """File requests, all of them or none, and hold what they match: one pass over the ledger for all.
+
+    `key`: of what is filed as one; filed before, nothing is filed again, and what was left undone is done.
+    """
+    found = [_looked_up(home, ask) for ask in asks]
     now = utc_now()
     with home.ledger() as ledger:
         home.tombstones(ledger)  # lost ones are no place to begin
-        named_kind, named_value = _named(ledger, named, value)
-        request = RemovalRequest.receive(named_kind, named_value, now=now, kind=kind, regime=regime)
-        removals.record(ledger, request)
-        record_matches(ledger, request.removal, match(ledger, named_kind, named_value), now=now)
-        decide_pairs(ledger, home, request.removal, "defer", "removal-held")
-        removals.advance(ledger, request.removal, State.HELD, now=now)
+        requests = _requests_of(ledger, home, asks, found, now)
+        removals.record_many(
+            ledger,
+            [(request, ask.requester) for request, ask in zip(requests, asks, strict=True)],
+            key=key or f"received:{requests[0].removal}",
+            by_whom=by,
+            keys=home.keys,
+        )
+        proposed = {r.removal: one.matches for r, one in zip(requests, found, strict=True)}
+        hold(ledger, home, [r.removal for r in requests], proposed, now=now)
         publish(ledger, home.snapshot_path, now=now)
-        return shown(ledger, home, request.removal)
+        return tuple(shown(ledger, home, request.removal) for request in requests)
+
+
+def check(home: Home, ask: Ask) -> None:
+    """Raise InputError, as `file` would, for what cannot be filed; the ledger is not looked into."""
+    _looked_up(home, ask, search=False)
+    _request_of(home, ask, *_named(ask.named, ask.value, frozenset()), utc_now())
+
+
+def hold(
+    ledger: Ledger,
+    home: Home,
+    names: Sequence[str],
+    proposed: Mapping[str, Sequence[Match]] | None = None,
+    *,
+    now: datetime,
+) -> None:
+    """Match undecided requests anew, and hold what they match and may hold; what is held already stays so.
+
+    `proposed`: what else may be meant by each. An objection that was granted reserves what has come since.
+    """
+    known = {request.removal: request for request in removals.requests(ledger)}
+    requests = [known[name] for name in names]
+    asked = [(r.removal, r.named_kind, r.named_value) for r in requests]
+    found: dict[str, tuple[Match, ...]] = match_many(ledger, asked)
+    for name, more in (proposed or {}).items():
+        keys = {(m.pair_key, m.content_sha256) for m in found[name]}
+        found[name] += tuple(m for m in more if (m.pair_key, m.content_sha256) not in keys)
+    record_matches_of(ledger, found, now=now)
+    matches = matches_of_all(ledger, names)
+    holding = [
+        r
+        for r in requests
+        if r.state.is_undecided and holds_at_once(r, guard_of(ledger, home, r, matches.get(r.removal, ())))
+    ]
+    held = {r.removal: _pairs(matches.get(r.removal, ()), HELD) for r in holding}
+    decide(ledger, home, held, "defer", "removal-held")
+    for request in holding:
+        if request.state is State.RECEIVED:
+            removals.advance(ledger, request.removal, State.HELD, now=now)
+    reserved = {r.removal: matches.get(r.removal, ()) for r in requests if r.state is State.RESERVED}
+    reserve(ledger, home, reserved, now=now)
+
+
+def hold_anew(ledger: Ledger, home: Home) -> int:
+    """Match what is open against what has come since, and hold or reserve it; how many requests were looked for."""
+    names = [
+        r.removal
+        for r in removals.requests(ledger)
+        if (r.state.is_undecided or r.state is State.RESERVED) and r.kind in HOLDING
+    ]
+    if names:
+        hold(ledger, home, names, now=utc_now())
+    return len(names)
+
+
+def reserve(ledger: Ledger, home: Home, objected: Mapping[str, Sequence[Match]], *, now: datetime) -> None:
+    """No new use of what these granted objections match, from now on; what is reserved already stays so."""
+    if not objected:
+        return
+    pairs = {name: _pairs(matches, TAKEN) for name, matches in objected.items()}
+    decide(ledger, home, pairs, "deny", "objected")
+    urls = {m.pair_key: m.url_key for matches in objected.values() for m in matches if m.pair_key and m.url_key}
+    known = set(ledger.query("SELECT pair_key, mechanism FROM reserved WHERE starts_with(mechanism, 'removal/')"))
+    rows: list[dict[str, object]] = [
+        {
+            "pair_key": pair,
+            "url_key": urls.get(pair),
+            "mechanism": rule,
+            "reason_code": "objected",
+            "state": "reserved",
+            "observed_at": now,
+        }
+        for name, found in sorted(pairs.items())
+        for pair in found
+        if (pair, rule := HOLD_RULE.format(removal=name)) not in known
+    ]
+    if rows:
+        ledger.append("reservation", rows, key=f"objected/{_digest(rows)}")
+
+
+def extend(home: Home, removal: str, *, by: str, reason: str) -> Removal:
+    """Give a request more time, once, as its regime allows, and say why: the requester is to be told.
+
+    Raises:
+        InputError: no such request, nobody's name, no reason. RefusedError: too late, done before, or closed.
+    """
+    require_name(by)
+    with home.ledger() as ledger:
+        removals.extend(ledger, removal, now=utc_now(), by_whom=by, reason=reason)
+        publish(ledger, home.snapshot_path, now=utc_now())
+        return shown(ledger, home, removal)
 
 
 def reject(home: Home, removal: str, *, by: str, reason: str) -> Removal:
@@ -57,11 +232,54 @@ def reject(home: Home, removal: str, *, by: str, reason: str) -> Removal:
     require_name(by)
     if not reason.strip():
         raise InputError("a rejection carries a reason", where="--reason")
+    return _end(home, removal, State.REJECTED, "removal-rejected", by=by, reason=reason)
+
+
+def lift(home: Home, removal: str, *, by: str, reason: str) -> Removal:
+    """Take a granted objection back, with whoever objected: what it kept out is judged by all else again.
+
+    Raises:
+        InputError: no such request, nobody's name, no reason. RefusedError: it is no granted objection.
+    """
+    require_name(by)
+    if not reason.strip():
+        raise InputError("say how it was taken back", where="--reason")
+    return _end(home, removal, State.LIFTED, "objection-lifted", by=by, reason=reason)
+
+
+def _end(home: Home, removal: str, state: State, code: str, *, by: str, reason: str) -> Removal:
     with home.ledger() as ledger:
-        removals.advance(ledger, removal, State.REJECTED, now=utc_now(), by_whom=by, reason=reason)
-        decide_pairs(ledger, home, removal, "unset", "removal-rejected")
-        publish(ledger, home.snapshot_path, now=utc_now())
+        now = utc_now()
+        removals.advance(ledger, removal, state, now=now, by_whom=by, reason=reason)
+        release(ledger, home, removal, code)
+        forgotten = forget_closed(ledger, home, now=now)
+        publish(ledger, home.snapshot_path, now=now, force=forgotten > 0)
         return shown(ledger, home, removal)
+
+
+def release(ledger: Ledger, home: Home, removal: str, code: str, states: frozenset[str] | None = None) -> None:
+    """End what a request's own rule says of its matches, or of those in these states and none that counts."""
+    matches = matches_of_all(ledger, [removal]).get(removal, ())
+    if states is None:
+        ended = frozenset(m.pair_key for m in matches if m.pair_key)
+    else:
+        ended = _pairs(matches, states) - _pairs(matches, TAKEN)
+    decide(ledger, home, {removal: ended}, "unset", code, only_said=True)
+    rule = HOLD_RULE.format(removal=removal)
+    lifted: list[dict[str, object]] = [
+        {
+            "pair_key": pair,
+            "url_key": url,
+            "mechanism": rule,
+            "reason_code": code,
+            "state": "lifted",
+            "observed_at": utc_now(),
+        }
+        for pair, url in ledger.query("SELECT pair_key, url_key FROM reserved WHERE mechanism = ?", [rule])
+        if pair in ended
+    ]
+    if lifted:
+        ledger.append("reservation", lifted, key=f"{code}/{removal}/{_digest([row['pair_key'] for row in lifted])}")
 
 
 def show(home: Home, removal: str) -> Removal:
@@ -71,42 +289,229 @@ def show(home: Home, removal: str) -> Removal:
 
 
 def list_removals(home: Home) -> tuple[Removal, ...]:
-    """All requests, the oldest first."""
+    """All requests: those that somebody waits for by the day they are due, then the closed ones, the oldest first."""
     with home.ledger(readonly=True) as ledger:
-        return tuple(shown(ledger, home, request.removal) for request in removals.requests(ledger))
+        listed = [shown(ledger, home, request.removal) for request in removals.requests(ledger)]
+    far = max((r.due_at for r in listed), default=utc_now())
+    return tuple(sorted(listed, key=lambda r: (r.days_left is None, far if r.days_left is None else r.due_at)))
 
 
 def check_deadlines(home: Home) -> dict[str, int]:
-    """Requests by state, and of the undecided how many are due within a week or overdue."""
-    now = utc_now()
+    """Requests by state, and of the open ones how many are due soon, overdue, or escalated by now."""
+    return dict(deadlines(home).counts)
+
+
+@dataclass(frozen=True, slots=True)
+class Deadlines:
+    """How requests stand against their deadlines. `pressing`: (id, days left) of those due soon or overdue."""
+
+    counts: Mapping[str, int]
+    pressing: tuple[tuple[str, int], ...]
+
+    @property
+    def overdue(self) -> int:
+        return self.counts.get("overdue", 0)
+
+
+def deadlines(home: Home) -> Deadlines:
+    """Count the requests by state and by deadline; what was not answered in time is written down, once."""
+    now, soon = utc_now(), timedelta(days=home.settings.removals.due_soon_days)
     counts: Counter[str] = Counter()
-    for request in list_removals(home):
-        counts[request.state] += 1
-        if request.state not in (State.APPLIED.value, State.REJECTED.value):
-            counts["overdue"] += request.due_at < now
-            counts["due within a week"] += now <= request.due_at < now + SOON
-    return dict(counts)
+    pressing: list[tuple[str, int]] = []
+    with home.ledger(readonly=True) as ledger:
+        requests = removals.requests(ledger)
+    late = [r for r in requests if r.state.is_open and now > r.due_at]
+    if late:
+        with home.ledger() as ledger:
+            for request in late:
+                removals.escalate(ledger, request, now=now)
+            publish(ledger, home.snapshot_path, now=now)
+    for request in requests:
+        counts[request.state.value] += 1
+        left = days_left(request, now)
+        if left is None or request.due_at >= now + soon:
+            continue
+        counts["overdue" if request.due_at < now else "due soon"] += 1
+        pressing.append((request.removal, left))
+    counts["escalated"] = len(late)
+    return Deadlines(counts, tuple(sorted(pressing, key=lambda one: (one[1], one[0]))))
 
 
-# ── within ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── who asked ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _named(ledger: Ledger, named: str, value: str) -> tuple[str, str]:
-    """The kind and value as policy.removals knows them; a URL is an image's unless only pages are known by it."""
+def forget(home: Home, removal: str, *, by: str, reason: str = "") -> Removal:
+    """Forget who asked: erased in the ledger, and the bytes gone from its file and the auditors' snapshot.
+
+    Raises:
+        InputError: no such request, or nobody's name.
+    """
+    require_name(by)
+    with home.ledger() as ledger:
+        removals.forget_requester(ledger, removal, now=utc_now(), by_whom=by, reason=reason or "asked for")
+        _compact_if_forgotten(ledger)
+        publish(ledger, home.snapshot_path, now=utc_now(), force=True)
+        return shown(ledger, home, removal)
+
+
+def forget_closed(ledger: Ledger, home: Home, *, now: datetime) -> int:
+    """Forget who asked, of requests that are closed for as long as the settings keep it; how many were forgotten.
+
+    The bytes are gone from the ledger's file when this returns; the snapshot follows with `publish(…, force=True)`.
+    """
+    keep = timedelta(days=home.settings.removals.keep_requester_days)
+    known = removals.identities(ledger)
+    due = [
+        r.removal
+        for r in removals.requests(ledger)
+        if r.removal in known and not r.state.is_open and _closed_at(ledger, r) + keep <= now
+    ]
+    for name in due:
+        removals.forget_requester(ledger, name, now=now, reason="the request is closed")
+    _compact_if_forgotten(ledger)
+    return len(due)
+
+
+def _closed_at(ledger: Ledger, request: RemovalRequest) -> datetime:
+    return removals.events(ledger, request.removal, request.state)[-1][2]
+
+
+_FORGOTTEN_SINCE = """
+SELECT coalesce((SELECT max(batch_seq) FROM erasure WHERE starts_with(removal, 'forget:')), 0)
+    > coalesce((SELECT max(batch_seq) FROM event WHERE kind = 'compacted'), 0)
+"""
+
+
+def _compact_if_forgotten(ledger: Ledger) -> None:
+    """Also after a kill between the erasure and this: what is on record says that it is still to be done."""
+    if ledger.query(_FORGOTTEN_SINCE) == [(True,)]:
+        ledger.compact()
+
+
+# ── what is named ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What a file was found to be: its digest, and what it may be about."""
+
+    sha256: str | None = None
+    matches: tuple[Match, ...] = ()
+
+
+def _looked_up(home: Home, ask: Ask, *, search: bool = True) -> _Found:
+    """What a picture or a photo shows of what this home holds; nothing of a photo is kept, of a picture its digest."""
+    if ask.named not in NAMINGS:
+        raise InputError(f"cannot name a {ask.named}", remedy=f"Name one of {', '.join(NAMINGS)}")
+    if ask.named not in ("picture", "person"):
+        return _Found()
+    from flows.stages.removing import pictures
+
+    path = Path(ask.value)
+    if not search:
+        pictures._read_asked(home, path)
+        return _Found()
+    if ask.named == "person":
+        seen = pictures.find_by_person(home, None, path, threshold=ask.threshold, face=ask.face)
+        shown_in = [(one.content_sha256, "person", one.score, PROPOSED) for one in seen]
+        return _Found(None, _of_contents(home, shown_in))
+    found = pictures.find_by_picture(home, None, path)
+    alike = [
+        (one.content_sha256, f"picture-{one.method}", one.score, LIKELY if one.verified else PROPOSED)
+        for one in found
+        if one.method != "exact"
+    ]
+    return _Found(_sha256_of(path), _of_contents(home, alike))
+
+
+def _of_contents(home: Home, found: Sequence[tuple[str, str, float, str]]) -> tuple[Match, ...]:
+    """The occurrences of contents that were found in another way: (content, method, score, state)."""
+    if not found:
+        return ()
+    with home.ledger(readonly=True) as ledger:
+        placed = match_many(ledger, [(sha, "content", sha) for sha, *_ in found])
+    return tuple(
+        replace(one, method=method, score=round(score, 4), state=state)
+        for sha, method, score, state in found
+        for one in placed[sha]
+    )
+
+
+def _sha256_of(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise InputError(f"cannot be read ({error.strerror})", where=str(path)) from error
+
+
+def _requests_of(
+    ledger: Ledger, home: Home, asks: Sequence[Ask], found: Sequence[_Found], now: datetime
+) -> list[RemovalRequest]:
+    urls = [canonical_url(ask.value) for ask in asks if ask.named == "url"]
+    known = frozenset(ledger.query(_PAGES_AND_IMAGES, {"urls": urls})) if urls else frozenset()
+    requests = []
+    for ask, one in zip(asks, found, strict=True):
+        kind, value = _named(ask.named, ask.value, known)
+        requests.append(_request_of(home, ask, kind, one.sha256 if kind == "picture" else value, now))
+    return requests
+
+
+def _request_of(home: Home, ask: Ask, named_kind: str, value: str | None, now: datetime) -> RemovalRequest:
+    if ask.received_at is not None and ask.received_at > now:
+        raise InputError("it was not received yet", where=f"received {ask.received_at:%Y-%m-%d}")
+    return RemovalRequest.receive(
+        named_kind,
+        value,
+        now=ask.received_at or now,
+        kind=ask.kind,
+        regime=ask.regime,
+        removal=ask.removal,
+        due_on=ask.due_on,
+        own_days=home.ruleset.own_regime_days,
+    )
+
+
+def _named(named: str, value: str, known: frozenset[tuple[str, str]]) -> tuple[str, str | None]:
+    """The kind and value as policy.removals knows them; a URL is an image's unless only pages are `known` by it."""
     match named:
         case "url":
             url = canonical_url(value)
-            pages_only = not match(ledger, "image_url", url) and match(ledger, "page_url", url)
+            pages_only = (url, "page") in known and (url, "image") not in known
             return ("page_url" if pages_only else "image_url"), url
         case "domain":
-            host = value.strip().lower().rstrip(".")
-            if not host or "/" in host or " " in host:
-                raise InputError(f"{value!r} is no host name", where="--domain", remedy="Write it as example.org")
-            return "domain", host
+            return "domain", host_name(value, "--domain")
         case "sha256":
             return "content", hex_digits(value, 64, "--sha256")
-        case _:
+        case "key":
             return "sample_key", hex_digits(value, 32, "--key")
+        case "picture":
+            return "picture", "0" * 64  # until it is read
+        case "person":
+            return "person", None
+        case "creator" | "credit":
+            return "creator", _words(value, f"--{named}")
+        case _:
+            return named, _words(value, f"--{named}")
+
+
+def host_name(value: str, where: str) -> str:
+    """A host name as URLs have it, with its port where one is given. Raises InputError."""
+    host = value.strip().lower().rstrip(".")
+    try:
+        place = canonical_url(f"https://{host}/").removeprefix("https://").removesuffix("/")
+    except InputError:
+        place = ""
+    if not place or any(c in host for c in "/@?# \\"):
+        raise InputError(f"{value!r} is no host name", where=where, remedy="Write it as example.org")
+    return place
+
+
+def _words(value: str, where: str) -> str:
+    if len(value) > MAX_NAMED_CHARS:
+        raise InputError(f"longer than {MAX_NAMED_CHARS} characters", where=where)
+    if not removals.folded(value):
+        raise InputError("names nothing", where=where)
+    return value.strip()
 
 
 def hex_digits(value: str, digits: int, where: str) -> str:
@@ -117,12 +522,34 @@ def hex_digits(value: str, digits: int, where: str) -> str:
 
 
 def require_name(by: str) -> None:
-    if not by.strip():
+    if not removals.folded(by):
         raise InputError("nobody's name: a decision says who made it", where="--by")
 
 
-def decide_pairs(ledger: Ledger, home: Home, removal: str, verdict: str, code: str) -> None:
-    """A decision of the request on each pair that it matches, resting on the pair's newest evidence."""
+# ── decisions ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def decide(
+    ledger: Ledger,
+    home: Home,
+    pairs: Mapping[str, frozenset[str]],
+    verdict: str,
+    code: str,
+    *,
+    only_said: bool = False,
+) -> None:
+    """A decision of each request on each of its pairs, resting on the pair's newest evidence; what is said already is
+    not said again. `only_said`: of pairs alone of which the request said something before.
+    """
+    flat = [(removal, pair) for removal, found in sorted(pairs.items()) for pair in sorted(found)]
+    if not flat:
+        return
+    asked = {
+        "removals": [removal for removal, _ in flat],
+        "pairs": [pair for _, pair in flat],
+        "says": f"{verdict} {code}",
+        "only_said": only_said,
+    }
     rows: list[dict[str, Any]] = [
         {
             "pair_key": pair,
@@ -135,9 +562,24 @@ def decide_pairs(ledger: Ledger, home: Home, removal: str, verdict: str, code: s
             "where_found": "",
             "ruleset_digest": home.ruleset.digest,
             "decide_id": removal,
-            "decided_at": utc_now().replace(tzinfo=None),
         }
-        for pair, evidence in ledger.query(_NEWEST_EVIDENCE_OF, {"removal": removal})
+        for removal, pair, evidence in ledger.query(_TO_DECIDE, asked)
     ]
     if rows:
-        ledger.append("decision", rows, key=f"{removal}/{code}")
+        at = utc_now().replace(tzinfo=None)
+        key = f"removals/{code}/{_digest(rows)}/{ledger.head()[0]}"
+        ledger.append("decision", [{**row, "decided_at": at} for row in rows], key=key)
+
+
+def decide_pairs(ledger: Ledger, home: Home, removal: str, verdict: str, code: str) -> None:
+    """A decision of the request on each pair that it takes, or waits to take."""
+    matches = matches_of_all(ledger, [removal]).get(removal, ())
+    decide(ledger, home, {removal: _pairs(matches, TAKEN)}, verdict, code)
+
+
+def _pairs(matches: Sequence[Match], states: frozenset[str]) -> frozenset[str]:
+    return frozenset(m.pair_key for m in matches if m.pair_key and m.state in states)
+
+
+def _digest(rows: Sequence[object]) -> str:
+    return hashlib.sha256(repr(rows).encode()).hexdigest()[:32]

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
+from typing import Any
 
-from flows.home import Home
+from flows.home import Home, utc_now
 from flows.stages.duplicates import nearby
+from flows.stages.removing.guarding import PROOF, SECOND, guard_of, needs
 from policy import removals
 from policy.ledger import Ledger
-from policy.removal_matches import Match
+from policy.removal_matches import LIKELY, PROPOSED, TAKEN, Match, matches_of, matches_of_all
 from policy.removals import RemovalRequest, State
 
 _SLOTS_OF = """
 SELECT DISTINCT dataset, ordinal FROM slot
 WHERE content_sha256 IN (
-    SELECT content_sha256 FROM removal_match WHERE removal = $removal AND content_sha256 IS NOT NULL
+    SELECT content_sha256 FROM removal_taken WHERE removal = $removal AND content_sha256 IS NOT NULL
 )
-   OR sample_key IN (SELECT sample_key FROM removal_match WHERE removal = $removal AND sample_key IS NOT NULL)
-   OR pair_key IN (SELECT pair_key FROM removal_match WHERE removal = $removal AND pair_key IS NOT NULL)
+   OR sample_key IN (SELECT sample_key FROM removal_taken WHERE removal = $removal AND sample_key IS NOT NULL)
+   OR pair_key IN (SELECT pair_key FROM removal_taken WHERE removal = $removal AND pair_key IS NOT NULL)
 ORDER BY dataset, ordinal
 """
 _SHOWING = """
@@ -51,7 +55,14 @@ class Proposal:
 
 @dataclass(frozen=True, slots=True)
 class Removal:
-    """The contract of `custody removal … --json`. `advice` says what to do next; `proposals`: until it is decided."""
+    """The contract of `custody removal … --json`. `advice` says what to do next; `proposals`: until it is decided.
+
+    `scan`: once it is applied, what looking for leftovers came to: clean, hits, incomplete, values-gone or not-asked.
+    `receipt`: the newest one, relative to the home. `days_left` of an open request, negative when it is overdue (it is
+    due until the end of its last day). `needs`: what it waits for, `proof`, `second-approver`. `first_approver`: whose
+    yes waits for another's. `escalated`: it was not answered in time, and that is on record. `requester`: whether it is
+    known who asked.
+    """
 
     id: str
     kind: str
@@ -63,24 +74,78 @@ class Removal:
     slots: tuple[Slot, ...]
     advice: tuple[str, ...]
     proposals: tuple[Proposal, ...] = ()
+    scan: str = ""
+    receipt: str = ""
+    named_kind: str = ""
+    days_left: int | None = None
+    needs: tuple[str, ...] = ()
+    first_approver: str = ""
+    escalated: bool = False
+    requester: bool = False
+
+
+def all_shown(ledger: Ledger, home: Home, names: Sequence[str]) -> tuple[Removal, ...]:
+    """Requests that were decided, as `shown` tells each, with few questions for all of them."""
+    asked, known = {"removals": list(names)}, {r.removal: r for r in removals.requests(ledger)}
+    matches = matches_of_all(ledger, names)
+    slots: dict[str, list[Slot]] = {}
+    for dataset, emptied in sorted(home.tombstones(ledger).slot_removals.items()):
+        for ordinal, by in sorted(emptied.items()):
+            slots.setdefault(by, []).append(Slot(dataset, ordinal))
+    scans, receipts = dict(scan_outcomes(ledger, names)), dict(ledger.query(_RECEIPTS, asked))
+    return tuple(
+        Removal(
+            *(name, (r := known[name]).kind, r.regime, r.state.value, r.received_at, r.due_at),
+            tuple(matches.get(name, ())),
+            tuple(slots.get(name, ())),
+            _advice(r, 0),
+            scan=scans.get(name, "not-asked" if r.state is State.APPLIED else ""),
+            receipt=receipts.get(name, ""),
+        )
+        for name in names
+    )
+
+
+_RECEIPTS = """
+SELECT removal, path FROM receipt WHERE list_contains($removals::VARCHAR[], removal)
+QUALIFY row_number() OVER (PARTITION BY removal ORDER BY batch_seq DESC, row_no DESC) = 1
+"""
+_SCANS = """
+SELECT removal, action, after_json FROM removal_step
+WHERE part = 'scan' AND action IN ('needles', 'tokens') AND list_contains($removals::VARCHAR[], removal)
+QUALIFY row_number() OVER (PARTITION BY removal ORDER BY batch_seq DESC, row_no DESC) = 1
+"""
+
+
+def scan_outcomes(ledger: Ledger, names: Sequence[str]) -> list[tuple[str, str]]:
+    """(removal, what its newest scan came to) of those that were scanned for."""
+    return [
+        (name, scan_outcome(action, json.loads(after)))
+        for name, action, after in ledger.query(_SCANS, {"removals": list(names)})
+    ]
+
+
+def scan_outcome(action: str, said: Mapping[str, Any]) -> str:
+    """What a scan came to, by its step: clean, hits, incomplete, or values-gone where none was possible any more."""
+    if action == "tokens":
+        return "hits" if any(said["left"].values()) else "values-gone"
+    if said["hits"]:
+        return "hits"
+    return "incomplete" if said["unread"] else "clean"
 
 
 def shown(ledger: Ledger, home: Home, removal: str) -> Removal:
-    request = removals.find(ledger, removal)
-    names = ("pair_key", "url_key", "content_sha256", "sample_key", "method", "score")
-    rows = ledger.query(
-        "SELECT pair_key, url_key, content_sha256, sample_key, method, score FROM removal_match WHERE removal = ? "
-        "ORDER BY batch_seq, row_no",
-        [removal],
-    )
+    request, matches = removals.find(ledger, removal), matches_of(ledger, removal)
+    guard = guard_of(ledger, home, request, matches)
     emptied = [
         Slot(dataset, ordinal)
         for dataset, known in sorted(home.tombstones(ledger).slot_removals.items())
         for ordinal, by in sorted(known.items())
         if by == removal
     ]
-    undecided = request.state in (State.RECEIVED, State.HELD)
-    proposals = proposals_for(ledger, removal) if undecided else ()
+    proposals = proposals_for(ledger, removal) if request.state.is_undecided else ()
+    approvals = removals.events(ledger, removal, State.AWAITING_SECOND)
+    waits = needs(request, guard)
     return Removal(
         removal,
         request.kind,
@@ -88,33 +153,79 @@ def shown(ledger: Ledger, home: Home, removal: str) -> Removal:
         request.state.value,
         request.received_at,
         request.due_at,
-        tuple(Match(**dict(zip(names, row, strict=True))) for row in rows),
+        matches,
         tuple(emptied or removal_slots(ledger, removal)),
-        _advice(request, len(proposals)),
+        _advice(request, len(proposals), matches, waits),
         proposals,
+        dict(scan_outcomes(ledger, [removal])).get(removal, ""),
+        dict(ledger.query(_RECEIPTS, {"removals": [removal]})).get(removal, ""),
+        request.named_kind,
+        days_left(request, utc_now()),
+        waits,
+        approvals[-1][0] or "" if approvals and request.state is State.AWAITING_SECOND else "",
+        removal in removals.escalated(ledger),
+        removal in removals.identities(ledger),
     )
 
 
-def _advice(request: RemovalRequest, proposed: int) -> tuple[str, ...]:
+def days_left(request: RemovalRequest, now: datetime) -> int | None:
+    """Whole days until the last day is over, 0 on that day; None: nobody waits any more."""
+    return (request.due_at.date() - now.astimezone(UTC).date()).days if request.state.is_open else None
+
+
+def _advice(
+    request: RemovalRequest, proposed: int, matches: Sequence[Match] = (), waits: Sequence[str] = ()
+) -> tuple[str, ...]:
+    name = request.removal
     match request.state:
-        case State.RECEIVED | State.HELD:
-            held = f"held until decided: custody removal approve {request.removal} --by NAME"
-            look = f"{proposed} near duplicates are not held: approve with --with-near, or --near SHA256, takes them in"
-            return (held, look) if proposed else (held,)
+        case State.RECEIVED | State.HELD | State.AWAITING_SECOND:
+            told = list(_undecided(request, waits))
+            if proposed:
+                look = "near duplicates are not held: approve with --with-near, or --near SHA256, takes them in"
+                told.append(f"{proposed} {look}")
+            if unsure := len({one.group for one in matches if one.state in (LIKELY, PROPOSED)}):
+                told.append(f"{unsure} more that may be meant, none of them taken unless accepted: {_REVIEW} {name}")
+            return tuple(told)
         case State.APPROVED:
-            return ("in force: nothing new may use it", f"next: custody removal apply {request.removal}")
+            return ("in force: nothing new may use it", f"next: custody removal apply {name}")
         case State.APPLIED:
             return ("carried through: `custody trace` names the checkpoints that saw it",)
         case State.REJECTED:
             return ("the hold has ended",)
+        case State.RESERVED:
+            return ("in force: no new use; taken back by whoever objected: custody removal lift",)
+        case State.LIFTED:
+            return ("the objection was taken back",)
+        case State.CREDITED:
+            return ("the credit line was set right; nothing was taken out",)
+        case State.ANSWERED:
+            return ("answered",)
+
+
+_REVIEW = "custody removal review"
+
+
+def _undecided(request: RemovalRequest, waits: Sequence[str]) -> Iterator[str]:
+    name = request.removal
+    held = "held until decided" if request.state in (State.HELD, State.AWAITING_SECOND) else "not held"
+    if request.kind == "access":
+        yield f"next: custody removal answer {name} --by NAME"
+    elif PROOF in waits:
+        yield f"{held}; whoever asks must prove that it is theirs: custody removal prove {name}"
+    elif request.state is State.AWAITING_SECOND:
+        yield f"{held}; a second person must approve: custody removal approve {name} --by NAME"
+    else:
+        yield f"{held}: custody removal approve {name} --by NAME"
+        if SECOND in waits:
+            yield "it takes two people's approval"
 
 
 def proposals_for(ledger: Ledger, removal: str) -> tuple[Proposal, ...]:
     """What was verified to show the same as the request's matches, and is not among them."""
-    matched = ledger.query(
-        "SELECT DISTINCT content_sha256 FROM removal_match WHERE removal = ? AND content_sha256 IS NOT NULL", [removal]
-    )
-    found = nearby(ledger, [sha for (sha,) in matched])
+    matches = matches_of(ledger, removal)
+    known = {one.content_sha256 for one in matches}
+    taken = sorted({one.content_sha256 for one in matches if one.content_sha256 and one.state in TAKEN})
+    found = [near for near in nearby(ledger, taken) if near[0] not in known]
     showing = dict(ledger.query(_SHOWING, [[sha for sha, *_ in found]])) if found else {}
     return tuple(Proposal(sha, method, distance, showing.get(sha, 0)) for sha, method, distance in found)
 
