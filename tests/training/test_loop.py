@@ -66,51 +66,59 @@ def test_a_run_leaves_its_record_its_log_and_checkpoints(undisturbed, reader):
 
 
 KILLED = """
-import os, signal, sys
+import json, os, signal, sys
 from pathlib import Path
 from toy_dataset import HashedWords, noon
 from curation.shard_reader import DatasetReader
+from training.checkpoint import list_checkpoints
 from training.config import preset
 from training.loop import train
-
-event, part, countdown = sys.argv[3], sys.argv[4], int(sys.argv[5])
-
-def killer(name, arguments):
-    global countdown
-    if name == event and part in str(arguments):
-        countdown -= 1
-        if countdown == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
 
 def progress(done, loss, rate):
     sys.audit("custody.step", f"step {done} done")
 
-sys.addaudithook(killer)
-with DatasetReader.open(Path(sys.argv[1])) as reader:
-    run_dir, config = Path(sys.argv[2]), preset("tiny")
-    train(reader, config, run_dir, upstream=(), text_encoder=HashedWords(), progress=progress, now=noon)
+def run(dataset, run_dir, **options):
+    with DatasetReader.open(Path(dataset)) as reader:
+        train(reader, preset("tiny"), run_dir, upstream=(), text_encoder=HashedWords(), progress=progress, now=noon,
+              **options)
+
+dataset, run_dir, scratch = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
+run(dataset, scratch, stop_after=1)  # all is loaded that a step needs: no child does it anew
+for event, part in json.loads(sys.argv[4]):
+    if not (child := os.fork()):
+        sys.addaudithook(
+            lambda name, given: os.kill(os.getpid(), signal.SIGKILL) if name == event and part in str(given) else None
+        )
+        run(dataset, run_dir)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    print(json.dumps([path.name for path in list_checkpoints(run_dir)]))
 """
 
 
-def killed(dataset_dir, run_dir, event, part, countdown=1):
-    """Train in another process until it kills itself with SIGKILL at an audited event (PEP 578)."""
-    arguments = [sys.executable, "-c", KILLED, str(dataset_dir), str(run_dir), event, part, str(countdown)]
+def killed(dataset_dir, run_dir, scratch, *moments):
+    """Train in processes that kill themselves with SIGKILL at audited events (PEP 578), one after the other; the
+    checkpoints that each has left."""
+    arguments = [sys.executable, "-c", KILLED, str(dataset_dir), str(run_dir), str(scratch), json.dumps(moments)]
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{Path(__file__).parent}", "OMP_NUM_THREADS": "1"}
     result = subprocess.run(arguments, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert result.returncode == -9, result.stderr
+    assert result.returncode == 0, result.stderr
+    return [json.loads(line) for line in result.stdout.splitlines()]
 
 
 def test_a_run_killed_again_and_again_ends_with_the_same_bits(dataset_dir, reader, undisturbed, tmp_path):
     """SIGKILL between steps, in the middle of a checkpoint's files, and right before its rename: weights, optimizer
     and average end equal bit for bit, no complete checkpoint is lost, and the log's effective rows are the same."""
     run_dir = tmp_path / "run"
-    killed(dataset_dir, run_dir, "custody.step", "step 3 done")
-    assert list_checkpoints(run_dir) == ()
-    killed(dataset_dir, run_dir, "custody.step", "step 7 done")
-    killed(dataset_dir, run_dir, "open", "model.safetensors")  # saving step 8
-    assert [p.name for p in list_checkpoints(run_dir)] == ["step-0000004"]
-    killed(dataset_dir, run_dir, "os.rename", "step-0000012")
-    assert [p.name for p in list_checkpoints(run_dir)] == ["step-0000004", "step-0000008"]
+    moments = (
+        ("custody.step", "step 3 done"),
+        ("custody.step", "step 7 done"),
+        ("open", "model.safetensors"),  # saving step 8
+        ("os.rename", "step-0000012"),
+    )
+    first, second = "step-0000004", "step-0000008"
+    left = killed(dataset_dir, run_dir, tmp_path / "scratch", *moments)
+    assert left == [[], [first], [first], [first, second]]
     result = run_to(run_dir, reader)
     assert weights(result.last) == weights(undisturbed.last)
     assert result.last.tally == undisturbed.last.tally
