@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 from pathlib import Path
@@ -12,9 +13,12 @@ import pytest
 from PIL import Image
 
 from curation.shard_reader import DatasetReader, read_generation
+from curation.storage import ObjectStore
 from flows import settings
 from flows.home import Home
 from flows.stages.removing import applying, approving, requests
+from flows.stages.removing.needles import Needles
+from flows.stages.removing.scanning import scan_store
 from flows.stages.seal import Sealed, seal
 from flows.stages.train import open_dataset
 from flows.stages.verify import verify
@@ -118,6 +122,27 @@ def test_a_removal_leaves_nothing_in_the_bucket_or_at_home(s3: S3Server, bucket:
         assert [reader.is_live(o) for o in range(COUNT)] == [o != ordinal for o in range(COUNT)]
     assert [one.state for one in applying.apply(home, request.id)] == ["applied"]
     assert read_generation(home.dataset(NAME), 1).removals == (request.id,)
+
+
+@pytest.mark.parametrize("bucket", ["versioned"], indirect=True)
+def test_the_needle_scan_reads_every_version_of_every_object(s3: S3Server, bucket: str) -> None:
+    """What a bucket keeps of an object that was overwritten is found, packed or not; the place names no key."""
+    url, key = "https://museum.example/gallery/7.jpg", "0123456789abcdef" * 2
+    for name, bodies in {
+        "a.txt": (f"see {url}".encode(), b"nothing"),
+        "b.gz": (b"nothing", gzip.compress(bytes(9_000_000) + url.encode())),
+        f"{key}.txt": (b"nothing",),
+    }.items():
+        for body in bodies:
+            s3.write(bucket, f"data/{name}", body)
+    store = ObjectStore(f"s3://{bucket}/data", endpoint=s3.endpoint)
+    report = scan_store(store, Needles.of_values([url, key]))
+    assert report.files == 5
+    assert len(report.hits) == 3
+    assert any("a.txt, an older version" in hit.where for hit in report.hits)
+    assert any(hit.where.endswith("b.gz") for hit in report.hits)
+    assert not [hit for hit in report.hits if key in hit.where]
+    assert report.unread == ()
 
 
 @pytest.mark.parametrize("bucket", ["plain"], indirect=True)

@@ -17,6 +17,9 @@ from flows.home import Home
 from flows.museum import Museum
 from flows.stages.captioning.bank import build_bank
 from flows.stages.evidence import evidence_batches, newest_evidence
+from flows.stages.removing import applying, approving, requests
+from flows.stages.removing.needles import gather
+from flows.stages.removing.scanning import scan
 from flows.stages.train import caption_models, train
 from policy.errors import IntegrityError
 from tests.builders import (
@@ -221,6 +224,28 @@ def test_an_applied_removal_leaves_no_byte_of_the_picture(removed: Removed, jour
         assert [d for d in digests if d in body] == [], file
     left = {name for shard in _shards(removed.home, DATASET) for name, _ in members(shard)}
     assert len(left) == 3 * (len(_sealed(journey.home, DATASET)) - 1)
+
+
+def test_an_applied_removal_leaves_nothing_in_any_form(
+    journey: Journey, removed: Removed, copy_of: Callable[[Home], Home]
+) -> None:
+    """All that a picture was known by is found in a home that crawled, sealed, trained and sampled; once it is removed,
+    nothing of it, in no form and no container, but in the stored HTML of the pages that show it."""
+    home = copy_of(journey.home)
+    request = requests.add(home, "url", removed.url)
+    with home.ledger(readonly=True) as ledger:
+        needles = gather(home, ledger, [request.id])
+    found = scan(home.path, needles)
+    assert {"image_url", "url_key", "pair_key", "sample_key", "sha256", "md5", "pdq", "picture", "vector"} <= {
+        hit.kind for hit in found.hits
+    }
+    assert found.unread == ()
+    approving.approve(home, request.id, by="a test")
+    applying.apply(home, request.id, scan=False, receipts=False)
+    left = scan(home.path, needles)
+    assert left.unread == ()
+    places = {hit.where for hit in left.hits} - {"audit.duckdb", "ledger.duckdb"}  # whose columns say it better
+    assert {place.partition(", ")[2] for place in places} <= {"table document, column body"}
 
 
 def test_an_applied_removal_is_still_traced(removed: Removed, journey: Journey) -> None:
