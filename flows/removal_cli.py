@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import sys
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import click
 
 from flows.commands import Commands, common, open_home, progress_bar
-from flows.terminal import answer, counted, print_json, print_table, say
+from flows.terminal import answer, counted, escape, print_json, print_table, say
 from policy.errors import InputError
 
 if TYPE_CHECKING:
@@ -248,6 +250,78 @@ def removal_replay(home_path: Path, as_json: bool, removal_ids: tuple[str, ...],
     )
     if served.notices:
         say(f"  {counted(served.notices, 'notice')} to recipients of exports lie in notices/: send them")
+
+
+@removal.command("receipt")
+@common
+@click.argument("removal_ids", nargs=-1, required=True)
+@click.option("--out", type=click.Path(path_type=Path), default=None, help="A folder that copies are put into as well.")
+def removal_receipt(home_path: Path, as_json: bool, removal_ids: tuple[str, ...], out: Path | None) -> None:
+    """The receipt of a request that was carried through: signed, as JSON and as a page. A new one if more was done."""
+    from flows.stages.removing import receipts as stage
+
+    home = open_home(home_path)
+    issued = stage.issue(home, removal_ids)
+    if out is not None:
+        stage.copy_to(home, issued, out)
+    if as_json:
+        print_json(issued[0] if len(issued) == 1 else issued)
+        return
+    for one in issued:
+        answer(f"Receipt {one.number} of {one.removal}: {home.path / one.path}")
+        answer(f"  sha256 {one.sha256}, scan: {one.scan}")
+        say(f"  {'new' if one.new else 'nothing has changed since'}; to read: {home.path / one.page}")
+
+
+@removal.command("key")
+@common
+def removal_key(home_path: Path, as_json: bool) -> None:
+    """The public key that receipts are checked with: publish it where it is yours."""
+    home = open_home(home_path)
+    public, key_id = home.keys.public_key.hex(), home.keys.key_id("signing")
+    if as_json:
+        print_json({"algorithm": "Ed25519", "public_key": public, "key_id": key_id})
+        return
+    answer(public)
+
+
+@removal.command("verify")
+@common
+@click.argument("receipt", type=click.Path(path_type=Path))
+@click.option("--public-key", default="", metavar="HEX|FILE", help="The operator's, from wherever it is published.")
+@click.option("--dataset", type=click.Path(path_type=Path), default=None, help="The folder of the dataset it names.")
+@click.option("--run", type=click.Path(path_type=Path), default=None, help="The folder of a run whose models it names.")
+@click.option("--ledger", type=click.Path(path_type=Path), default=None, help="The auditors' copy, audit.duckdb.")
+@click.option("--anchors", default="", metavar="PLACE", help="Where anchors were published.")
+def removal_verify(
+    home_path: Path,
+    as_json: bool,
+    receipt: Path,
+    public_key: str,
+    dataset: Path | None,
+    run: Path | None,
+    ledger: Path | None,
+    anchors: str,
+) -> None:
+    """Check a receipt, without a home and with nothing but public material; an altered field is named.
+
+    Without --public-key it is held against the key that stands in it: that shows that nothing was altered since it was
+    signed, not who signed it.
+    """
+    from flows.stages.removing import checking as stage
+
+    checked = stage.check(receipt, public_key=public_key, dataset=dataset, run=run, ledger=ledger, anchors=anchors)
+    if as_json:
+        failures = [{"what": f.what, "where": f.field} for f in checked.failures]
+        print_json({**dataclasses.asdict(checked), "failures": failures})
+    else:
+        for failure in checked.failures:
+            answer(f"FAILED  {escape(failure.field)}: {escape(failure.what)}")
+        if checked.ok:
+            answer(f"Receipt {checked.number} of {escape(checked.removal)} holds ({', '.join(checked.checked)}).")
+            if not checked.trusted_key:
+                say(f"  Signed with {checked.public_key}: see that this is the operator's key, or give --public-key")
+    sys.exit(0 if checked.ok else 1)
 
 
 def _print_removal(shown: Any, as_json: bool) -> None:

@@ -22,7 +22,7 @@ from flows.stages.train import code_version
 from flows.terminal import say
 from policy import removals
 from policy.durable import write_durably
-from policy.errors import CustodyError, InputError, RefusedError
+from policy.errors import CustodyError, InputError, RefusedError, StorageError
 from policy.ledger import Ledger
 from policy.provenance import canonical_json
 from policy.receipt_page import receipt_page
@@ -36,10 +36,6 @@ SELECT removal, max(happened_at) FILTER (state = 'approved'), max(happened_at) F
     count(DISTINCT coalesce(by_whom, batch_seq::VARCHAR)) FILTER (state IN ('approved', 'awaiting-second'))
 FROM removal_event WHERE {_OURS} GROUP BY removal
 """  # noqa: S608 - a constant of ours, here and below
-_METHODS = f"""
-SELECT removal, method, count(*), min(score) FROM removal_match
-WHERE {_OURS} AND state IS DISTINCT FROM 'rejected' GROUP BY ALL ORDER BY ALL
-"""  # noqa: S608
 _TOMBSTONES = (
     f"SELECT removal, kind, token, key_id, epoch, in_force_at FROM tombstone WHERE {_OURS} ORDER BY kind, token"  # noqa: S608
 )
@@ -112,6 +108,16 @@ def issue(home: Home, names: Sequence[str]) -> tuple[Issued, ...]:
         )
         for name, (number, sha256, path) in ((name, issued[name]) for name in names)
     )
+
+
+def copy_to(home: Home, issued: Sequence[Issued], folder: Path) -> None:
+    """Put copies of receipts and pages into a folder. Raises StorageError."""
+    try:
+        for one in issued:
+            for path in (one.path, one.page):
+                write_durably(folder / Path(path).name, (home.path / path).read_bytes(), mode=0o600)
+    except OSError as error:
+        raise StorageError(f"the receipt cannot be copied ({error.strerror})", where=str(folder)) from error
 
 
 def read_issued(home: Home, path: str) -> Receipt:
@@ -198,9 +204,7 @@ def _bodies(home: Home, ledger: Ledger, asked: Sequence[removals.RemovalRequest]
     names = [request.removal for request in asked]
     params = {"removals": names}
     events = {name: rest for name, *rest in ledger.query(_EVENTS, params)}
-    methods, tombstones, erasures, steps = (
-        _by_removal(ledger.query(sql, params)) for sql in (_METHODS, _TOMBSTONES, _ERASURES, _STEPS)
-    )
+    tombstones, erasures, steps = (_by_removal(ledger.query(sql, params)) for sql in (_TOMBSTONES, _ERASURES, _STEPS))
     datasets = {name: (root, slots) for name, root, slots in ledger.query(_DATASETS)}
     models = _Models(home, ledger)
     bodies = {}
@@ -223,11 +227,8 @@ def _bodies(home: Home, ledger: Ledger, asked: Sequence[removals.RemovalRequest]
                 "approvers": approvers,
             },
             "matches": {
-                "count": sum(count for _, count, _ in methods.get(name, ())),
-                "methods": [
-                    {"method": method, "count": count, "lowest_score": score}
-                    for method, count, score in methods.get(name, ())
-                ],
+                "count": sum(each["count"] for each in keyed.after["methods"]) if keyed else 0,
+                "methods": keyed.after["methods"] if keyed else [],
                 "listed": keyed.after["listed"] if keyed else [],
             },
             "in_force": _in_force(tombstones.get(name, ()), approved),
