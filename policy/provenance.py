@@ -207,7 +207,10 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class TrainingRun:
-    """A run: what was to be learnt from what, under which code, seed and upstream models. kind: diffusion | clip."""
+    """A run: what was to be learnt from what, under which code, seed and upstream models.
+
+    kind: diffusion | clip | unlearning (training/unlearning.py).
+    """
 
     run: str
     kind: str
@@ -254,12 +257,92 @@ def schedule_digest(schedule: Iterable[ScheduleEntry]) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Auc:
+    """How well scores tell members from non-members: 0.5 not at all, 1 always. [low, high]: the 95 % interval.
+
+    `tpr_at_1pct`: the share of members that are found while 1 % of non-members are taken for some; None: fewer than
+    100 non-members.
+    """
+
+    value: float
+    low: float
+    high: float
+    members: int
+    non_members: int
+    tpr_at_1pct: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One AUC less another of the same samples, with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Forgetting:
+    """Removed samples (members) against held-out ones that no model saw (non-members); see training/membership.py.
+
+    `draws`: of timestep and noise, a sample. `lowered`: before less after. `auc_reference`, `above_reference`: of an
+    exact replay, and after less that; None: there was none. `calibrated`: scores less the reference's.
+    """
+
+    draws: int
+    auc_before: Auc
+    auc_after: Auc
+    lowered: Difference
+    auc_reference: Auc | None = None
+    above_reference: Difference | None = None
+    calibrated_before: Auc | None = None
+    calibrated_after: Auc | None = None
+
+    @classmethod
+    def from_fields(cls, data: dict[str, Any]) -> Self:
+        """From parsed JSON; KeyError or TypeError: it is none."""
+        kinds = {"lowered": Difference, "above_reference": Difference}
+        read: dict[str, Any] = {k: v if v is None or k == "draws" else kinds.get(k, Auc)(**v) for k, v in data.items()}
+        return cls(**read)
+
+
+@dataclass(frozen=True, slots=True)
+class Unlearning:
+    """How a checkpoint was made to approximate not having seen some slots: never erased, never exact.
+
+    `config_json`: the method's settings, canonical. `ordinals`: the slots; `removals`: the ids they were removed by.
+    `retained_before`, `retained_after`: mean loss of slots that stay. `forgetting`: None: not measured, too few slots.
+    """
+
+    method: str
+    config_json: str
+    steps: int
+    ordinals: tuple[int, ...]
+    removals: tuple[str, ...]
+    retained_before: float
+    retained_after: float
+    forgetting: Forgetting | None
+
+    @classmethod
+    def from_fields(cls, data: dict[str, Any]) -> Self:
+        """From parsed JSON; KeyError or TypeError: it is none."""
+        measured = data["forgetting"]
+        read = {
+            "ordinals": tuple(int(o) for o in data["ordinals"]),
+            "removals": tuple(str(r) for r in data["removals"]),
+            "forgetting": None if measured is None else Forgetting.from_fields(measured),
+        }
+        return cls(**{**data, **read})
+
+
+@dataclass(frozen=True, slots=True)
 class CheckpointRecord:
     """What a checkpoint is and saw. `positions`: slots consumed; `state`: exact | tainted.
 
     `tally`, `origins`: exposures by licence and by where the caption came from, of exactly what was seen.
     `files`: (name, sha256) of every file beside the record.
     `parent_sha256`: the parent record's `digest`, so that records form a chain.
+    `unlearning`: of a checkpoint that approximates not having seen some slots, how; such a one is tainted.
 
     The schedule is stored once a run, and only ever grows: a record's JSON holds its digest instead. Read back alone,
     a record has `schedule_sha256` and no entries, until `with_schedule` is given the run's.
@@ -282,6 +365,7 @@ class CheckpointRecord:
     origins: tuple[tuple[str, int], ...] = ()
     parent_sha256: str | None = None
     schedule_sha256: str = ""
+    unlearning: Unlearning | None = None
 
     @property
     def digest(self) -> str:
@@ -305,7 +389,7 @@ class CheckpointRecord:
         del data["schedule"]
         data["schedule_sha256"] = self.schedule_sha256 or schedule_digest(self.schedule)
         # What is not set is left out: the digest of a record outlives fields that come later.
-        for name in ("origins", "parent_sha256"):
+        for name in ("origins", "parent_sha256", "unlearning"):
             if not data[name]:
                 del data[name]
         return json.dumps(data, indent=1, sort_keys=True)
@@ -323,6 +407,8 @@ class CheckpointRecord:
             data["upstream"] = tuple(UpstreamModel(**u) for u in data["upstream"])
             if data.get("schedule_sha256") == schedule_digest(()):
                 data["schedule_sha256"] = ""
+            if data.get("unlearning") is not None:
+                data["unlearning"] = Unlearning.from_fields(data["unlearning"])
             return cls(**data)
         except (KeyError, TypeError, ValueError) as error:
             raise IntegrityError(f"not a checkpoint record ({error})", where=where) from error

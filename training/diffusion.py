@@ -67,6 +67,21 @@ def flow_loss(
     A slot that is not real is fed zeros and weighs nothing, while the divisor stays the batch size: the others' share
     does not depend on it, and the parts' losses add up to the batch's.
     """
+    error = flow_errors(denoiser, pixels, noise, t, text, mask, real, config)
+    return (error * real.to(pixels.dtype)).sum() / config.batch_size
+
+
+def flow_errors(
+    denoiser: Denoiser,
+    pixels: Tensor,
+    noise: Tensor,
+    t: Tensor,
+    text: Tensor,
+    mask: Tensor,
+    real: Tensor,
+    config: TrainingConfig,
+) -> Tensor:
+    """The velocity's squared error of each slot, [B]; arguments as in `flow_loss`. Of a slot that is not real: void."""
     weight = real.to(pixels.dtype)
     noise, pixels = noise * weight[:, None, None, None], pixels * weight[:, None, None, None]
     t = torch.where(real, t, 1.0)
@@ -75,5 +90,4 @@ def flow_loss(
     picture = expected_picture(denoiser, x_t, t, text, mask & real[:, None], config.precision)
     # v = (x_t - x_0) / t, so the velocity's error is the picture's, divided by t. The division stops at
     # `smallest_divisor`: below it only fine grain is left to decide, and it would take the loss for itself.
-    error = ((picture - pixels) / at.clamp(min=config.smallest_divisor)).square().mean(dim=(1, 2, 3))
-    return (error * weight).sum() / config.batch_size
+    return ((picture - pixels) / at.clamp(min=config.smallest_divisor)).square().mean(dim=(1, 2, 3))

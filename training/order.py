@@ -414,6 +414,8 @@ def order_key(kind: str, seed: int) -> str:
         return hashlib.blake2b(f"custody-order:{seed}".encode(), digest_size=16).hexdigest()
     if kind == "clip":
         return hashlib.sha256(f"custody-clip-order:{seed}".encode()).hexdigest()
+    if kind == "unlearning":
+        return hashlib.blake2b(f"custody-unlearning-order:{seed}".encode(), digest_size=16).hexdigest()
     raise InputError(f"how a run of kind {kind!r} is ordered is not known here", where="run", remedy="Update Custody")
 
 

@@ -115,6 +115,10 @@ def check_checkpoints(
                 "it calls itself exact, and its segments were trained under different numeric contracts",
             ),
             (
+                run.kind == "unlearning" and (record.state == "exact" or record.unlearning is None),
+                "it approximates not having seen some slots, and does not say so",
+            ),
+            (
                 _total(record.tally) != real,
                 f"its tally counts {_total(record.tally)} exposures, the step log {real}",
             ),

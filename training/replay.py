@@ -45,6 +45,12 @@ def plan_replay(run_dir: Path, removed: Iterable[int]) -> ReplayPlan:
     run = load_run(run_dir)
     if run is None:
         raise InputError("not a run's directory", where=str(run_dir))
+    if run.kind == "unlearning":
+        raise InputError(
+            f"{run.run} only approximates not having seen some slots: there is nothing exact to go back to",
+            where=str(run_dir),
+            remedy=f"Replay the run that it began from ({run.parent_checkpoint}), or train anew",
+        )
     before = load_schedule(run_dir)
     ordinals = sorted({*removed, *(entry.ordinal for entry in before)})
     last, _ = newest_checkpoint(run_dir)
