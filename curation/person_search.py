@@ -71,7 +71,7 @@ class PersonMatch:
     """A content that may show the person: a proposal, for somebody to confirm.
 
     `box`: the nearest face in it, left, top, width and height in shares of the picture. `distance`: Euclidean, to
-    hundredths; at 0.55, 95 in 100 pairs of one person lie below it. `score`: one less the distance.
+    hundredths; at 0.55, 94 in 100 pairs of photos of one person lie below it. `score`: one less the distance.
     """
 
     content_sha256: str

@@ -1,6 +1,7 @@
 """`make bench` runs every benchmark, `make bench BENCH=startup` one; results are appended to docs/benchmarks.md.
 
-`peers`, `pages` and `crawl` need two more environments (make bulk-env peers-env) and say so without them.
+`peers`, `pages` and `crawl` need two more environments (make bulk-env peers-env), `person_search` the extra
+person-search, and say so without them.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ BENCHMARKS = (
     "loader",
     *("trace", "curriculum"),
     *("exactness", "after_kill"),
+    "person_search",
 )
 RESULTS = Path(__file__).resolve().parent.parent.parent / "docs" / "benchmarks.md"
 
