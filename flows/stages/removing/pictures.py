@@ -129,6 +129,22 @@ class Cluster:
     occurrences: tuple[Occurrence, ...]
 
 
+# ── the file ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def asked_picture(home: Home, path: Path, *, faces: bool = False) -> Asked:
+    """The picture of a request, read and decoded as the searches do it. `faces`: they are looked for as well.
+
+    Raises InputError: it is missing, too large, or cannot be decoded. Nothing of it is kept.
+    """
+    from curation.images import DecodeLimits
+    from curation.picture_search import asking_pool, read_asked
+
+    limits = DecodeLimits(max_pixels=home.settings.images.max_pixels)
+    with asking_pool(limits, detector_choice(home) if faces else None) as pool:
+        return read_asked(path, pool, max_bytes=home.settings.crawl.max_image_bytes)
+
+
 # ── by picture ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -155,7 +171,7 @@ def find_by_picture(
     from curation.near_embedding import NearEmbedder
     from curation.picture_search import Known, known_words, search, views
 
-    asked = _read_asked(home, path)
+    asked = asked_picture(home, path)
     model = embedder or NearEmbedder()
     with _reading(home, ledger) as opened:
         rows = opened.query(_HASHES, [MIN_QUALITY])
@@ -244,7 +260,7 @@ def search_person(
     if matcher is None:
         require_extra()
     detector = detector_choice(home)
-    asked = _read_asked(home, path, faces=True)
+    asked = asked_picture(home, path, faces=True)
     chosen = chosen_face(asked, min_score=home.ruleset.faces.min_score, number=face, where=str(path))
     with _reading(home, ledger) as opened:
         wanted = None if contents is None else frozenset(contents)
@@ -340,7 +356,7 @@ def review_sheet(
         raise InputError(what, where=str(out), remedy="Name a place outside it, and delete the sheet after the review")
     if not matches:
         raise InputError("nothing was found that could be drawn", where=str(out))
-    tiles = [] if asked is None else [_asked_tile(_read_asked(home, asked))]
+    tiles = [] if asked is None else [_asked_tile(asked_picture(home, asked))]
     with _reading(home, ledger) as opened:
         tombstones, pixels = home.tombstones(opened), Pixels.of(home, opened)
         places: dict[str, list[str]] = {}
@@ -465,15 +481,6 @@ class Pixels:
 
 
 # ── within ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _read_asked(home: Home, path: Path, *, faces: bool = False) -> Asked:
-    from curation.images import DecodeLimits
-    from curation.picture_search import asking_pool, read_asked
-
-    limits = DecodeLimits(max_pixels=home.settings.images.max_pixels)
-    with asking_pool(limits, detector_choice(home) if faces else None) as pool:
-        return read_asked(path, pool, max_bytes=home.settings.crawl.max_image_bytes)
 
 
 def _reading(home: Home, ledger: Ledger | None) -> AbstractContextManager[Ledger]:

@@ -409,7 +409,7 @@ def _looked_up(home: Home, ask: Ask, *, search: bool = True) -> _Found:
 
     path = Path(ask.value)
     if not search:
-        pictures._read_asked(home, path)
+        pictures.asked_picture(home, path)
         return _Found()
     if ask.named == "person":
         seen = pictures.find_by_person(home, None, path, threshold=ask.threshold, face=ask.face)
