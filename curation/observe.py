@@ -11,10 +11,11 @@ from curation.fetch import Fetched
 from curation.images import DecodeError, Shaped
 from curation.pair import ImageTextPair, origin_of
 from policy.errors import InputError
-from policy.evidence import Document, Evidence, Headers, OriginEvidence
+from policy.evidence import Document, Evidence, Headers, OriginEvidence, Score
 
 OBSERVER = "custody"
 QUARANTINE = "custody-quarantine/1"
+WITHHELD_BY = "custody-withheld/1"
 NOWHERE = "https://quarantined.invalid/"  # in the place of an address that is not kept; a name nobody has (RFC 6761)
 
 
@@ -144,6 +145,23 @@ def quarantined(evidence: Evidence) -> Evidence:
         content_md5=evidence.content_md5,
         pdq=evidence.pdq,
         tombstoned=evidence.tombstoned,
+    )
+
+
+def withheld(page_url: str | None, image_url: str, content_sha256: str, likeness: Score, now: datetime) -> Evidence:
+    """What stays of the evidence of a picture that is like a removed one: where it hangs, which bytes, how like it is.
+
+    Somebody has to look at it there. Once it is let in the next crawl observes the rest, as if it had never been seen.
+    """
+    return Evidence(
+        page_url=page_url,
+        image_url=image_url,
+        observed_at=now,
+        observer=WITHHELD_BY,
+        observer_version="",
+        content_sha256=content_sha256,
+        scores=(likeness,),
+        tombstoned="",
     )
 
 

@@ -326,6 +326,7 @@ def _append_parts(home: Home, crawl: str, origins: OriginFiles, progress: Progre
                 work[done]()
                 done += 1
                 progress(done, len(work), "ledger: ")
+            recorder.forget_gone()
             if done == len(work):
                 changed = recorder.changed_contents()
                 publish(ledger, home.snapshot_path, now=utc_now())

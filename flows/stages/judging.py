@@ -21,9 +21,10 @@ from typing import Self
 
 import pyarrow as pa
 
+from curation.recognition import Recogniser
 from flows.home import Home
 from policy.errors import StorageError
-from policy.evidence import Evidence, Shared
+from policy.evidence import REMOVED_LIKENESS, Evidence, RemovedLikeness, Shared
 from policy.grants import Grants
 from policy.judgements import judgement
 from policy.keys import KeyRing
@@ -31,6 +32,7 @@ from policy.ledger import Ledger
 from policy.registries import Registries
 from policy.ruleset import KNOWN, Ruleset, judge
 from policy.signals import registry
+from policy.suppression import Marks, Suppression
 from policy.tombstones import Tombstones
 from policy.verdict import Judgement
 
@@ -58,7 +60,7 @@ class Asked:
 
     tombstones_path: Path
     keys_path: Path
-    epoch: int
+    epochs: tuple[int, int]  # of the tombstones, and of the suppression list
     registries: Registries | None  # None: the ruleset does not ask them
     grants: Grants
 
@@ -66,14 +68,18 @@ class Asked:
     def at(cls, home: Home, ledger: Ledger) -> Asked:
         """As they are now, held against the ledger; raises IntegrityError where a file is not the one it knows."""
         registries = home.registries(ledger) if registry.MECHANISM in home.ruleset.mechanisms else None
-        epoch = home.tombstones(ledger).epoch
-        return cls(home.tombstones_path, home.keys_path, epoch, registries, home.grants(ledger))
+        epochs = home.tombstones(ledger).epoch, home.suppression(ledger).epoch
+        return cls(home.tombstones_path, home.keys_path, epochs, registries, home.grants(ledger))
 
     def facts(self) -> tuple[object, ...]:
         """What it is that is asked: another answer to any of it may judge any pair otherwise."""
         lists = self.registries.source[1] if self.registries is not None else ()
         grants = sorted((g.grant, g.ended_at is None) for g in self.grants.all)
-        return self.epoch, tuple((one.name, one.sha256, one.dated_at, one.max_age_days) for one in lists), tuple(grants)
+        return (
+            self.epochs,
+            tuple((one.name, one.sha256, one.dated_at, one.max_age_days) for one in lists),
+            tuple(grants),
+        )
 
     def boundaries(self) -> Iterator[datetime]:
         """The moments from which a list or a grant counts otherwise."""
@@ -86,6 +92,9 @@ class Asked:
 
     def tombstones(self) -> Tombstones:
         return Tombstones.load(self.tombstones_path, keys=KeyRing.load(self.keys_path))
+
+    def suppression(self) -> Suppression:
+        return Suppression.load(self.tombstones_path, keys=KeyRing.load(self.keys_path))
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +117,8 @@ class Judging:
         ruleset, asked = Ruleset.parse(case.ruleset_text), case.asked
         self._ruleset, self._now = ruleset, case.now
         self._tombstones, self._grants = asked.tombstones(), asked.grants
+        self._suppression = asked.suppression()
+        self._recogniser = _recogniser(ruleset, self._suppression) if self._suppression else None
         # No lists at all answer nothing; where the ruleset does not ask them they have not been asked.
         self._silent = asked.registries.silent if asked.registries is not None else None
         self._lists = asked.registries if asked.registries is not None and asked.registries.lists else None
@@ -153,7 +164,20 @@ class Judging:
         if grants := self._grants.grants_for(evidence):
             evidence = replace(evidence, grants=grants)
         removal = self._removal(evidence) if self._tombstones.epoch else None
-        return replace(evidence, tombstoned=removal) if removal else evidence
+        if removal:
+            return replace(evidence, tombstoned=removal)
+        likeness = self._likeness(evidence) if self._recogniser is not None else None
+        return replace(evidence, removed_likeness=likeness) if likeness is not None else evidence
+
+    def _likeness(self, evidence: Evidence) -> RemovedLikeness | None:
+        """What removed picture it is like, unless somebody has let it in."""
+        found: RemovedLikeness | None = None
+        if (measured := evidence.score(REMOVED_LIKENESS)) is not None:
+            found = RemovedLikeness("", "embedding", measured)
+        if self._recogniser is not None and (copy := self._recogniser.by_hash([evidence.pdq])[0]) is not None:
+            found = RemovedLikeness(copy.removal, copy.method, copy.likeness)
+        sha256 = evidence.content_sha256
+        return None if found is None or (sha256 and self._suppression.is_spared(sha256)) else found
 
     def _removal(self, evidence: Evidence) -> str | None:
         """The removal whose tombstone covers the pair, by its addresses or its bytes."""
@@ -161,6 +185,13 @@ class Judging:
         found = next(filter(None, map(self._tombstones.covers_url, urls)), None)
         sha256 = evidence.content_sha256
         return found or (self._tombstones.covers_content(sha256) if sha256 else None)
+
+
+def _recogniser(ruleset: Ruleset, suppression: Suppression) -> Recogniser:
+    """Who tells copies by their hashes: embeddings were asked when they came, and stand in the evidence."""
+    rules = ruleset.tombstone
+    hashes = [(removal, Marks(marks.hashes)) for removal, marks in suppression.marks()]
+    return Recogniser(hashes, max_distance=rules.pdq_max_distance, min_cosine=rules.min_cosine, model="")
 
 
 _NOTHING_STOOD: Mapping[str, int] = MappingProxyType({})

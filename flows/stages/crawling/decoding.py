@@ -22,8 +22,10 @@ from curation.decode_pool import DecodePool
 from curation.images import DecodeError, DecodeLimits, ShapeConfig, Shaped
 from curation.observe import observe_again
 from curation.pixel_store import PixelStore
+from curation.recognition import Recognised
 from flows.home import Home, utc_now
 from flows.stages.crawling.observer import Observer, trust_anchors
+from flows.stages.crawling.recognising import COPY, EMBEDDED_AT_ONCE, TOMBSTONED, WITHHELD, Embedded
 from flows.stages.crawling.recording import observed_pair
 from flows.stages.crawling.rows import PageSeen, fetched_of, pair_of, shaped_row
 from flows.stages.evidence import newest_evidence
@@ -70,6 +72,8 @@ class Decoding:
         self._blurs = blur_from(home) is not None
         self._refuses = Refusing(home, observer)
         self._pool = decode_pool(home)
+        self._embedded = Embedded(home)
+        self._arrived: list[tuple[dict[str, object], Shaped]] = []  # to be kept, if they are like nothing removed
 
     def __enter__(self) -> Self:
         return self
@@ -77,6 +81,8 @@ class Decoding:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if kind is None:
+            self._embedded.settle()
         self._pool.close()
 
     def start(self) -> None:
@@ -109,16 +115,53 @@ class Decoding:
             if not waiting.is_original:
                 # What bytes that were encoded anew do not say was not observed.
                 result = replace(result, embedded=None, c2pa=None)
-            is_kept_out = self._observer.keeps_out(result)
+            why = self._observer.keeps_out(result)
+            if why in (TOMBSTONED, COPY):
+                # Nothing that was measured goes any further: it would be personal data that had just been erased.
+                yield waiting.row | {"outcome": "refused-by-policy", "detail": why}
+                continue
+            is_kept_out = why is not None
             if self._looks_for_faces and (pairs := waiting.pairs) is not None:
                 is_kept_out = is_kept_out or self._refuses(waiting.row, result, pairs)
                 if not is_kept_out:
                     waiting.pairs = None
                     self._pool.submit(waiting, waiting.body)
                     continue
-            if not is_kept_out and not (self._blurs and result.faces is None):
-                self._pixels.put(result.content_sha256, result.jpeg)
-            yield waiting.row | shaped_row(result)
+            if is_kept_out or (self._blurs and result.faces is None):
+                yield waiting.row | shaped_row(result)
+                continue
+            self._arrived.append((waiting.row, result))
+            if not self._observer.in_force.embeds or len(self._arrived) >= EMBEDDED_AT_ONCE:
+                yield from self._kept()
+        if not self._pool.unanswered:
+            yield from self._kept()  # nobody waits for a batch to be full
+
+    def _kept(self) -> Iterator[dict[str, object]]:
+        """Keep what has arrived, but what is like a removed picture; their rows."""
+        arrived, self._arrived = self._arrived, []
+        likeness: dict[int, Recognised] = {}
+        if arrived and self._observer.in_force.embeds:
+            # What is kept already was looked at when it came, or is by the next look.
+            new = [n for n, (_, shaped) in enumerate(arrived) if shaped.content_sha256 not in self._pixels]
+            shaped = [arrived[n][1] for n in new]
+            found, vectors = self._observer.in_force.alike(shaped, self._embedded.embedder) if new else ([], ())
+            for n, like, vector in zip(new, found, vectors, strict=True):
+                if like is not None:
+                    likeness[n] = like
+                else:
+                    self._embedded.add(arrived[n][1].content_sha256, vector.tobytes())
+        for n, (row, one) in enumerate(arrived):
+            if self._observer.in_force.tombstones.covers_content(one.content_sha256):  # asked to go meanwhile
+                yield row | {"outcome": "refused-by-policy", "detail": TOMBSTONED}
+            elif n in likeness:
+                yield row | {
+                    "outcome": WITHHELD,
+                    "detail": f"{likeness[n].likeness:.4f}",
+                    "content_sha256": one.content_sha256,
+                }
+            else:
+                self._pixels.put(one.content_sha256, one.jpeg)
+                yield row | shaped_row(one)
 
 
 class Refusing:
@@ -192,7 +235,7 @@ def shown_pairs(home: Home, ledger: Ledger, observer: Observer, pairs: Path) -> 
     for rows in part_groups(pairs):
         for row in rows:
             mine, page = shown.setdefault(row["image_url"], []), row["page_url"]
-            if len(mine) >= JUDGED_AT_MOST or (page is not None and observer.tombstones.covers_url(page)):
+            if len(mine) >= JUDGED_AT_MOST or (page is not None and observer.in_force.tombstones.covers_url(page)):
                 continue
             if (text := row["page_json"]) is not None:
                 row["page_json"] = texts.setdefault(text, text)

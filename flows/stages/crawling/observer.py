@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Literal
 
 from curation.crawler import Crawler, Wanted
+from curation.duplicates import MIN_QUALITY
 from curation.fetch import FetchConfig, Fetched, Fetcher, Request
 from curation.hosts import DeclaredDocuments, FileClaims, OriginDocuments
 from curation.images import Shaped
 from curation.pair import canonical_url, origin_of, secret_in_url
 from flows.home import Home, utc_now
+from flows.stages.crawling.recognising import COPY, TOMBSTONED, InForce
 from flows.stages.origins import DocumentFiles, OriginFiles
 from policy.errors import ConfigurationError, InputError
 from policy.evidence import Document, Evidence, OriginEvidence
@@ -23,7 +25,6 @@ from policy.ruleset import Ruleset
 from policy.signals import registry, robots, rsl
 from policy.signals.c2pa import check_trust_anchors
 from policy.signals.places import asked_urls
-from policy.tombstones import Tombstones
 from policy.verdict import Judgement, Stance, Verdict
 
 
@@ -62,13 +63,13 @@ class Observer:
         fetcher: Fetcher,
         origins: OriginDocuments,
         ruleset: Ruleset,
-        tombstones: Tombstones,
+        in_force: InForce,
         agent: str,
         registries: Registries | None = None,
         grants: Grants | None = None,
         declared: DeclaredDocuments | None = None,
     ) -> None:
-        self.ruleset, self.tombstones = ruleset, tombstones
+        self.ruleset, self.in_force = ruleset, in_force
         self.registries, self.grants = registries or Registries(), grants or Grants()
         self._origins, self._agent, self._declared = origins, agent, declared
         self._known: dict[str, OriginEvidence] = {}
@@ -102,7 +103,7 @@ class Observer:
 
     def renew(self, home: Home, ledger: Ledger) -> None:
         """Hear what was asked to go, listed or granted since: from now on it counts."""
-        self.tombstones, self.grants = home.tombstones(ledger), home.grants(ledger)
+        self.in_force, self.grants = InForce.at(home, ledger, self.in_force), home.grants(ledger)
         if registry.MECHANISM in self.ruleset.mechanisms:
             self.registries = home.registries(ledger)
 
@@ -118,16 +119,18 @@ class Observer:
 
     def kept_out(self, url: str) -> str | None:
         """Why a canonical URL is out whatever its origin says."""
-        if self.tombstones.covers_url(url):
-            return "tombstoned"
+        if self.in_force.tombstones.covers_url(url):
+            return TOMBSTONED
         return "registry-listed" if self.registries.covers_url(url) else None
 
-    def keeps_out(self, picture: Shaped) -> bool:
-        """Whether a removal or a hash list names these bytes: they are known by their digests, and never kept."""
-        if self.tombstones.covers_content(picture.content_sha256):
-            return True
+    def keeps_out(self, picture: Shaped) -> str | None:
+        """Why a picture is never kept: a removal or a list names its bytes, or it is a removed one's copy; or None."""
+        if self.in_force.tombstones.covers_content(picture.content_sha256):
+            return TOMBSTONED
+        if self.in_force.is_copy(picture.content_sha256, picture.pdq if picture.pdq_quality >= MIN_QUALITY else None):
+            return COPY
         answers = self.registries.answers(sha256=picture.content_sha256, md5=picture.content_md5, pdq=picture.pdq)
-        return any(answer.match for answer in answers)
+        return "registry-listed" if any(answer.match for answer in answers) else None
 
     def _is_let_in(self, url: str, judged: Judgement) -> bool:
         """Whether who runs the site has agreed, whatever its robots.txt says; silence is no answer to that."""
@@ -254,6 +257,6 @@ def observer_at(home: Home) -> Observer:
         fetcher, DocumentFiles(home.declared_path), claims=FileClaims(home.declared_path), silences=silences
     )
     with home.ledger(readonly=True) as ledger:
-        tombstones, grants = home.tombstones(ledger), home.grants(ledger)
+        in_force, grants = InForce.at(home, ledger), home.grants(ledger)
         registries = home.registries(ledger) if registry.MECHANISM in home.ruleset.mechanisms else None
-    return Observer(fetcher, origins, home.ruleset, tombstones, home.product, registries, grants, declared)
+    return Observer(fetcher, origins, home.ruleset, in_force, home.product, registries, grants, declared)

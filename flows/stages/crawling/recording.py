@@ -14,26 +14,30 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from curation.duplicates import MIN_QUALITY
 from curation.fetch import TRANSIENT_OUTCOMES
 from curation.images import DecodeError, Shaped
-from curation.observe import QUARANTINE, observe, observe_again, quarantined, without_picture
+from curation.observe import QUARANTINE, WITHHELD_BY, observe, observe_again, quarantined, withheld, without_picture
 from curation.pair import ImageTextPair, canonical_url, sample_key, url_key
+from curation.pixel_store import PixelStore
 from flows.home import Home
 from flows.stages.crawling import plan
 from flows.stages.crawling.changed import changed_contents, taken_back
 from flows.stages.crawling.looks import Looks
 from flows.stages.crawling.observer import OBSERVER
+from flows.stages.crawling.recognising import COPY, TOMBSTONED, WITHHELD, InForce
 from flows.stages.crawling.rows import PageSeen, facts_of, fetched_of, naive, outcome_of, pair_of
+from flows.stages.duplicates import forget_vectors
 from flows.stages.evidence import evidence_batches, newest_evidence
 from flows.stages.origins import DocumentFiles, OriginFiles
 from flows.stages.parts import part_groups, read_part, unit_id
 from flows.stages.quarantine import is_listed, reduced_content, reduced_fetch, reduced_occurrence
-from policy.evidence import Document, Evidence, OriginEvidence
+from flows.stages.removing.suppressing import SUPPRESSED_BY
+from policy.evidence import REMOVED_LIKENESS, Document, Evidence, OriginEvidence, Score
 from policy.ledger import Ledger
 from policy.registries import Registries
 from policy.signals import registry, rsl
 from policy.text import is_description
-from policy.tombstones import Tombstones
 
 _KNOWN_BODIES = "SELECT body_sha256 FROM document WHERE body_sha256 IN (SELECT unnest(?::VARCHAR[]))"
 # What a captioner has said of these bytes stays said, whenever and wherever they are seen again.
@@ -52,6 +56,9 @@ WITH now AS (
     FROM content c JOIN now ON now.url_key = c.url_key AND c.batch_seq < now.batch_seq GROUP BY c.url_key
 )
 SELECT count(DISTINCT url_key) FROM now JOIN before USING (url_key) WHERE now.content_sha256 <> before.content_sha256
+"""
+_KNOWN_CONTENTS = """
+SELECT DISTINCT content_sha256 FROM content WHERE content_sha256 IN (SELECT unnest(?::VARCHAR[]))
 """
 MISMATCH = "sha256-mismatch"
 _ORIGINS_KEPT = 4_096
@@ -78,7 +85,7 @@ class Recorder:
     """Appends one crawl's parts to the ledger that it was last told of."""
 
     ledger: Ledger
-    tombstones: Tombstones
+    in_force: InForce
     lists: Registries | None  # None: the ruleset does not ask them
 
     def __init__(self, home: Home, crawl: str) -> None:
@@ -88,10 +95,13 @@ class Recorder:
         self.outcomes: Counter[tuple[str, str]] = Counter()
         self.pairs = 0
         self._used: set[str] = set()
+        self._in_force: InForce | None = None
+        self._gone: set[str] = set()  # contents that were kept by the crawl, and must not be any more
 
     def write_to(self, ledger: Ledger) -> None:
         """Append to this ledger from now on; what was asked to go, or listed, meanwhile counts."""
-        self.ledger, self.tombstones = ledger, self.home.tombstones(ledger)
+        self.ledger = ledger
+        self.in_force = self._in_force = InForce.at(self.home, ledger, self._in_force)
         self.lists = self.home.registries(ledger) if registry.MECHANISM in self.ruleset.mechanisms else None
 
     def origins_asked(self, origins: Mapping[str, OriginEvidence]) -> None:
@@ -118,7 +128,7 @@ class Recorder:
             key = f"{self.crawl}/{part.stem}/{number}"
             bodies = [(Document.digest(row["body"]), row["body"]) for row in rows if row["body"] is not None]
             _append_documents(self.ledger, key, bodies)
-            kept = [row for row in rows if not self.tombstones.covers_url(str(row["url"]))]
+            kept = [row for row in rows if not self._is_covered(str(row["url"]), None) and not _is_removed(row)]
             fetches = [_ledger_fetch(row, "page", part.stem) for row in kept]
             if fetches:
                 self.ledger.append("fetch", fetches, key=f"{key}/fetch")
@@ -130,9 +140,9 @@ class Recorder:
         rows = read_part(plan.part(self.home, self.crawl, "pictures", unit))
         self.outcomes.update(("picture", outcome_of(row)) for row in rows)
         # What a tombstone covers leaves no row: its URL or digest would be personal data that had just been erased.
-        rows = [row for row in rows if not self._is_covered(str(row["url"]), row["content_sha256"])]
+        rows = [row for row in rows if not _is_removed(row) and not self._is_gone(row)]
         key = f"{self.crawl}/{unit}"
-        listed = {str(row["url"]) for row in rows if self._is_listed(row)}
+        listed = {str(row["url"]) for row in rows if row["outcome"] == WITHHELD or self._is_listed(row)}
         if rows:
             fetches = [_ledger_fetch(row, "image", unit, is_listed=row["url"] in listed) for row in rows]
             content = [
@@ -164,7 +174,8 @@ class Recorder:
     ) -> None:
         """Append a group of pairs, each with its picture. One that a tombstone covers leaves no row at all.
 
-        Of one whose picture is on a hash list hashes, times and states stay.
+        Of one whose picture is on a hash list hashes, times and states stay; of one that is like a removed picture what
+        somebody needs who goes to look at it.
         """
         shown = [row for row in waiting if row["image_url"] in pictures and not self._is_covered(row["page_url"], None)]
         standing = self._standing(shown, pictures)
@@ -172,6 +183,13 @@ class Recorder:
         pages: dict[str, PageSeen] = {}
         for row in shown:
             picture = pictures[row["image_url"]]
+            if picture["outcome"] == WITHHELD:
+                pair_key = row["prior_key"] or pair_of(row).key
+                if row["prior_key"] is None:
+                    found_there = reduced_occurrence(_occurrence_row(pair_key, row, unit, picture["started_at"]))
+                    occurrences.append(found_there | {name: row[name] for name in ("page_url", "image_url")})
+                evidences.append((pair_key, _withheld(row, picture)))
+                continue
             if row["prior_key"] is not None:
                 found = self._again(standing.get(row["prior_key"]), picture)
                 if found is None:
@@ -213,7 +231,8 @@ class Recorder:
             for row in rows
             if row["prior_key"] is not None or pictures[row["image_url"]]["outcome"] in TRANSIENT_OUTCOMES
         ]
-        return newest_evidence(self.ledger, keys, bodies=True) if keys else {}
+        found = newest_evidence(self.ledger, keys, bodies=True) if keys else {}
+        return {key: evidence for key, evidence in found.items() if evidence.observer != WITHHELD_BY}
 
     def _evidence(
         self,
@@ -234,8 +253,12 @@ class Recorder:
 
     def _again(self, standing: Evidence | None, picture: Mapping[str, Any]) -> Evidence | None:
         """The evidence of a pair on record whose picture was asked again; None where nothing new was seen."""
-        if standing is None or standing.observer == QUARANTINE or picture["outcome"] in TRANSIENT_OUTCOMES:
-            return None  # of what was quarantined only its page's next crawl tells more
+        if (
+            standing is None
+            or standing.observer in (QUARANTINE, WITHHELD_BY)
+            or picture["outcome"] in TRANSIENT_OUTCOMES
+        ):
+            return None  # of what was quarantined or withheld only its page's next crawl tells more
         fetched, now = fetched_of(picture, "image"), picture["started_at"]
         return observe_again(standing, image=fetched, facts=facts_of(picture), origins=self.origins, now=now)
 
@@ -255,9 +278,42 @@ class Recorder:
         return is_listed(self.lists, sha256=sha, md5=row["content_md5"], pdq=row["pdq"])
 
     def _is_covered(self, url: str | None, sha256: str | None) -> bool:
-        if url is not None and self.tombstones.covers_url(url):
+        tombstones = self.in_force.tombstones
+        if url is not None and tombstones.covers_url(url):
             return True
-        return sha256 is not None and self.tombstones.covers_content(sha256) is not None
+        return sha256 is not None and tombstones.covers_content(sha256) is not None
+
+    def _is_gone(self, row: Mapping[str, Any]) -> bool:
+        """Whether a picture was removed, or is a removed one's copy, by now: what the crawl kept of it goes as well."""
+        sha = row["content_sha256"]
+        told = row["pdq"] if (row["pdq_quality"] or 0) >= MIN_QUALITY else None
+        is_gone = self._is_covered(str(row["url"]), sha) or (sha is not None and self.in_force.is_copy(sha, told))
+        if is_gone and sha is not None:
+            self._gone.add(sha)
+        return is_gone
+
+    def forget_gone(self) -> int:
+        """Delete the pixels and embeddings that were kept of pictures before they were removed; how many there were.
+
+        To be called once their rows are passed over. What still has another row is somebody else's to decide on.
+        """
+        if not self._gone:
+            return 0
+        known = {sha for (sha,) in self.ledger.query(_KNOWN_CONTENTS, [sorted(self._gone)])}
+        orphans = sorted(self._gone - known)
+        self._gone.clear()
+        forget_vectors(self.home, orphans)
+        return PixelStore(self.home.pixels_path).delete_all(orphans)
+
+
+def _is_removed(row: Mapping[str, Any]) -> bool:
+    """Whether the way ended at what was removed: the address that led there would be a hint to it."""
+    return row["outcome"] == "refused-by-policy" and row["detail"] in (TOMBSTONED, COPY)
+
+
+def _withheld(row: Mapping[str, Any], picture: Mapping[str, Any]) -> Evidence:
+    likeness = Score(REMOVED_LIKENESS, float(picture["detail"]), SUPPRESSED_BY)
+    return withheld(row["page_url"], row["image_url"], picture["content_sha256"], likeness, picture["started_at"])
 
 
 def observed_pair(

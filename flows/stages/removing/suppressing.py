@@ -1,0 +1,251 @@
+"""What a removed picture leaves behind to be recognised by, and what is held since it is like one.
+
+At approval, while its pixels are still kept, each removed content leaves marks (curation/recognition.py) in the
+suppression list, encrypted. What is like it and was in the home before stays, where somebody has compared the two: the
+rest is denied by its hash at the next `custody decide`, or held by its embedding at the next look.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flows.home import Home, utc_now
+from flows.terminal import Progress, silent
+from policy.errors import InputError, RefusedError
+from policy.evidence import REMOVED_LIKENESS
+from policy.ledger import Ledger
+from policy.snapshot import publish
+from policy.suppression import Marks, Suppression, store_copy
+from policy.tombstones import Tombstones
+
+if TYPE_CHECKING:
+    from curation.near_embedding import Embedder
+    from curation.recognition import Recogniser
+
+SUPPRESSED_BY = "suppression/1"  # who gave a picture the score by which it is held
+MARKED_AT_ONCE = 64  # contents between two versions of the list, so that a kill costs no more than their embedding
+
+_MATCHED = """
+SELECT content_sha256 FROM removal_taken WHERE removal = $removal AND content_sha256 IS NOT NULL
+UNION SELECT lower(named_value) FROM removal
+WHERE removal = $removal AND named_kind IN ('content', 'picture') AND named_value IS NOT NULL ORDER BY content_sha256
+"""
+# Of each removed content its hash, where one was measured.
+_HASHES = """
+SELECT content_sha256, any_value(pdq ORDER BY batch_seq, row_no), any_value(pdq_quality ORDER BY batch_seq, row_no)
+FROM content WHERE pdq IS NOT NULL AND content_sha256 IN (SELECT unnest(?::VARCHAR[])) GROUP BY content_sha256
+"""
+# Everything that was compared with the others, pixel by pixel, and what stands for it.
+_COMPARED = """
+WITH newest AS (
+    SELECT content_sha256, representative_sha256 FROM duplicate
+    WHERE content_sha256 IS NOT NULL AND representative_sha256 IS NOT NULL AND verified
+    QUALIFY row_number() OVER (PARTITION BY content_sha256 ORDER BY batch_seq DESC, row_no DESC) = 1
+)
+SELECT newest.content_sha256, any_value(c.pdq ORDER BY c.batch_seq, c.row_no)
+FROM newest LEFT JOIN content c ON c.content_sha256 = newest.content_sha256 AND c.pdq IS NOT NULL
+GROUP BY newest.content_sha256 ORDER BY newest.content_sha256
+"""
+_HELD = """
+WITH shown AS (
+    SELECT e.pair_key, e.content_sha256, o.page_url, o.image_url,
+        list_last(list_filter(from_json(json_extract(e.body_json, '$.scores'),
+            '[{"name": "VARCHAR", "value": "DOUBLE"}]'), s -> s.name = $score)).value AS likeness
+    FROM (
+        SELECT * FROM evidence WHERE pair_key IS NOT NULL
+        QUALIFY row_number() OVER (PARTITION BY pair_key ORDER BY batch_seq DESC, row_no DESC) = 1
+    ) e LEFT JOIN (
+        SELECT * FROM occurrence WHERE pair_key IS NOT NULL
+        QUALIFY row_number() OVER (PARTITION BY pair_key ORDER BY batch_seq DESC, row_no DESC) = 1
+    ) o USING (pair_key)
+    WHERE contains(e.body_json, $score)
+)
+SELECT content_sha256, max(likeness), list(DISTINCT image_url ORDER BY image_url) FILTER (WHERE image_url IS NOT NULL),
+    list(DISTINCT page_url ORDER BY page_url) FILTER (WHERE page_url IS NOT NULL)
+FROM shown WHERE likeness IS NOT NULL AND content_sha256 IS NOT NULL
+GROUP BY content_sha256 ORDER BY max(likeness) DESC, content_sha256
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class HeldPicture:
+    """A picture that is kept out since it is like a removed one: where it is to be seen, and how like it is."""
+
+    content_sha256: str
+    likeness: float
+    image_urls: tuple[str, ...]
+    page_urls: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """The contract of `custody removal release --json`."""
+
+    content_sha256: str
+    epoch: int
+
+
+# ── marking ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def suppress(home: Home, *approved: str, embedder: Embedder | None = None, progress: Progress = silent) -> Suppression:
+    """Mark what approved removals took, and bring the copy outside the home up to date; done before, it does nothing.
+
+    Its pixels are looked at while they are still kept; the ledger is held in between only. With `suppression = "exact"`
+    in the ruleset nothing is marked.
+
+    Raises:
+        ConfigurationError: the packaged model is missing. StorageError, IntegrityError: the copy cannot be written, or
+            is ahead of this home.
+    """
+    for removal in approved if home.ruleset.tombstone.suppression == "near" else ():
+        with home.ledger(readonly=True) as ledger:
+            taken = _taken(home, ledger, removal)
+            waiting = [sha for sha in taken if not home.suppression(ledger).is_marked(sha)]
+            hashes = {sha: (pdq, quality or 0) for sha, pdq, quality in ledger.query(_HASHES, [waiting])}
+        for start in range(0, len(waiting), MARKED_AT_ONCE):
+            marks = dict(_marks(home, waiting[start : start + MARKED_AT_ONCE], hashes, embedder))
+            with home.ledger() as ledger:
+                spared = _left_in(home, ledger, [(removal, mark) for mark in marks.values()], frozenset(taken))
+                suppression = home.suppression(ledger).with_added(removal, marks, spared=spared)
+                suppression.store(home.tombstones_path)
+                suppression.record(ledger, utc_now())
+            progress(min(start + MARKED_AT_ONCE, len(waiting)), len(waiting), "removal: marks of what is removed")
+    with home.ledger() as ledger:
+        tombstones, suppression = home.tombstones(ledger), home.suppression(ledger)
+        suppression.record(ledger, utc_now())  # where a kill came between the file and its rows
+    copy_outside(home, tombstones, suppression)
+    return suppression
+
+
+def copy_outside(home: Home, tombstones: Tombstones, suppression: Suppression) -> None:
+    """Bring the copy that custody.toml names up to date. Raises StorageError, IntegrityError."""
+    if named := home.settings.removals.suppression_copy:
+        store_copy(copy_path(home, named), tombstones, suppression)
+
+
+def _taken(home: Home, ledger: Ledger, removal: str) -> list[str]:
+    """The contents that an approved removal took: of what it matched, or names, what its tombstones cover."""
+    tombstones = home.tombstones(ledger)
+    return [sha for (sha,) in ledger.query(_MATCHED, {"removal": removal}) if tombstones.covers_content(sha)]
+
+
+def copy_path(home: Home, named: str) -> Path:
+    """Where `removals.suppression_copy` is; a relative path is the home's."""
+    return home.path / named
+
+
+def _marks(
+    home: Home, contents: Sequence[str], hashes: Mapping[str, tuple[str, int]], embedder: Embedder | None
+) -> Iterator[tuple[str, Marks]]:
+    """The marks of each content: of its pixels where they are kept, else of its hash."""
+    from curation.images import decode
+    from curation.near_embedding import NearEmbedder
+    from curation.pixel_store import PixelStore
+    from curation.recognition import marks_of, marks_of_hash
+
+    store, model = PixelStore(home.pixels_path), embedder or NearEmbedder()
+    for sha in contents:
+        known = hashes.get(sha)
+        try:
+            picture = decode(store.get(sha))
+        except InputError:  # its pixels are gone, or damaged
+            yield sha, marks_of_hash(*known) if known is not None else Marks()
+        else:
+            yield sha, marks_of(picture, model, known=known)
+
+
+def _left_in(home: Home, ledger: Ledger, removed: Sequence[tuple[str, Marks]], gone: frozenset[str]) -> tuple[str, ...]:
+    """The contents of this home that are like these removed ones and stay: somebody has compared all of them."""
+    from curation.near_embedding import NearEmbedder, VectorCache
+
+    recogniser = recogniser_of(home, removed)
+    rows = [(sha, pdq) for sha, pdq in ledger.query(_COMPARED) if sha not in gone]
+    if not rows:
+        return ()
+    by_hash = recogniser.by_hash([pdq for _, pdq in rows])
+    cache = VectorCache(home.vectors_path, NearEmbedder.digest)
+    vectors, there = cache.load([sha for sha, _ in rows])
+    by_vector = recogniser.by_vector(vectors)
+    return tuple(
+        sha
+        for (sha, _), hashed, embedded, has in zip(rows, by_hash, by_vector, there.tolist(), strict=True)
+        if hashed is not None or (has and embedded is not None)
+    )
+
+
+# ── recognising ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def recogniser_of(home: Home, removed: Sequence[tuple[str, Marks]]) -> Recogniser:
+    """Who recognises these within the ruleset's bounds."""
+    from curation.near_embedding import NearEmbedder
+    from curation.recognition import Recogniser
+
+    rules = home.ruleset.tombstone
+    return Recogniser(
+        removed,
+        max_distance=rules.pdq_max_distance,
+        min_cosine=rules.min_cosine,
+        model=NearEmbedder.digest,
+    )
+
+
+# ── what is held ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def held(home: Home) -> tuple[HeldPicture, ...]:
+    """The pictures that wait for somebody to look, the likest first."""
+    with home.ledger(readonly=True) as ledger:
+        suppression = home.suppression(ledger)
+        rows = ledger.query(_HELD, {"score": REMOVED_LIKENESS})
+    return tuple(
+        HeldPicture(sha, likeness, tuple(images or ()), tuple(pages or ()))
+        for sha, likeness, images, pages in rows
+        if not suppression.is_spared(sha)
+    )
+
+
+def release(home: Home, content_sha256: str, *, by: str, reason: str) -> Released:
+    """Let a picture in that is like a removed one: somebody has looked, and it is another. The next crawl takes it.
+
+    Raises:
+        InputError: no digest, nobody's name, or no reason. RefusedError: an approved removal covers these very bytes,
+            or nothing was ever removed.
+    """
+    from flows.stages.removing.requests import hex_digits, require_name
+
+    sha = hex_digits(content_sha256, 64, "custody removal release")
+    require_name(by)
+    if not reason.strip():
+        raise InputError("a release carries a reason", where="--reason")
+    with home.ledger() as ledger:
+        tombstones, suppression = home.tombstones(ledger), home.suppression(ledger)
+        if (removal := tombstones.covers_content(sha)) is not None:
+            raise RefusedError(
+                "an approved removal covers these very bytes", where=removal, remedy="A removal is final"
+            )
+        if not suppression:
+            raise RefusedError("nothing was ever removed that it could be like", where="custody removal release")
+        suppression = suppression.with_added("", {}, spared=[sha])
+        suppression.store(home.tombstones_path)
+        suppression.record(ledger, utc_now())
+        event = {
+            "kind": "near-released",
+            "subject": sha,
+            "detail": json.dumps({"by": by, "reason": reason}),
+            "happened_at": utc_now().replace(tzinfo=None),
+        }
+        ledger.append("event", [event], key=f"near-released/{suppression.epoch}/{sha}")
+        publish(ledger, home.snapshot_path, now=utc_now())
+    copy_outside(home, tombstones, suppression)
+    return Released(sha, suppression.epoch)
+
+
+def by_content(found: Mapping[str, float]) -> list[tuple[str, str, float]]:
+    """(content, score's name, value) of what was recognised, as evidence keeps it."""
+    return [(sha, REMOVED_LIKENESS, likeness) for sha, likeness in sorted(found.items())]
