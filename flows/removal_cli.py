@@ -122,6 +122,43 @@ def removal_reject(home_path: Path, as_json: bool, removal_id: str, by: str, rea
     _print_removal(stage.reject(open_home(home_path), removal_id, by=by, reason=reason), as_json)
 
 
+@removal.command("held")
+@common
+def removal_held(home_path: Path, as_json: bool) -> None:
+    """Pictures that are kept out since they are like a removed one, until somebody has looked at them.
+
+    Nothing of them is kept but where they hang. One that is another picture is let in by `custody removal release`; one
+    that is a copy is removed as any other: `custody removal add --sha256`.
+    """
+    from flows.stages.removing import suppressing as stage
+
+    held = stage.held(open_home(home_path))
+    if as_json:
+        print_json(held)
+        return
+    print_table(
+        ("content", "likeness", "picture", "page"),
+        [(h.content_sha256, f"{h.likeness:.3f}", " ".join(h.image_urls), " ".join(h.page_urls)) for h in held],
+    )
+    say(f"{counted(len(held), 'picture')} held")
+
+
+@removal.command("release")
+@common
+@click.argument("sha256")
+@click.option("--by", required=True, help="Who has looked.")
+@click.option("--reason", required=True, help="Why it is another picture.")
+def removal_release(home_path: Path, as_json: bool, sha256: str, by: str, reason: str) -> None:
+    """Let in a picture that is like a removed one: it is another. The next crawl of its page takes it."""
+    from flows.stages.removing import suppressing as stage
+
+    released = stage.release(open_home(home_path), sha256, by=by, reason=reason)
+    if as_json:
+        print_json(released)
+    else:
+        answer(f"Released {released.content_sha256}: the next crawl of its page takes it")
+
+
 @removal.command("apply")
 @common
 @click.argument("removal_ids", nargs=-1, required=True)
