@@ -27,6 +27,7 @@ from flows.stages.removing.keyed import covered_matches, leftovers
 from flows.stages.removing.needles import Needles, gather
 from flows.stages.removing.scanning import ScanReport, scan_home
 from flows.stages.removing.standing import Removal, all_shown
+from flows.stages.removing.suppressing import suppress
 from flows.stages.seal import record_generation
 from flows.terminal import Progress, silent
 from policy import removals
@@ -79,6 +80,7 @@ def apply(
             contents = [tuple(row) for row in ledger.query(_CONTENTS, {"removals": names})]
             record_reach(ledger, home, known)
             removals.record_steps(ledger, list(_keyed(home, ledger, known)), now=utc_now())
+        suppress(home, *known)  # an approval that was killed may have left some of it unmarked
         needles = None
         if scan and known:
             with home.ledger(readonly=True) as ledger:
