@@ -14,6 +14,7 @@ from curation.storage import Location, parse_location
 from flows import settings as settings_module
 from flows.settings import Settings
 from flows.terminal import say
+from policy.copies import RESTORING, require_current
 from policy.durable import write_durably
 from policy.errors import BusyError, ConfigurationError, HomeError, InputError
 from policy.grants import Grants
@@ -75,11 +76,11 @@ class Home:
         return home
 
     @classmethod
-    def open(cls, path: Path) -> Home:
-        """Open an existing home.
+    def open(cls, path: Path, *, to_restore: bool = False) -> Home:
+        """Open an existing home. `to_restore`: also one that is a backup from before some removals.
 
         Raises:
-            HomeError: there is none at this path.
+            HomeError: there is none at this path, or it must be restored before it is used.
         """
         home = cls(path)
         missing = [file.name for file in (home.settings_path, home.ledger_path) if not file.is_file()]
@@ -91,7 +92,20 @@ class Home:
                 where=str(path.absolute()) if path == Path() else str(path),
                 remedy="Make one with `custody init --home DIR`, or name yours with --home or CUSTODY_HOME",
             )
+        if not to_restore:
+            home.require_current()
         return home
+
+    def require_current(self) -> None:
+        """HomeError when this is a restored backup: removals that were filed since must be applied again first."""
+        if (copy := self.copy_path) is not None or (self.path / RESTORING).exists():
+            require_current(self.path, self.tombstones_path, copy or self.tombstones_path)
+
+    @property
+    def copy_path(self) -> Path | None:
+        """The copy, outside, of what may never come back; a relative path is the home's. None: none is kept."""
+        named = self.settings.removals.suppression_copy
+        return self.path / named if named else None
 
     @property
     def settings_path(self) -> Path:

@@ -189,7 +189,7 @@ class Suppression:
                 current = type(self).load(directory)
                 if current == self:
                     return
-                if self.epoch <= current.epoch or not current._is_within(self):
+                if self.epoch <= current.epoch or not current.is_within(self):
                     raise IntegrityError(
                         f"epoch {self.epoch} does not continue epoch {current.epoch}",
                         where=str(directory / SUPPRESSION_FILE),
@@ -249,7 +249,8 @@ class Suppression:
             raise KeyFileError("the marks were encrypted under another key", remedy="Restore keys/")
         return self.keys
 
-    def _is_within(self, other: Self) -> bool:
+    def is_within(self, other: Self) -> bool:
+        """Whether the other knows all of this, each with the same removal."""
         return self.entries.items() <= other.entries.items() and self.spared.items() <= other.spared.items()
 
     def _to_json(self) -> str:

@@ -157,7 +157,7 @@ class Tombstones:
                 current = type(self).load(directory)
                 if current == self:
                     return
-                if self.epoch <= current.epoch or not current._is_within(self):
+                if self.epoch <= current.epoch or not current.is_within(self):
                     raise IntegrityError(
                         f"epoch {self.epoch} does not continue epoch {current.epoch}",
                         where=str(directory / TOMBSTONES_FILE),
@@ -219,7 +219,8 @@ class Tombstones:
         known = self.tokens.get(kind)
         return known.get(keys.token(kind, value)) if known else None
 
-    def _is_within(self, other: Self) -> bool:
+    def is_within(self, other: Self) -> bool:
+        """Whether the other knows all of this, each with the same removal."""
         return all(known.items() <= other.tokens.get(kind, {}).items() for kind, known in self.tokens.items()) and all(
             known.items() <= other.slot_removals.get(name, {}).items() for name, known in self.slot_removals.items()
         )
