@@ -26,11 +26,13 @@ import pyarrow as pa
 from flows.home import Home, utc_now
 from flows.pace import Pace
 from flows.stages.decide import DecideSummary, decide, judge_pairs
+from flows.stages.duplicates import forget_vectors
 from flows.stages.evidence import evidence_batches, newest_evidence
 from flows.stages.parts import unit_id
+from flows.stages.removing.suppressing import SUPPRESSED_BY, alike
 from flows.terminal import Progress, silent
 from policy.duplicates import DUPLICATE
-from policy.evidence import DuplicateOf, Evidence, Score
+from policy.evidence import REMOVED_LIKENESS, DuplicateOf, Evidence, Score
 from policy.ledger import Ledger
 from policy.quality import QUALITY
 from policy.ruleset import judge
@@ -172,6 +174,11 @@ class Looking:
         self._scorers = {name: scorer_of(home, name) for name in self.mechanisms if name != DUPLICATE}
         self._passing, self._contents = _settled(home, progress)
         self._known = Known(self._contents)
+        # What is like a removed picture is looked at by a person, and by no model before that.
+        self._held = alike(home, self._contents, progress=progress)
+        held = [(content, REMOVED_LIKENESS, likeness) for content, likeness in self._held.items()]
+        self._known.add(SUPPRESSED_BY, (REMOVED_LIKENESS,), held)
+        self._contents = [content for content in self._contents if content not in self._held]
         self._looked: list[Looked] = []
         self._unreadable: set[str] = set()
         self._turn: _Turn | None = None
@@ -206,6 +213,8 @@ class Looking:
         """Write the evidence anew of what has something new to be said of, and judge."""
         self._end_turn()
         pairs = _record(self._home, self._passing, self._known, self._progress)
+        if self._held:
+            forget_vectors(self._home, sorted(self._held))
         decided = decide(self._home, self._progress)
         stood_for = sum(found.representative != content for content, found in self._known.duplicates.items())
         return LookSummary(len(self._contents), tuple(self._looked), len(self._unreadable), stood_for, pairs, decided)

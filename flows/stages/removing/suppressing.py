@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress as suppress_errors
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,10 +24,14 @@ from policy.suppression import Marks, Suppression, store_copy
 from policy.tombstones import Tombstones
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from curation.near_embedding import Embedder
     from curation.recognition import Recogniser
 
 SUPPRESSED_BY = "suppression/1"  # who gave a picture the score by which it is held
+EMBEDDED_AT_ONCE = 1_024  # pictures between two files of embeddings
 MARKED_AT_ONCE = 64  # contents between two versions of the list, so that a kill costs no more than their embedding
 
 _MATCHED = """
@@ -143,20 +148,16 @@ def _marks(
     home: Home, contents: Sequence[str], hashes: Mapping[str, tuple[str, int]], embedder: Embedder | None
 ) -> Iterator[tuple[str, Marks]]:
     """The marks of each content: of its pixels where they are kept, else of its hash."""
-    from curation.images import decode
     from curation.near_embedding import NearEmbedder
-    from curation.pixel_store import PixelStore
     from curation.recognition import marks_of, marks_of_hash
 
-    store, model = PixelStore(home.pixels_path), embedder or NearEmbedder()
+    model, there = embedder or NearEmbedder(), dict(_pictures(home, contents))
     for sha in contents:
         known = hashes.get(sha)
-        try:
-            picture = decode(store.get(sha))
-        except InputError:  # its pixels are gone, or damaged
-            yield sha, marks_of_hash(*known) if known is not None else Marks()
+        if sha in there:
+            yield sha, marks_of(there[sha], model, known=known)
         else:
-            yield sha, marks_of(picture, model, known=known)
+            yield sha, marks_of_hash(*known) if known is not None else Marks()
 
 
 def _left_in(home: Home, ledger: Ledger, removed: Sequence[tuple[str, Marks]], gone: frozenset[str]) -> tuple[str, ...]:
@@ -193,6 +194,57 @@ def recogniser_of(home: Home, removed: Sequence[tuple[str, Marks]]) -> Recognise
         min_cosine=rules.min_cosine,
         model=NearEmbedder.digest,
     )
+
+
+def alike(
+    home: Home, contents: Sequence[str], *, embedder: Embedder | None = None, progress: Progress = silent
+) -> dict[str, float]:
+    """Which of these kept pictures are like a removed one by their embeddings, and how like (cosine).
+
+    What was never embedded is, with and without its surround: it came before there was anything to be recognised.
+    """
+    with home.ledger(readonly=True) as ledger:
+        suppression = home.suppression(ledger)
+    recogniser = recogniser_of(home, suppression.marks()) if suppression else None
+    if recogniser is None or not recogniser.embeds or not contents:
+        return {}
+    from curation.near_embedding import NearEmbedder, VectorCache
+    from curation.recognition import is_plain, views_of
+
+    model = embedder or NearEmbedder()
+    cache = VectorCache(home.vectors_path, model.digest)
+    vectors, there = cache.load(contents)
+    found = {
+        sha: like.likeness
+        for sha, like, has in zip(contents, recogniser.by_vector(vectors), there.tolist(), strict=True)
+        if has and like is not None
+    }
+    missing = [sha for sha, has in zip(contents, there.tolist(), strict=True) if not has]
+    for start in range(0, len(missing), EMBEDDED_AT_ONCE):
+        held = list(_pictures(home, missing[start : start + EMBEDDED_AT_ONCE]))
+        if held:
+            views = views_of([picture for _, picture in held], model)
+            cache.add([sha for sha, _ in held], views.own)
+            for (sha, _), like in zip(held, recogniser.by_views(views), strict=True):
+                if like is not None:
+                    found[sha] = like.likeness
+        progress(min(start + EMBEDDED_AT_ONCE, len(missing)), len(missing), "look: like what was removed")
+    with home.ledger(readonly=True) as ledger:
+        quality = {sha: value for sha, _, value in ledger.query(_HASHES, [sorted(found)])} if found else {}
+    # Of what was never measured it is not known to be plain.
+    seen = {sha: like for sha, like in found.items() if sha not in quality or not is_plain(quality[sha])}
+    return {sha: like for sha, like in seen.items() if not suppression.is_spared(sha)}
+
+
+def _pictures(home: Home, contents: Sequence[str]) -> Iterator[tuple[str, npt.NDArray[np.uint8]]]:
+    """The kept pixels of those that can be decoded."""
+    from curation.images import decode
+    from curation.pixel_store import PixelStore
+
+    store = PixelStore(home.pixels_path)
+    for sha in contents:
+        with suppress_errors(InputError):  # gone meanwhile, or damaged
+            yield sha, decode(store.get(sha))
 
 
 # ── what is held ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -244,8 +296,3 @@ def release(home: Home, content_sha256: str, *, by: str, reason: str) -> Release
         publish(ledger, home.snapshot_path, now=utc_now())
     copy_outside(home, tombstones, suppression)
     return Released(sha, suppression.epoch)
-
-
-def by_content(found: Mapping[str, float]) -> list[tuple[str, str, float]]:
-    """(content, score's name, value) of what was recognised, as evidence keeps it."""
-    return [(sha, REMOVED_LIKENESS, likeness) for sha, likeness in sorted(found.items())]
