@@ -34,6 +34,7 @@ IMAGE = f"{ORIGIN}/gallery/x.jpg"
 MEMORY_BYTES = 64 * 2**20
 # Most take under 50 ms; the bound is for a machine that is busy with other things.
 MB = 2**20
+LONG = 72 * MB  # a second one of it would be too much
 
 
 class Case(NamedTuple):
@@ -150,7 +151,7 @@ XMP: dict[str, Callable[[], bytes]] = {
     "entity-bomb": lambda: BOMB + RDF + b"&l9;</r:RDF>",
     "utf-16": lambda: ("<a>" * 600_000).encode("utf-16"),
     "utf-32": lambda: (RDF.decode() + "\U0001f600" * MB).encode("utf-32"),
-    "long": filled(RDF, b"<a/>", 100 * MB),
+    "long": filled(RDF, b"<a/>", LONG),
 }
 
 JSON: dict[str, Callable[[], bytes]] = {
@@ -174,7 +175,7 @@ ROBOTS: dict[str, Callable[[], bytes]] = {
     "bad-bytes": filled(b"User-agent: *\n", b"Disallow: /\xff\n", 2 * MB),
     "utf-16": lambda: ("User-agent: *\n" + "Disallow: /x\n" * 100_000).encode("utf-16"),
     "empty-lines": filled(b"", b"\r", 5 * MB),
-    "too-long": filled(b"User-agent: *\nDisallow: /\n", b"Disallow: /x\n", 100 * MB),
+    "too-long": filled(b"User-agent: *\nDisallow: /\n", b"Disallow: /x\n", LONG),
 }
 
 RSL_START = b'<rsl xmlns="https://rslstandard.org/rsl">'
@@ -184,7 +185,7 @@ RSL: dict[str, Callable[[], bytes]] = {
     "attributes": lambda: RSL_START + b"<content " + b" ".join(b'a%d=""' % n for n in range(60_000)) + b"/></rsl>",
     "long-attribute": filled(RSL_START + b'<content url="', b"*a", 2 * MB, b'"/></rsl>'),
     "entity-bomb": lambda: BOMB + RSL_START + b"&l9;</rsl>",
-    "too-long": filled(RSL_START, b"<content/>", 100 * MB),
+    "too-long": filled(RSL_START, b"<content/>", LONG),
 }
 
 
@@ -198,14 +199,14 @@ CASES: dict[str, Case] = {
         f"xmp compressed {name}": Case(png(packed(XMP[name])), of_image, KEPT_OUT)
         for name in ("deep", "wide", "utf-32")
     },
-    "xmp zlib bomb": Case(png(lambda: b"\1\0\0\0" + endless(256 * MB)), of_image, KEPT_OUT),
+    "xmp zlib bomb": Case(png(lambda: b"\1\0\0\0" + endless(2 * LONG)), of_image, KEPT_OUT),
     "xmp needle behind 40 MB": Case(
         png(plain(filled(RDF, b"<a/>", 40 * MB, b"DMI-PROHIBITED"))), of_image, frozenset({"deny"})
     ),
-    "image unknown": Case(filled(b"", b"x", 100 * MB), of_image, KEPT_OUT),
-    "image of packets": Case(filled(b"", b"<?xpacket begin", 100 * MB), of_image, KEPT_OUT),
+    "image unknown": Case(filled(b"", b"x", LONG), of_image, KEPT_OUT),
+    "image of packets": Case(filled(b"", b"<?xpacket begin", LONG), of_image, KEPT_OUT),
     **{f"tdmrep {name}": Case(text, of_document("tdmrep"), KEPT_OUT) for name, text in JSON.items()},
-    "tdmrep too long": Case(filled(b"[", b"{},", 100 * MB, b"{}]"), of_document("tdmrep"), KEPT_OUT),
+    "tdmrep too long": Case(filled(b"[", b"{},", LONG, b"{}]"), of_document("tdmrep"), KEPT_OUT),
     **{f"robots {name}": Case(text, of_document("robots"), ANY) for name, text in ROBOTS.items()},
     **{f"ai_txt {name}": Case(ROBOTS[name], of_document("ai_txt"), ANY) for name in _READ_LIKE_ROBOTS},
     **{f"ai_agents {name}": Case(ROBOTS[name], of_document("robots", "ai_agents"), ANY) for name in _READ_LIKE_ROBOTS},
@@ -223,7 +224,7 @@ CASES: dict[str, Case] = {
         filled(b"User-agent: *\n", b"License: https://a.example/l\n", 5 * MB), of_document("robots", "rsl"), KEPT_OUT
     ),
     "trust_txt lines": Case(filled(b"", b"datatrainingallowed=yes\n", 5 * MB), of_document("trust_txt"), ANY),
-    "trust_txt too long": Case(filled(b"", b"a=b\n", 100 * MB), of_document("trust_txt"), KEPT_OUT),
+    "trust_txt too long": Case(filled(b"", b"a=b\n", LONG), of_document("trust_txt"), KEPT_OUT),
     "content_usage header": Case(filled(b"", b"a=(b c);d, ", 64_000), of_header("content-usage", "content_usage"), ANY),
     "rsl link header": Case(filled(b"", b"<a>; rel=license, ", 64_000), of_header("link", "rsl"), ANY),
     "x_robots header": Case(filled(b"", b"a: noindex, ", 64_000), of_header("x-robots-tag", "x_robots"), ANY),
