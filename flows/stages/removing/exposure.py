@@ -7,7 +7,7 @@ then on, and after the rows were erased, which checkpoint saw what is arithmetic
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -78,12 +78,15 @@ class Withdrawn:
 
 @dataclass(frozen=True, slots=True)
 class Unserved:
-    """A removal that a checkpoint has seen something of, and that nothing has been done about yet."""
+    """A removal that a checkpoint has seen something of, and that nothing has been done about yet.
+
+    `may_stay`: what is to be done is to name it.
+    """
 
     removal: str
     state: str
     seen: TracedCheckpoint
-    how: str
+    may_stay: bool
 
 
 def record_reach(ledger: Ledger, home: Home, names: Iterable[str]) -> None:
@@ -156,20 +159,25 @@ class Exposures:
         """The slots of a dataset that no training may be fed any more: what was removed, and what has its text."""
         return self.tombstones.slots(dataset) | frozenset(self.reach(self.in_force).lent.get(dataset, ()))
 
-    def how(self, seen: TracedCheckpoint, exposed: Collection[str]) -> str:
-        """How a checkpoint was touched: FED it, DESCENDS from one of the `exposed`, or STANDS_ON output of one."""
-        if seen.tier == "direct" or seen.count:
+    def how(self, seen: TracedCheckpoint, exposed: Iterable[TracedCheckpoint]) -> str:
+        """How one of the `exposed` was touched: FED it, DESCENDS from one that was, or only STANDS_ON a model."""
+        if _was_fed(seen):
             return FED
+        fed = {each.id for each in exposed if _was_fed(each)}
         parent, visited = self._parent(seen.run), {seen.run}
         while parent is not None:
             run = parent.rpartition("-")[0]
-            if parent in exposed:
+            if parent in fed:
                 return DESCENDS
             if run in visited:
                 break
             visited.add(run)
             parent = self._parent(run)
         return STANDS_ON
+
+    def may_stay(self, seen: TracedCheckpoint, exposed: Iterable[TracedCheckpoint]) -> bool:
+        """Whether one of the `exposed` is only named: it stands on a model that saw it, which the ruleset lets be."""
+        return self._rules.on_indirect == "name" and self.how(seen, exposed) == STANDS_ON
 
     def unserved(self, checkpoint: str, *, undecided: bool = False) -> tuple[Unserved, ...]:
         """The removals in force (`undecided`: or held) that a checkpoint has seen something of, not dealt with yet.
@@ -181,20 +189,18 @@ class Exposures:
             return ()
         found = []
         for name in sorted(names):
-            exposed = {seen.id: seen for seen in self.exposed([name])}
-            if (seen := exposed.get(checkpoint)) is None:
-                continue
-            how = self.how(seen, exposed)
-            if how == STANDS_ON and self._rules.on_indirect == "name" and (name, checkpoint) in self._named:
-                continue
-            found.append(Unserved(name, self.states[name].value, seen, how))
+            exposed = self.exposed([name])
+            for seen in exposed:
+                is_named = (name, checkpoint) in self._named and self.may_stay(seen, exposed)
+                if seen.id == checkpoint and not is_named:
+                    found.append(Unserved(name, self.states[name].value, seen, self.may_stay(seen, exposed)))
         return tuple(found)
 
     def require_standing(self, checkpoint: str) -> None:
         """RefusedError unless a checkpoint may be used: it is not withdrawn, and was fed nothing that was removed."""
         if (gone := self.withdrawn.get(checkpoint)) is not None:
             raise RefusedError("this checkpoint was withdrawn", where=checkpoint, remedy=instead(gone))
-        seen = [u for u in self.unserved(checkpoint) if u.how != STANDS_ON or self._rules.on_indirect == "withdraw"]
+        seen = [each for each in self.unserved(checkpoint) if not each.may_stay]
         if seen:
             names = " ".join(each.removal for each in seen)
             raise RefusedError(
@@ -205,6 +211,11 @@ class Exposures:
 
     def _parent(self, run: str) -> str | None:
         return self.records.runs[run].parent_checkpoint if run in self.records.runs else None
+
+
+def _was_fed(seen: TracedCheckpoint) -> bool:
+    """With the sample, or with a caption that was its text."""
+    return seen.tier == "direct" or seen.count > 0
 
 
 def require_standing(home: Home, checkpoint: str) -> None:

@@ -50,16 +50,18 @@ _SERVED = "SELECT DISTINCT removal FROM removal_step WHERE part = 'models' AND a
 class PlannedRun:
     """A run that saw something, and what becomes of it.
 
-    `action`: replay | withdraw | approximate | name | settled (done before). `exposed`: its checkpoints that saw it;
-    `never`: those that did not. Of a replay, `base` is the checkpoint it starts from (None: from nothing), `steps` how
-    many are trained again, `becomes` the new run, `estimated_s` what that takes by the pace at which the run was
-    trained (None: not known). `through`: what stays between the new run and an exact one, "" where nothing does.
+    `action`: replay | withdraw | approximate | name | settled (done before). `exposed`: its checkpoints that saw it,
+    `going` those of them that are withdrawn; `never`: those that did not. Of a replay, `base` is the checkpoint that it
+    starts from (None: from nothing), `steps` how many are trained again, `becomes` the new run, `estimated_s` what that
+    takes by the pace at which the run was trained (None: not known). `through`: what stays between the new run and an
+    exact one, "" where nothing does.
     """
 
     run: str
     kind: str
     action: str
     exposed: tuple[TracedCheckpoint, ...]
+    going: tuple[str, ...]
     never: tuple[str, ...]
     base: str | None = None
     first_step: int = 0
@@ -143,8 +145,7 @@ def waiting(home: Home) -> tuple[str, ...]:
     unserved = {name for name in exposures.in_force if name not in served}
     runs, _ = _planned(home, exposures, exposures.in_force, pace)
     if any(run.action in (REPLAY, WITHDRAW, APPROXIMATE) for run in runs):
-        unsettled = {seen.id for run in runs if run.action != SETTLED for seen in run.exposed}
-        unsettled -= exposures.withdrawn.keys()
+        unsettled = {each for run in runs for each in run.going} - exposures.withdrawn.keys()
         unserved |= {n for n in exposures.in_force if any(s.id in unsettled for s in exposures.exposed([n]))}
     return tuple(sorted(unserved))
 
@@ -220,21 +221,20 @@ def _planned(
     runs = []
     for run, seen in by_run.items():
         record = exposures.records.runs[run]
-        hows = {exposures.how(each, ids) for each in seen}
-        action = _action(home, record.kind, hows)
+        action = _action(home, record.kind, {exposures.how(each, exposed) for each in seen})
         if action == REPLAY and replaying.origin_of(run) != run and run not in successors:
             action = WITHDRAW  # a replay that was never finished, and that another one overtakes
         if action == REPLAY and not (home.runs_path / run / "run.json").is_file():
             action = WITHDRAW  # nothing is left to go back to
-        settled = [each for each in seen if each.id in exposures.withdrawn]
-        if len(settled) == len(seen) and (
-            action != REPLAY or all(exposures.withdrawn[each.id].replaced_by for each in settled)
-        ):
+        going = tuple(each.id for each in seen if not exposures.may_stay(each, exposed))
+        gone = [exposures.withdrawn[each] for each in going if each in exposures.withdrawn]
+        if going and len(gone) == len(going) and (action != REPLAY or all(each.replaced_by for each in gone)):
             action = SETTLED
         never = tuple(row[0] for row in exposures.records.checkpoints if row[1] == run and row[0] not in ids)
         upstream = sorted(stands_on(record, exposures.records.runs)[0] & by_run.keys())
         through = f"captions of the model {', '.join(upstream)}" if upstream else ""
-        one = PlannedRun(run, record.kind, action, seen, never, last_step=seen[-1].step, through=through)
+        last_step = max((each.step for each in seen if each.id in going), default=0)
+        one = PlannedRun(run, record.kind, action, seen, going, never, last_step=last_step, through=through)
         if action == REPLAY:
             one = _with_cost(home, exposures, names, one, pace)
         runs.append(one)
@@ -320,52 +320,45 @@ def _serve(
     text_encoder: TextEncoder | None,
     progress: Progress,
 ) -> ServedRun:
-    """One run: what took its place is there and verified before anything of it goes."""
+    """One run: what takes its place is there and verified before anything of it goes."""
     action, tier, becomes, through = planned.action, "", "", ""
     took_place: dict[int, str] = {}
-    steps: list[Done] = []
-    seen_by = {n: [s for s in seen if s.run == planned.run] for n, seen in by_name.items()}
-    seen_by = {n: seen for n, seen in seen_by.items() if seen}
+    concerned = [name for name, seen in by_name.items() if any(each.run == planned.run for each in seen)]
+    steps = [
+        Done(name, PART, "named", each.id, after={"tier": INDIRECT, "through": each.through})
+        for name in concerned
+        for each in by_name[name]
+        if each.run == planned.run and exposures.may_stay(each, by_name[name])
+    ]
     if action == REPLAY:
         dataset = exposures.records.runs[planned.run].dataset
-        work = replaying.plan(
-            home, planned.run, removed=_to_empty(home, exposures, dataset), last_step=planned.last_step
-        )
+        removed = _to_empty(home, exposures, dataset)
+        work = replaying.plan(home, planned.run, removed=removed, last_step=planned.last_step)
         last = replaying.replay(home, work, offline=offline, text_encoder=text_encoder, progress=progress)
         becomes = work.name
-        tier, through = _tier(home, last, seen_by)
+        tier, through = _tier(home, last, concerned)
         took_place = _checkpoints_of(home, becomes)
-        steps = _replayed(home, planned, work, last, tier, through, seen_by)
+        steps += _replayed(planned, work, last, tier, through, concerned)
+        if tier == INDIRECT:
+            after = {"tier": INDIRECT, "through": through}
+            steps += [Done(n, PART, "named", new, after=after) for n in concerned for new in took_place.values()]
     elif action == NAME:
-        through = planned.exposed[-1].through
-        tier = INDIRECT
-        steps = [
-            Done(n, PART, "named", s.id, after={"tier": INDIRECT, "through": s.through})
-            for n, seen in seen_by.items()
-            for s in seen
-        ]
+        tier, through = INDIRECT, planned.exposed[-1].through
     elif action == SETTLED:
-        instead = [g for s in planned.exposed if (g := exposures.withdrawn[s.id].replaced_by)]
+        instead = [by for each in planned.going if (by := exposures.withdrawn[each].replaced_by)]
         if instead:
             becomes = instead[-1].rpartition("-")[0]
-            tier, through = _called(exposures, becomes, seen_by)
-    rows = _withdrawals(exposures, planned, seen_by, took_place)
+            tier, through = _called(exposures, becomes, concerned)
+    rows = _withdrawals(exposures, planned, by_name, took_place)
     with home.ledger() as ledger:
         removals.record_steps(ledger, steps, now=utc_now())
-        withdraw(ledger, rows)
-    return ServedRun(
-        planned.run,
-        planned.kind,
-        action,
-        tier,
-        becomes,
-        through,
-        planned.steps,
-        len({row.checkpoint for row in rows}),
-    )
+        if rows:
+            withdraw(ledger, rows)
+    withdrawn = len({row.checkpoint for row in rows})
+    return ServedRun(planned.run, planned.kind, action, tier, becomes, through, planned.steps, withdrawn)
 
 
-def _tier(home: Home, last: CheckpointRecord, seen_by: Mapping[str, Sequence[TracedCheckpoint]]) -> tuple[str, str]:
+def _tier(home: Home, last: CheckpointRecord, names: Sequence[str]) -> tuple[str, str]:
     """What a replayed run may be called, by what the ledger says of it now; and by what it is not exact.
 
     Raises:
@@ -379,11 +372,10 @@ def _tier(home: Home, last: CheckpointRecord, seen_by: Mapping[str, Sequence[Tra
         )
     with home.ledger(readonly=True) as ledger:
         exposures = Exposures(ledger, home)
-    exposed = exposures.exposed(seen_by)
-    ids = {each.id for each in exposed}
-    if fed := [each.id for each in exposed if each.run == last.run and exposures.how(each, ids) != STANDS_ON]:
+    exposed = exposures.exposed(names)
+    if fed := [s.id for s in exposed if s.run == last.run and exposures.how(s, exposed) != STANDS_ON]:
         raise IntegrityError("the replay was fed what was removed", where=fed[0])
-    return _called(exposures, last.run, seen_by)
+    return _called(exposures, last.run, names)
 
 
 def _called(exposures: Exposures, run: str, names: Iterable[str]) -> tuple[str, str]:
@@ -401,13 +393,12 @@ def _checkpoints_of(home: Home, run: str) -> dict[int, str]:
 
 
 def _replayed(
-    home: Home,
     planned: PlannedRun,
     work: replaying.Planned,
     last: CheckpointRecord,
     tier: str,
     through: str,
-    seen_by: Mapping[str, Sequence[TracedCheckpoint]],
+    names: Sequence[str],
 ) -> list[Done]:
     """What a receipt tells of a replay. Bits are claimed of a whole run of one code: where it changed, that is said."""
     before = {"base": work.base, "first_step": work.first_step, "code_version": work.old_run.code_version}
@@ -424,30 +415,20 @@ def _replayed(
         "code_version": code_version(),
         "contract": asdict(work.old_run.segments[-1].contract),
     }
-    done = []
-    for name, seen in seen_by.items():
-        done.append(Done(name, PART, "replayed", planned.run, before=before, after=after))
-        if through and tier == INDIRECT:
-            ids = {s.id for s in seen}
-            done += [
-                Done(name, PART, "named", checkpoint, after={"tier": INDIRECT, "through": through})
-                for checkpoint in _checkpoints_of(home, work.name).values()
-                if checkpoint not in ids
-            ]
-    return done
+    return [Done(name, PART, "replayed", planned.run, before=before, after=after) for name in names]
 
 
 def _withdrawals(
     exposures: Exposures,
     planned: PlannedRun,
-    seen_by: Mapping[str, Sequence[TracedCheckpoint]],
+    by_name: Mapping[str, Sequence[TracedCheckpoint]],
     took_place: Mapping[int, str],
 ) -> list[Withdrawal]:
-    if planned.action == NAME:
-        return []
     rows = []
-    for name, seen in seen_by.items():
-        for each in seen:
+    for name, exposed in by_name.items():
+        for each in exposed:
+            if each.run != planned.run or exposures.may_stay(each, exposed):
+                continue
             gone = exposures.withdrawn.get(each.id)
             if planned.action == REPLAY:
                 action, instead = "replayed", took_place.get(each.step) or took_place[max(took_place)]
@@ -470,7 +451,6 @@ def _write_down(home: Home, together: Sequence[str], done: Sequence[ServedRun]) 
         served = {name for (name,) in ledger.query(_SERVED)}
         steps = []
         for name, seen in ids.items():
-            exposed = {each.id for each in seen}
             steps += [
                 Done(
                     name,
@@ -479,7 +459,7 @@ def _write_down(home: Home, together: Sequence[str], done: Sequence[ServedRun]) 
                     each.id,
                     after={
                         "tier": each.tier,
-                        "how": exposures.how(each, exposed),
+                        "how": exposures.how(each, seen),
                         "count": each.count,
                         "steps": list(each.steps[:100]),
                         "through": each.through,
@@ -488,7 +468,7 @@ def _write_down(home: Home, together: Sequence[str], done: Sequence[ServedRun]) 
                 )
                 for each in seen
             ]
-            steps += _never_seen(exposures, name, exposed)
+            steps += _never_seen(exposures, name, {each.id for each in seen})
             became = [
                 {"run": one.run, "action": one.action, "tier": one.tier, "becomes": one.becomes, "through": one.through}
                 for one in done
