@@ -541,6 +541,39 @@ def compact(home_path: Path, as_json: bool) -> None:
     answer(f"ledger.duckdb: {before:,} bytes before, {after:,} after")
 
 
+@cli.command()
+@common
+@click.argument("backup", type=click.Path(path_type=Path), required=False)
+@click.option("--write-copy", is_flag=True, help="Make the lost copy anew: this home is the newest there is.")
+def restore(home_path: Path, as_json: bool, backup: Path | None, write_copy: bool) -> None:
+    """Make a backup usable: what was removed since it was made is removed again, from the copy outside the home.
+
+    With BACKUP it is copied to --home first, which must be empty. A home that is behind refuses everything else.
+    """
+    from flows.home import Home
+    from flows.stages.removing import restoring as stage
+
+    if write_copy:
+        epoch = stage.write_copy(Home.open(home_path, to_restore=True))
+        if as_json:
+            print_json({"home": str(home_path), "epoch": epoch})
+        else:
+            say(f"The copy is of epoch {epoch} now, as this home")
+        return
+    bar = progress_bar(as_json)
+    home = stage.put_back(backup, home_path, bar) if backup is not None else Home.open(home_path, to_restore=True)
+    done = stage.restore(home, bar)
+    if as_json:
+        print_json(done)
+    else:
+        for one in done.removals:
+            answer(f"{one.id}: applied again, scan: {one.scan}, {home.path / one.receipt}")
+        answer(f"Tombstones of epoch {done.epoch} are in force (the backup's were of epoch {done.epoch_before}).")
+        if done.left:
+            say(f"{done.left} rows, pictures or slots are left: run it again; the home stays closed until none is")
+    sys.exit(0 if done.clean else 1)
+
+
 cli.add_command(removal)
 
 
