@@ -23,7 +23,7 @@ BENCHMARKS = (
     "loader",
     *("trace", "curriculum"),
     *("exactness", "after_kill"),
-    "person_search",
+    *("person_search", "needles"),
 )
 RESULTS = Path(__file__).resolve().parent.parent.parent / "docs" / "benchmarks.md"
 

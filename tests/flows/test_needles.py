@@ -36,12 +36,12 @@ from flows.cli import cli
 from flows.home import Home
 from flows.stages.removing import applying, approving, requests
 from flows.stages.removing.forms import passages, text_forms
-from flows.stages.removing.likeness import RemovedPictures
+from flows.stages.removing.likeness import RemovedPictures, pixel_rows
 from flows.stages.removing.needles import Needles, gather
 from flows.stages.removing.scanning import ScanReport, scan
 from flows.stages.removing.searching import Pattern, Search
 from policy.column_scan import ColumnScan
-from policy.errors import InputError
+from policy.errors import InputError, RefusedError
 from tests.flows.sealable import sealable_home, text_of
 
 URL = "https://museum.example/gallery/äpfel no 7.jpg?size=large&v=2"
@@ -485,6 +485,17 @@ def test_a_picture_as_near_to_what_stays_is_counted_apart(tmp_path: Path) -> Non
     assert (report.hits, report.alike) == ((), 1)
 
 
+def test_a_picture_in_a_grid_without_loss_is_found(tmp_path: Path) -> None:
+    """A sheet that shows it pixel by pixel among others is a hit, though its hash is another; one of others is none."""
+    needles = Needles((), RemovedPictures(rows=(pixel_rows(np.array(GONE)),)))
+    for name, tiles in {"with": (3, 4, 1, 5), "without": (3, 4, 2, 5)}.items():
+        sheet = Image.new("RGB", (200, 200), "white")
+        for place, seed in enumerate(tiles):
+            sheet.paste(drawn(seed), (2 + 98 * (place % 2), 2 + 98 * (place // 2)))
+        (tmp_path / f"{name}.png").write_bytes(encoded(sheet, "PNG"))
+    assert [hit.where for hit in scan(tmp_path, needles).hits] == ["with.png"]
+
+
 def test_a_picture_across_chunks_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A picture that is larger than what is read at once is put together before it is looked at."""
     monkeypatch.setattr("flows.stages.removing.searching.CHUNK_BYTES", 1_000)
@@ -530,8 +541,8 @@ def test_what_belongs_to_the_removed_alone_is_gathered(sealable: Home, copy_of: 
 
 
 def test_a_removal_leaves_nothing_and_a_leak_is_found(sealable: Home, copy_of: Callable[[Home], Home]) -> None:
-    """After apply no form of anything is left in ledger, snapshot, shards, pixels or caches; before it was there. What
-    a row that no erasure knows of says afterwards is a hit."""
+    """After apply no form of anything is left in ledger, snapshot, shards, pixels or caches. What a row that no erasure
+    knows of says afterwards is a hit."""
     from flows.stages.seal import seal
 
     home = copy_of(sealable)
@@ -540,7 +551,6 @@ def test_a_removal_leaves_nothing_and_a_leak_is_found(sealable: Home, copy_of: C
     with home.ledger(readonly=True) as ledger:
         needles = gather(home, ledger, [asked.id])
     approving.approve(home, asked.id, by="a test")
-    assert {"picture", "sample_key", "sha256", "alt"} <= kinds(scan(home.path, needles))
     applying.apply(home, asked.id, scan=False, receipts=False)
     report = scan(home.path, needles)
     assert (report.hits, report.unread) == ((), ())
@@ -549,14 +559,29 @@ def test_a_removal_leaves_nothing_and_a_leak_is_found(sealable: Home, copy_of: C
     report = scan(home.path, needles)
     assert ("ledger.duckdb, table event, column detail", "alt") in {(hit.where, hit.kind) for hit in report.hits}
     assert kinds(report) == {"alt"}
-    for options, code in (([asked.id], 1), (["--needle", text_of(7)], 1), (["--needle", URL], 0), ([], 2)):
-        done = CliRunner().invoke(cli, ["removal", "scan", *options, "--home", str(home.path), "--json"])
-        assert done.exit_code == code
-        if done.output.startswith("{"):
-            said = json.loads(done.output)
-            assert (said["clean"], bool(said["hits"])) == (not code, bool(code))
-        else:  # what the request named is gone, and nothing else was named
-            assert "--needle" in done.output
+    with home.ledger(readonly=True) as ledger, pytest.raises(RefusedError, match="--needle"):
+        gather(home, ledger, [asked.id])
+
+
+def test_a_scan_at_the_prompt_answers_by_its_exit_code(fresh_home: Callable[..., Home], tmp_path: Path) -> None:
+    """0: nothing is left, 1: something is, or was not read (unless that is allowed), 2: nothing to look for."""
+    home = fresh_home(tmp_path / "home")
+
+    def run(*options: str, given: str = "") -> Any:
+        done = CliRunner().invoke(cli, ["removal", "scan", *options, "--home", str(home.path), "--json"], input=given)
+        return done.exit_code, json.loads(done.output) if done.output.startswith("{") else done.output
+
+    code, said = run("--needle", URL)
+    assert (code, said["clean"], said["hits"]) == (0, True, [])
+    (home.path / "notes.txt").write_text(f"{TEXT}\n")
+    (home.path / "cut.gz").write_bytes(gzip.compress(b"x" * 999)[:-9])
+    code, said = run("--needle-file", "-", given=f"{URL}\n\n{TEXT}\n")
+    assert (code, [hit["where"] for hit in said["hits"]]) == (1, ["notes.txt"])
+    code, said = run("--needle", URL)
+    assert (code, [one["where"] for one in said["unread"]]) == (1, ["cut.gz"])
+    assert run("--needle", URL, "--allow-unread", "cut.gz")[0] == 0
+    code, said = run()
+    assert (code, "nothing to look for" in said) == (2, True)
 
 
 def test_a_text_that_others_have_is_no_needle(tmp_path: Path) -> None:

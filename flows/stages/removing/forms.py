@@ -13,7 +13,7 @@ from urllib.parse import quote, quote_plus, unquote_to_bytes
 MIN_TEXT_CHARS: Final = 8  # a shorter one stands in too much that has nothing to do with it
 _LONG_CHARS: Final = 96  # from here on passages are looked for: what was cut to fit is found, too
 _PASSAGE_CHARS: Final = 48
-WINDOW_BYTES: Final = 32  # of a vector, of a row of pixels
+WINDOW_BYTES: Final = 32  # of a vector
 _MIN_DISTINCT: Final = 12  # bytes of a window that differ: a flat one is everywhere
 
 
@@ -82,7 +82,7 @@ def base64_forms(data: bytes) -> Iterator[bytes]:
 
 
 def windows(row: bytes) -> frozenset[bytes]:
-    """Some windows of raw bytes (a vector, a row of pixels) that are not flat: its first, middle and last."""
+    """Some windows of raw bytes (a vector) that are not flat: its first, middle and last."""
     places = {0, max(0, (len(row) - WINDOW_BYTES) // 2), max(0, len(row) - WINDOW_BYTES)}
     found = {row[place : place + WINDOW_BYTES] for place in places}
     return frozenset(one for one in found if len(one) == WINDOW_BYTES and len(set(one)) >= _MIN_DISTINCT)

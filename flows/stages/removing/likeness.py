@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final, Literal
@@ -19,8 +20,10 @@ import numpy.typing as npt
 from curation.duplicates import MIN_QUALITY
 from curation.fingerprints import pdq
 from curation.images import DecodeError, DecodeLimits, decode, read_header
+from flows.stages.removing.searching import Pattern, Search
 from policy.turned_hashes import turned_hashes
 
+Rgb = npt.NDArray[np.uint8]
 Words = npt.NDArray[np.uint64]  # [N, 4]: hashes of 256 bits
 Likeness = Literal["removed", "either", "other"]
 
@@ -33,12 +36,14 @@ _SCALED_SIDE_PX: Final = 512
 class RemovedPictures:
     """What pictures that were removed are known by, and what stays that looks like them.
 
-    `file_sha256s`, `pixel_sha256s`: of the renditions that were kept; of their bytes, and of their pixels, RGB.
-    `pdqs`: of original and renditions, hex; `staying`: of those that stay and are near. `max_distance`: in bits.
+    `file_sha256s`: of the renditions that were kept. `pixels`: CRC-32 and `pixels_sha256` of what they show. `rows`:
+    some rows of pixels of each, as a grid without loss shows them. `pdqs`: of originals and renditions, hex; `staying`:
+    of those that stay and are near. `max_distance`: in bits.
     """
 
     file_sha256s: frozenset[bytes] = field(default=frozenset(), repr=False)
-    pixel_sha256s: frozenset[bytes] = field(default=frozenset(), repr=False)
+    pixels: frozenset[tuple[int, bytes]] = field(default=frozenset(), repr=False)
+    rows: tuple[frozenset[bytes], ...] = field(default=(), repr=False)
     pdqs: tuple[str, ...] = field(default=(), repr=False)
     staying: tuple[str, ...] = field(default=(), repr=False)
     max_distance: int = 31
@@ -59,6 +64,18 @@ class Pictures:
     def _staying(self) -> Words:
         return _words([turned for one in self.removed.staying for turned in turned_hashes(one)])
 
+    @cached_property
+    def _rows(self) -> Search:
+        rows = frozenset().union(*self.removed.rows)
+        return Search([Pattern(row.hex(), row) for row in rows])
+
+    @cached_property
+    def _pixels(self) -> Mapping[int, frozenset[bytes]]:
+        found: dict[int, frozenset[bytes]] = {}
+        for crc, digest in self.removed.pixels:
+            found[crc] = found.get(crc, frozenset()) | {digest}
+        return found
+
     def judge(self, body: bytes) -> Likeness:
         """What a picture's file shows. Raises DecodeError: it is none, or cannot be had within bounds."""
         digest = hashlib.sha256(body).digest()
@@ -68,11 +85,31 @@ class Pictures:
             known = self._known[digest] = self._judged(body, digest)
         return known
 
+    def _has_pixels(self, rgb: Rgb) -> bool:
+        """A CRC takes a quarter of the time of a digest, and most pictures are others."""
+        known = self._pixels.get(zlib.crc32(rgb.data))
+        return known is not None and pixels_sha256(rgb) in known
+
+    def _holds_rows(self, rgb: Rgb) -> bool:
+        """Whether it is a grid, or a larger picture, in which one of them stands pixel by pixel."""
+        if not self.removed.rows:
+            return False
+        met = self._rows.in_bytes(rgb.data)
+        return any(all(met[row.hex()] for row in rows) for rows in self.removed.rows)
+
+    @classmethod
+    def pixels_of(cls, rgb: Rgb) -> tuple[int, bytes]:
+        """What `RemovedPictures.pixels` holds of a picture."""
+        rgb = np.ascontiguousarray(rgb)
+        return zlib.crc32(rgb.data), pixels_sha256(rgb)
+
     def _judged(self, body: bytes, digest: bytes) -> Likeness:
         header = read_header(body, _LIMITS)
         small = header.width * header.height <= _WHOLE_PIXELS
-        rgb = decode(body, _LIMITS, min_side_px=None if small else _SCALED_SIDE_PX)
-        if digest in self.removed.file_sha256s or pixels_sha256(rgb) in self.removed.pixel_sha256s:
+        rgb = np.ascontiguousarray(decode(body, _LIMITS, min_side_px=None if small else _SCALED_SIDE_PX))
+        if digest in self.removed.file_sha256s or self._has_pixels(rgb):
+            return "removed"
+        if header.media_type == "image/png" and self._holds_rows(rgb):
             return "removed"
         if not len(self._gone):
             return "other"
@@ -87,7 +124,18 @@ class Pictures:
         return "removed" if away < from_staying else "either" if away == from_staying else "other"
 
 
-def pixels_sha256(rgb: npt.NDArray[np.uint8]) -> bytes:
+_ROW_PX: Final = 64
+_DISTINCT: Final = 16  # bytes of a row that differ: one of background is in most pictures
+
+
+def pixel_rows(rgb: Rgb) -> frozenset[bytes]:
+    """Three rows of a picture, their first 64 pixels, those that are not flat; none if fewer than two are not."""
+    rows = {rgb[number, :_ROW_PX].tobytes() for number in (rgb.shape[0] * n // 4 for n in (1, 2, 3))}
+    found = frozenset(row for row in rows if len(set(row)) >= _DISTINCT)
+    return found if len(found) > 1 else frozenset()
+
+
+def pixels_sha256(rgb: Rgb) -> bytes:
     """Of size and pixels: what a copy without loss has in common with it, whatever its format."""
     digest = hashlib.sha256(f"{rgb.shape[1]}x{rgb.shape[0]} ".encode())
     digest.update(np.ascontiguousarray(rgb).data)

@@ -41,7 +41,7 @@ from flows.stages.removing.forms import (
     url_forms,
     windows,
 )
-from flows.stages.removing.likeness import RemovedPictures, pixels_sha256
+from flows.stages.removing.likeness import Pictures, RemovedPictures, pixel_rows
 from flows.stages.removing.searching import Pattern, Search
 from policy import removals
 from policy.errors import CustodyError, InputError, RefusedError
@@ -328,8 +328,7 @@ def _renditions(home: Home, ledger: Ledger, asked: Mapping[str, object], known: 
 def _add_pixels(known: _Known, renditions: Iterable[tuple[bytes, Rgb]]) -> None:
     """Rows of pixels, as a grid without loss or an array on disk would hold them."""
     for _, rgb in renditions:
-        for row in {rgb.shape[0] // 4, rgb.shape[0] // 2, 3 * rgb.shape[0] // 4}:
-            known.raw.setdefault("pixels", set()).update(windows(rgb[row].tobytes()))
+        known.raw.setdefault("pixels", set()).update(pixel_rows(rgb))
 
 
 _STAYING_PDQS: Final = f"""{_GONE} own AS (SELECT * FROM content WHERE NOT ({_CONTENT} OR {_URL}))
@@ -366,7 +365,8 @@ def _removed_pictures(
     others.shared.update({"pdq": len(hashes & staying)} if hashes & staying else {})
     return RemovedPictures(
         frozenset(hashlib.sha256(body).digest() for body, _ in renditions),
-        frozenset(pixels_sha256(rgb) for _, rgb in renditions),
+        frozenset(Pictures.pixels_of(rgb) for _, rgb in renditions),
+        tuple(filter(None, (pixel_rows(rgb) for _, rgb in renditions))),
         tuple(sorted(hashes)),
         tuple(sorted(staying)),
         home.ruleset.duplicate.pdq_max_distance,
