@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -22,51 +23,109 @@ def removal() -> None:
     """Requests for removal, from arrival to being carried through."""
 
 
+_NAMINGS = ("url", "domain", "sha256", "key", "picture", "person", "creator", "credit", "licensor", "text")
+
+
 @removal.command("add")
 @common
 @click.option("--url", default=None, help="An image's or a page's URL.")
 @click.option("--domain", default=None, help="All that came from a host and its subdomains.")
 @click.option("--sha256", default=None, help="The digest of the picture's original bytes.")
 @click.option("--key", default=None, help="A sample key.")
+@click.option("--picture", default=None, metavar="FILE", help="A picture: its copies are found, too.")
+@click.option("--person", default=None, metavar="FILE", help="A photo of a person: pictures of them are proposed.")
+@click.option("--creator", default=None, metavar="TEXT", help="Who made the pictures.")
+@click.option("--credit", default=None, metavar="TEXT", help="The credit line that they carry.")
+@click.option("--licensor", default=None, metavar="TEXT", help="Who granted the licence, or a consent.")
+@click.option("--text", default=None, metavar="TEXT", help="The alt text or caption.")
+@click.option("--csv", "csv_file", default=None, type=click.Path(path_type=Path), help="Many requests, a row each.")
 @click.option(
-    "--kind", type=click.Choice(["erasure", "objection"]), default="erasure", show_default=True, help="Its ground."
+    "--kind",
+    type=click.Choice(["erasure", "objection", "access", "attribution"]),
+    default="erasure",
+    show_default=True,
+    help="What is asked: to erase, not to use, what is held, another credit line.",
 )
 @click.option(
-    "--regime", type=click.Choice(["gdpr", "ccpa"]), default="gdpr", show_default=True, help="Sets the day it is due."
+    "--regime",
+    type=click.Choice(["gdpr", "ccpa", "own"]),
+    default="gdpr",
+    show_default=True,
+    help="Sets the day it is due.",
 )
+@click.option("--due", default=None, type=click.DateTime(["%Y-%m-%d"]), help="That day, with --regime own.")
+@click.option("--requester", default=None, metavar="TEXT", help='Who asks; "-" reads it where no other user sees it.')
+@click.option("--requester-file", default=None, type=click.Path(path_type=Path), help="Who asks, in a file.")
+@click.option("--by", default="", help="Who files it.")
+@click.option("--threshold", default=None, type=float, help="With --person: how far a face may be.")
+@click.option("--face", default=None, type=int, help="With --person: which face of the photo, from the left.")
 def removal_add(
     home_path: Path,
     as_json: bool,
-    url: str | None,
-    domain: str | None,
-    sha256: str | None,
-    key: str | None,
+    csv_file: Path | None,
     kind: str,
     regime: str,
+    due: datetime | None,
+    requester: str | None,
+    requester_file: Path | None,
+    by: str,
+    threshold: float | None,
+    face: int | None,
+    **naming: str | None,
 ) -> None:
-    """File a request; what it matches is held (kept out of new use) until it is decided.
+    """File a request; what it matches exactly is held (kept out of new use) until it is decided.
 
-    Name exactly one of --url, --domain, --sha256 and --key.
+    Name exactly one thing. What is only like it is proposed, to be reviewed. What names a whole site, or very much, is
+    held once it is proven whose it is (`custody removal prove`). Who asks is kept encrypted, and can be forgotten.
     """
+    from flows.removal_prompt import read_requester
     from flows.stages.removing import requests as stage
 
-    named = [(k, v) for k, v in (("url", url), ("domain", domain), ("sha256", sha256), ("key", key)) if v]
-    if len(named) != 1:
+    given = [(name, value) for name in _NAMINGS if (value := naming.get(name))]
+    if len(given) + (csv_file is not None) != 1:
+        gave = [f"--{name}" for name, _ in given] + ["--csv"] * (csv_file is not None)
         raise InputError(
-            "it takes exactly one of --url, --domain, --sha256, --key",
+            f"it takes exactly one of {', '.join(f'--{name}' for name in _NAMINGS)}, --csv",
             where="custody removal add",
-            remedy=f"You gave {' and '.join('--' + k for k, _ in named) or 'none'}; file one request for each",
+            remedy=f"You gave {' and '.join(gave) or 'none'}; file one request for each",
         )
-    [(name, value)] = named
-    _print_removal(
-        stage.add(open_home(home_path), "sample" if name == "key" else name, value, kind=kind, regime=regime), as_json
+    if csv_file is not None:
+        _file_csv(home_path, csv_file, as_json, by=by)
+        return
+    [(name, value)] = given
+    asked_by = read_requester(requester, requester_file)
+    filed = stage.add(
+        open_home(home_path),
+        name,
+        value,
+        kind=kind,
+        regime=regime,
+        due_on=due.date() if due is not None else None,
+        requester=asked_by,
+        by=by,
+        threshold=threshold,
+        face=face,
     )
+    _print_removal(filed, as_json)
+
+
+def _file_csv(home_path: Path, path: Path, as_json: bool, *, by: str) -> None:
+    from flows.stages.removing.intake_csv import file_csv
+
+    filed = file_csv(open_home(home_path), path, by=by)
+    if as_json:
+        print_json(filed)
+        return
+    print_table(
+        ("row", "removal", "state", "due", "held"), [(f.row, f.id, f.state, f.due_at.date(), f.held) for f in filed]
+    )
+    say(f"{counted(len(filed), 'request')} filed")
 
 
 @removal.command("list")
 @common
 def removal_list(home_path: Path, as_json: bool) -> None:
-    """All requests, with their state and the day they are due."""
+    """All requests: those that somebody waits for by the day they are due, then the closed ones."""
     from flows.stages.removing import requests as stage
 
     listed = stage.list_removals(open_home(home_path))
@@ -74,19 +133,139 @@ def removal_list(home_path: Path, as_json: bool) -> None:
         print_json(listed)
         return
     print_table(
-        ("removal", "kind", "state", "received", "due", "matches"),
-        [(r.id, r.kind, r.state, r.received_at.date(), r.due_at.date(), len(r.matches)) for r in listed],
+        ("removal", "kind", "state", "received", "due", "days left", "matches", "needs"),
+        [
+            (
+                *(r.id, r.kind, r.state, r.received_at.date(), r.due_at.date()),
+                "" if r.days_left is None else f"{r.days_left} OVERDUE" if r.days_left < 0 else r.days_left,
+                _taken(r),
+                ", ".join(r.needs),
+            )
+            for r in listed
+        ],
     )
+    if late := [r.id for r in listed if r.days_left is not None and r.days_left < 0]:
+        say(f"{counted(len(late), 'request')} overdue: {', '.join(late)}")
 
 
 @removal.command("show")
 @common
 @click.argument("removal_id")
-def removal_show(home_path: Path, as_json: bool, removal_id: str) -> None:
+@click.option("--for-requester", is_flag=True, help="What may be told to whoever asked, and nothing else.")
+def removal_show(home_path: Path, as_json: bool, removal_id: str, for_requester: bool) -> None:
     """One request: what it matched and what was done."""
     from flows.stages.removing import requests as stage
 
+    if for_requester:
+        from flows.stages.removing import answering
+
+        _print_told(answering.for_requester(open_home(home_path), removal_id), as_json)
+        return
     _print_removal(stage.show(open_home(home_path), removal_id), as_json)
+
+
+@removal.command("prove")
+@common
+@click.argument("removal_id")
+@click.option("--domain", default=None, help="Whose control is to be proven; by default the one that is named.")
+@click.option("--check", "is_check", is_flag=True, help="Look whether the token is published.")
+@click.option("--method", type=click.Choice(["well-known", "dns"]), default=None, help="Look there alone.")
+@click.option("--by", default="", help="Vouch for whoever asks, in your name.")
+@click.option("--reason", default="", help="How you know that it is theirs.")
+def removal_prove(
+    home_path: Path,
+    as_json: bool,
+    removal_id: str,
+    domain: str | None,
+    is_check: bool,
+    method: str | None,
+    by: str,
+    reason: str,
+) -> None:
+    """Have whoever asks prove that they control what they name: a token at the site itself, or in its DNS.
+
+    Without --check it says what is to be published where. An operator who knows better vouches with --by and --reason,
+    which is recorded as such. Exit 1: it was looked for and is not there.
+    """
+    from flows.stages.removing import proving as stage
+
+    home = open_home(home_path)
+    if by:
+        proving = stage.vouch(home, removal_id, by=by, reason=reason)
+    elif is_check:
+        proving = stage.check(home, removal_id, domain=domain, methods=(method,) if method else stage.METHODS)
+    else:
+        proving = stage.instructions(home, removal_id, domain=domain)
+    if as_json:
+        print_json(proving)
+    elif by:
+        answer(f"{removal_id}: vouched for")
+    elif is_check:
+        for look in proving.looks:
+            answer(f"  {look.method}: {look.outcome}" + (f" ({look.detail})" if look.detail else ""))
+        answer(f"{removal_id}: control of {proving.domain} is {'proven' if _is_found(proving) else 'not proven'}")
+    else:
+        answer(f"Publish this token, on a line of its own, at {proving.url}")
+        if proving.dns_name:
+            answer(f"or as a TXT record of {proving.dns_name}:")
+        answer(proving.token)
+        say(f"  then: custody removal prove {removal_id} --check")
+    if is_check and not _is_found(proving):
+        raise SystemExit(1)
+
+
+def _is_found(proving: Any) -> bool:
+    return any(look.outcome == "proven" for look in proving.looks)
+
+
+@removal.command("review")
+@common
+@click.argument("removal_id")
+@click.option("--by", default="", help="Who reviews.")
+@click.option("--accept", multiple=True, metavar="KEY", help="Take this match; may be given several times.")
+@click.option("--reject", multiple=True, metavar="KEY", help="Leave this match, with a --reason.")
+@click.option("--accept-all", is_flag=True, help="Take whatever nobody has answered for yet.")
+@click.option("--reason", default="", help="Why, for all that is answered so.")
+@click.option("--sheet", default=None, type=click.Path(path_type=Path), help="Draw the pictures, .html or .png.")
+def removal_review(
+    home_path: Path,
+    as_json: bool,
+    removal_id: str,
+    by: str,
+    accept: tuple[str, ...],
+    reject: tuple[str, ...],
+    accept_all: bool,
+    reason: str,
+    sheet: Path | None,
+) -> None:
+    """Go through what a request matches and may mean, and accept or reject each.
+
+    Without --accept or --reject each is shown at the prompt. Equal bytes are answered for as one. Only what is accepted
+    is taken out; what is rejected is released from the hold. With --json and no answer: what there is to answer for.
+    """
+    from flows.removal_prompt import Answers, ask_each, require_terminal
+    from flows.stages.removing import reviewing as stage
+
+    home = open_home(home_path)
+    if sheet is not None:
+        drawn = stage.sheet(home, removal_id, sheet)
+        answer(f"{counted(drawn, 'picture')} drawn. Delete {sheet} after the review")
+        return
+    answers: Answers = {key: ("reject", reason) for key in reject}
+    if contradicted := set(accept) & set(reject):
+        raise InputError("accepted and rejected at once", where=min(contradicted))
+    answers |= {key: ("approve", reason) for key in accept}
+    items = stage.items(home, removal_id)
+    if accept_all:
+        answers |= {i.group: ("approve", reason) for i in items if i.is_open and i.group not in answers}
+    if not answers and as_json:
+        print_json(items)
+        return
+    if not answers and not accept_all:
+        require_terminal()
+        draw = f"custody removal review {removal_id} --sheet FILE.html"
+        answers = ask_each(items, input, sheet=draw)
+    _print_removal(stage.review(home, removal_id, answers, by=by), as_json)
 
 
 @removal.command("approve")
@@ -96,17 +275,38 @@ def removal_show(home_path: Path, as_json: bool, removal_id: str) -> None:
 @click.option("--reason", default="", help="Why, for the record.")
 @click.option("--with-near", is_flag=True, help="Take in all near duplicates that are proposed.")
 @click.option("--near", multiple=True, metavar="SHA256", help="Take in this one of them; may be given several times.")
+@click.option(
+    "--credit-line", default="", metavar="TEXT", help="Of a request about attribution: who is to be credited."
+)
 def removal_approve(
-    home_path: Path, as_json: bool, removal_id: str, by: str, reason: str, with_near: bool, near: tuple[str, ...]
+    home_path: Path,
+    as_json: bool,
+    removal_id: str,
+    by: str,
+    reason: str,
+    with_near: bool,
+    near: tuple[str, ...],
+    credit_line: str,
 ) -> None:
     """Approve: the tombstones are in force when this command returns.
+
+    What takes two people is in force when the second, another one, has approved as well. An objection reserves what it
+    matches from new use; a request about attribution sets the credit line; neither takes anything out.
 
     Equal bytes go with what the request names. What only shows the same (`custody removal show`) stays, unless
     --with-near or --near takes it in.
     """
     from flows.stages.removing import approving as stage
 
-    approved = stage.approve(open_home(home_path), removal_id, by=by, reason=reason, with_near=with_near, near=near)
+    approved = stage.approve(
+        open_home(home_path),
+        removal_id,
+        by=by,
+        reason=reason,
+        with_near=with_near,
+        near=near,
+        credit_line=credit_line,
+    )
     _print_removal(approved, as_json)
 
 
@@ -120,6 +320,63 @@ def removal_reject(home_path: Path, as_json: bool, removal_id: str, by: str, rea
     from flows.stages.removing import requests as stage
 
     _print_removal(stage.reject(open_home(home_path), removal_id, by=by, reason=reason), as_json)
+
+
+@removal.command("lift")
+@common
+@click.argument("removal_id")
+@click.option("--by", required=True, help="Who records it.")
+@click.option("--reason", required=True, help="How whoever objected took it back.")
+def removal_lift(home_path: Path, as_json: bool, removal_id: str, by: str, reason: str) -> None:
+    """Take back a granted objection: what it kept out of new use is judged by all else again."""
+    from flows.stages.removing import requests as stage
+
+    _print_removal(stage.lift(open_home(home_path), removal_id, by=by, reason=reason), as_json)
+
+
+@removal.command("extend")
+@common
+@click.argument("removal_id")
+@click.option("--by", required=True, help="Who extends it.")
+@click.option("--reason", required=True, help="Why; whoever asked is to be told.")
+def removal_extend(home_path: Path, as_json: bool, removal_id: str, by: str, reason: str) -> None:
+    """Extend the time for an answer, once and before it is over: GDPR by two months, CCPA by 45 days."""
+    from flows.stages.removing import requests as stage
+
+    _print_removal(stage.extend(open_home(home_path), removal_id, by=by, reason=reason), as_json)
+
+
+@removal.command("answer")
+@common
+@click.argument("removal_id")
+@click.option("--by", default="", help="Who gives the answer: closes a request that asked what is held.")
+@click.option("--out", default=None, type=click.Path(path_type=Path), help="Write the text here, for its owner alone.")
+def removal_answer(home_path: Path, as_json: bool, removal_id: str, by: str, out: Path | None) -> None:
+    """What is held of what a request names exactly, or of what was proven, to be given to whoever asked."""
+    from flows.stages.removing import answering
+    from policy.durable import write_durably
+
+    told = answering.answer(open_home(home_path), removal_id, by=by)
+    if out is None:
+        _print_told(told, as_json)
+        return
+    try:
+        write_durably(out, f"{told.text}\n".encode(), mode=0o600)
+    except OSError as error:
+        raise InputError(f"cannot be written ({error.strerror})", where=str(out)) from error
+    say(f"written to {out}")
+
+
+@removal.command("forget")
+@common
+@click.argument("removal_id")
+@click.option("--by", required=True, help="Who orders it.")
+@click.option("--reason", default="", help="Why.")
+def removal_forget(home_path: Path, as_json: bool, removal_id: str, by: str, reason: str) -> None:
+    """Forget who asked: the encrypted identity is erased, whatever becomes of the request."""
+    from flows.stages.removing import requests as stage
+
+    _print_removal(stage.forget(open_home(home_path), removal_id, by=by, reason=reason), as_json)
 
 
 @removal.command("held")
@@ -361,11 +618,24 @@ def removal_verify(
     sys.exit(0 if checked.ok else 1)
 
 
+def _print_told(told: Any, as_json: bool) -> None:
+    if as_json:
+        print_json(told)
+        return
+    for line in told.text.split("\n"):
+        answer(escape(line))
+
+
+def _taken(shown: Any) -> int:
+    """The matches that are taken out as things stand."""
+    return sum(match.state in ("matched", "approved") for match in shown.matches)
+
+
 def _print_removal(shown: Any, as_json: bool) -> None:
     if as_json:
         print_json(shown)
         return
-    matches, slots = counted(len(shown.matches), "match", "matches"), counted(len(shown.slots), "slot")
+    matches, slots = counted(_taken(shown), "match", "matches"), counted(len(shown.slots), "slot")
     answer(f"Removal {shown.id}: {shown.state}, due {shown.due_at:%Y-%m-%d}")
     answer(f"  {matches}, {slots} in sealed datasets")
     for near in shown.proposals:

@@ -546,4 +546,5 @@ def erasure_selections() -> Mapping[str, str]:
         ),
         "removal": own("removal"),
         "removal_match": own("removal_match"),
+        "removal_proof": own("removal_proof"),
     }

@@ -378,6 +378,14 @@ def extend(ledger: Ledger, removal: str, *, now: datetime, by_whom: str, reason:
     return dataclasses.replace(request, due_at=later)
 
 
+def extensions(ledger: Ledger, removal: str) -> tuple[str, ...]:
+    """Why a request was given more time: what its requester is to be told."""
+    rows = ledger.query(
+        "SELECT reason FROM removal_event WHERE removal = ? AND state = ? AND reason IS NOT NULL", [removal, EXTENDED]
+    )
+    return tuple(reason for (reason,) in rows)
+
+
 def escalate(ledger: Ledger, request: RemovalRequest, *, now: datetime) -> bool:
     """Write down that a request was not answered in time; False: not due yet, closed, or written down before."""
     if not request.state.is_open or now <= request.due_at:

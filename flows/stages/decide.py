@@ -165,6 +165,10 @@ def judge_pairs(ledger: Ledger, ruleset: Ruleset, home: Home, progress: Progress
             key = f"decide/{decide_id}/{head}/{number}"
             tables = (("decision", decisions), ("signal", signals))
             ledger.append_many([(name, t, f"{key}/{name}") for name, t in tables if t is not None and t.num_rows])
+    from flows.stages.removing.requests import hold_anew  # it asks what is near, and that module asks this one
+
+    # What has come since a request for removal did is held with what was there before.
+    hold_anew(ledger, home)
     # Counted from the ledger, not while judging: a run that was killed and run again says the same.
     ((changed,),) = ledger.query("SELECT count(DISTINCT pair_key) FROM decision WHERE decide_id = ?", [decide_id])
     confirmation = given | {"judged": pairs, "unchanged": pairs - changed, "changed": changed}

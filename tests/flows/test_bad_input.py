@@ -454,7 +454,7 @@ def test_a_damaged_shard_is_never_trained_on(home: Home, damage: str) -> None:
         (("removal", "show", "nope"), "no such removal request"),
         (("removal", "approve", "nope", "--by", "me"), "no such removal request"),
         (("removal", "apply", "nope"), "no such removal request"),
-        (("removal", "add"), "exactly one of --url, --domain, --sha256, --key. You gave none"),
+        (("removal", "add"), "--licensor, --text, --csv. You gave none"),
         (("removal", "add", "--url", "https://a.example/", "--key", "x"), "You gave --url and --key"),
         (("removal", "add", "--url", "nope"), "not an http or https URL"),
         (("removal", "add", "--domain", "a b"), "is no host name"),

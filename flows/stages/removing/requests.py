@@ -68,6 +68,17 @@ UNION SELECT asked.url, 'image' FROM asked
 
 
 @dataclass(frozen=True, slots=True)
+class Found:
+    """What a file was found to be: its digest, and what it may be about."""
+
+    sha256: str | None = None
+    matches: tuple[Match, ...] = ()
+
+
+NOTHING: Final = Found()
+
+
+@dataclass(frozen=True, slots=True)
 class Ask:
     """What somebody asks, as it is filed. `named`: one of `NAMINGS`; `value`: a text, or the path of a file.
 
@@ -97,45 +108,61 @@ def add(
     due_on: date | None = None,
     requester: str | None = None,
     by: str = "",
+    threshold: float | None = None,
+    face: int | None = None,
 ) -> Removal:
     """File a request by what it names; hold what it matches exactly until it is decided.
 
     A request that matches nothing is kept all the same: once approved it keeps out what a future crawl finds.
+    `threshold`, `face`: of a person's photo (flows/stages/removing/pictures.py).
 
     Raises:
         InputError: the value is no URL, host, digest, key or picture, or names nothing.
     """
-    ask = Ask(named, value, kind, regime, due_on, requester)
-    return file(home, [ask], by=by)[0]
+    ask = Ask(named, value, kind, regime, due_on, requester, threshold=threshold, face=face)
+    [filed] = file(home, [(ask, look_up(home, ask))], by=by)
+    return show(home, filed.removal)
 
 
-def file(home: Home, asks: Sequence[Ask], *, by: str = "", key: str | None = None) -> tuple[Removal, ...]:
-    """File requests, all of them or none, and hold what they match: one pass over the ledger for all.
+def file(
+    home: Home, asks: Sequence[tuple[Ask, Found]], *, by: str = "", key: str | None = None
+) -> tuple[RemovalRequest, ...]:
+    """File requests with what was looked up for each, all or none, and hold what they match: one pass for all.
 
     `key`: of what is filed as one; filed before, nothing is filed again, and what was left undone is done.
+
+    Raises:
+        InputError: as `check` does; nothing is filed.
     """
-    found = [_looked_up(home, ask) for ask in asks]
     now = utc_now()
     with home.ledger() as ledger:
         home.tombstones(ledger)  # lost ones are no place to begin
-        requests = _requests_of(ledger, home, asks, found, now)
+        requests = _requests_of(ledger, home, asks, now)
+        names = [request.removal for request in requests]
         removals.record_many(
             ledger,
-            [(request, ask.requester) for request, ask in zip(requests, asks, strict=True)],
-            key=key or f"received:{requests[0].removal}",
+            [(request, ask.requester) for request, (ask, _) in zip(requests, asks, strict=True)],
+            key=key or f"received:{names[0]}",
             by_whom=by,
             keys=home.keys,
         )
-        proposed = {r.removal: one.matches for r, one in zip(requests, found, strict=True)}
-        hold(ledger, home, [r.removal for r in requests], proposed, now=now)
+        proposed = {name: found.matches for name, (_, found) in zip(names, asks, strict=True)}
+        hold(ledger, home, names, proposed, now=now)
         publish(ledger, home.snapshot_path, now=now)
-        return tuple(shown(ledger, home, request.removal) for request in requests)
+        standing = {request.removal: request for request in removals.requests(ledger)}
+        return tuple(standing[name] for name in names)
 
 
-def check(home: Home, ask: Ask) -> None:
-    """Raise InputError, as `file` would, for what cannot be filed; the ledger is not looked into."""
-    _looked_up(home, ask, search=False)
-    _request_of(home, ask, *_named(ask.named, ask.value, frozenset()), utc_now())
+def check(home: Home, ask: Ask) -> tuple[str, str | None]:
+    """The kind and value that a request would be filed with; neither the ledger nor a file is looked into.
+
+    Raises:
+        InputError: the value is no URL, host, digest or key, or names nothing; or the date is none.
+    """
+    if ask.named not in NAMINGS:
+        raise InputError(f"cannot name a {ask.named}", remedy=f"Name one of {', '.join(NAMINGS)}")
+    request = _request_of(home, ask, *_named(ask.named, ask.value, frozenset()), utc_now())
+    return request.named_kind, request.named_value
 
 
 def hold(
@@ -151,14 +178,16 @@ def hold(
     `proposed`: what else may be meant by each. An objection that was granted reserves what has come since.
     """
     known = {request.removal: request for request in removals.requests(ledger)}
-    requests = [known[name] for name in names]
+    requests = [known[name] for name in names if known[name].state.is_undecided or known[name].state is State.RESERVED]
     asked = [(r.removal, r.named_kind, r.named_value) for r in requests]
     found: dict[str, tuple[Match, ...]] = match_many(ledger, asked)
     for name, more in (proposed or {}).items():
+        if name not in found:
+            continue
         keys = {(m.pair_key, m.content_sha256) for m in found[name]}
         found[name] += tuple(m for m in more if (m.pair_key, m.content_sha256) not in keys)
     record_matches_of(ledger, found, now=now)
-    matches = matches_of_all(ledger, names)
+    matches = matches_of_all(ledger, sorted(found))
     holding = [
         r
         for r in requests
@@ -183,6 +212,16 @@ def hold_anew(ledger: Ledger, home: Home) -> int:
     if names:
         hold(ledger, home, names, now=utc_now())
     return len(names)
+
+
+def look_again(home: Home) -> int:
+    """`hold_anew`, and who asked for what is closed forgotten when its time has come; how many were looked for."""
+    with home.ledger() as ledger:
+        now = utc_now()
+        looked = hold_anew(ledger, home)
+        forgotten = forget_closed(ledger, home, now=now)
+        publish(ledger, home.snapshot_path, now=now, force=forgotten > 0)
+        return looked
 
 
 def reserve(ledger: Ledger, home: Home, objected: Mapping[str, Sequence[Match]], *, now: datetime) -> None:
@@ -391,37 +430,29 @@ def _compact_if_forgotten(ledger: Ledger) -> None:
 # ── what is named ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """What a file was found to be: its digest, and what it may be about."""
+def look_up(home: Home, ask: Ask) -> Found:
+    """What a picture or a photo shows of what this home holds; nothing of a photo is kept, of a picture its digest.
 
-    sha256: str | None = None
-    matches: tuple[Match, ...] = ()
-
-
-def _looked_up(home: Home, ask: Ask, *, search: bool = True) -> _Found:
-    """What a picture or a photo shows of what this home holds; nothing of a photo is kept, of a picture its digest."""
-    if ask.named not in NAMINGS:
-        raise InputError(f"cannot name a {ask.named}", remedy=f"Name one of {', '.join(NAMINGS)}")
+    Raises:
+        InputError: it cannot be named so, or the file is no picture that can be decoded. ConfigurationError: what finds
+            persons is not installed.
+    """
+    check(home, ask)
     if ask.named not in ("picture", "person"):
-        return _Found()
+        return NOTHING
     from flows.stages.removing import pictures
 
     path = Path(ask.value)
-    if not search:
-        pictures.asked_picture(home, path)
-        return _Found()
     if ask.named == "person":
         seen = pictures.find_by_person(home, None, path, threshold=ask.threshold, face=ask.face)
         shown_in = [(one.content_sha256, "person", one.score, PROPOSED) for one in seen]
-        return _Found(None, _of_contents(home, shown_in))
-    found = pictures.find_by_picture(home, None, path)
+        return Found(None, _of_contents(home, shown_in))
     alike = [
         (one.content_sha256, f"picture-{one.method}", one.score, LIKELY if one.verified else PROPOSED)
-        for one in found
+        for one in pictures.find_by_picture(home, None, path)
         if one.method != "exact"
     ]
-    return _Found(_sha256_of(path), _of_contents(home, alike))
+    return Found(_sha256_of(path), _of_contents(home, alike))
 
 
 def _of_contents(home: Home, found: Sequence[tuple[str, str, float, str]]) -> tuple[Match, ...]:
@@ -444,15 +475,13 @@ def _sha256_of(path: Path) -> str:
         raise InputError(f"cannot be read ({error.strerror})", where=str(path)) from error
 
 
-def _requests_of(
-    ledger: Ledger, home: Home, asks: Sequence[Ask], found: Sequence[_Found], now: datetime
-) -> list[RemovalRequest]:
-    urls = [canonical_url(ask.value) for ask in asks if ask.named == "url"]
+def _requests_of(ledger: Ledger, home: Home, asks: Sequence[tuple[Ask, Found]], now: datetime) -> list[RemovalRequest]:
+    urls = [canonical_url(ask.value) for ask, _ in asks if ask.named == "url"]
     known = frozenset(ledger.query(_PAGES_AND_IMAGES, {"urls": urls})) if urls else frozenset()
     requests = []
-    for ask, one in zip(asks, found, strict=True):
+    for ask, found in asks:
         kind, value = _named(ask.named, ask.value, known)
-        requests.append(_request_of(home, ask, kind, one.sha256 if kind == "picture" else value, now))
+        requests.append(_request_of(home, ask, kind, found.sha256 if kind == "picture" else value, now))
     return requests
 
 
