@@ -238,6 +238,37 @@ class Tombstones:
         return canonical_json({"version": TOMBSTONES_VERSION, "sha256": _digest(body), "tombstones": body}) + "\n"
 
 
+class StandingTombstones:
+    """The tombstones of a directory as they are at the moment of asking: read anew whenever the file changes.
+
+    One `stat` a question. Begun with what was held against the ledger; from there on they may only grow.
+    """
+
+    def __init__(self, directory: Path, known: Tombstones) -> None:
+        self._path, self._known = directory / TOMBSTONES_FILE, known
+        self._state: tuple[int, int, int] | None = None  # the first look reads the file
+
+    def now(self) -> Tombstones:
+        """Those in force. Raises `IntegrityError` for a file that is damaged, older than before, or gone."""
+        try:
+            found = os.stat(self._path)
+        except FileNotFoundError as error:
+            if not self._known.epoch:
+                return self._known
+            raise self._lost() from error
+        state = found.st_mtime_ns, found.st_ino, found.st_size
+        if state != self._state:
+            tombstones = Tombstones.load(self._path.parent, self._known.keys)
+            if tombstones.epoch < self._known.epoch:
+                raise self._lost()
+            self._known, self._state = tombstones, state
+        return self._known
+
+    def _lost(self) -> IntegrityError:
+        remedy = "Restore the file from its copy before anything else runs"
+        return IntegrityError("the tombstones were there, and are gone or older", where=str(self._path), remedy=remedy)
+
+
 def _digest(body: object) -> str:
     return hashlib.sha256(canonical_json(body).encode()).hexdigest()
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from curation.pixel_store import PixelStore
 from curation.shard_files import SealedSample, generation_name
-from curation.shards import write_dataset
+from curation.shard_reader import DatasetReader
+from curation.shards import prune, reseal, write_dataset
 from flows.home import Home, utc_now
 from flows.stages.decide import judge_pairs, unwanted
 from flows.stages.registries import require_current
@@ -24,9 +25,10 @@ from policy.licences import Attribution, attribution
 from policy.people import changes_of
 from policy.personal_data import contact_data, person_name
 from policy.provenance import ClassRange, DatasetManifest, Generation, dataset_root, utc_text
+from policy.removals import Done, record_steps
 from policy.revocability import Revocability, class_ranges, classes_from_json, classes_json, revocability
 from policy.snapshot import publish
-from policy.tombstones import Tombstones
+from policy.tombstones import StandingTombstones, Tombstones
 
 _as_json = json.JSONEncoder(ensure_ascii=False).encode  # made once: `json.dumps` would make one a sample
 TOLD = 100  # samples between two words of progress
@@ -228,9 +230,7 @@ def _write(home: Home, ready: _Ready, store: PixelStore, progress: Progress) -> 
         _samples(home, ready, store, progress),
         shard_slots=home.settings.seal.shard_slots,
     )
-    with home.ledger() as ledger:
-        record_generation(ledger, generation)
-        publish(ledger, home.snapshot_path, now=utc_now())
+    generation = _recorded(home, manifest.dataset, generation)
     directory = f"{home.dataset_where(manifest.dataset)}/{generation_name(generation.number)}"
     return Sealed(
         manifest.dataset,
@@ -241,6 +241,37 @@ def _write(home: Home, ready: _Ready, store: PixelStore, progress: Progress) -> 
         near_duplicates=manifest.near_duplicates,
         classes=_counted(manifest.classes or ()),
     )
+
+
+def _recorded(home: Home, dataset: str, generation: Generation) -> Generation:
+    """Record the generation that was sealed, or the one without what was asked to go while it was being written.
+
+    The last look at the tombstones is under the ledger's lock: an approval comes before it, and counts, or after the
+    record, and finds the generation there to be emptied.
+    """
+    emptied_for: set[str] = set()
+    while True:
+        with home.ledger() as ledger:
+            removed = home.tombstones(ledger).slot_removals.get(dataset, {})
+            late = _still_stored(home, dataset, removed)
+            if not late:
+                record_generation(ledger, generation, ",".join(sorted(emptied_for)) or None)
+                steps = [Done(name, "bytes", "left-out-of-sealing", dataset) for name in sorted(emptied_for)]
+                record_steps(ledger, steps, now=utc_now())
+                publish(ledger, home.snapshot_path, now=utc_now())
+                return generation
+        place, names = home.dataset(dataset), {removed[ordinal] for ordinal in late}
+        generation = reseal(place, late, names)
+        prune(place)
+        emptied_for |= names
+
+
+def _still_stored(home: Home, dataset: str, removed: Mapping[int, str]) -> list[int]:
+    """Which of these slots hold a sample by now."""
+    if not removed:
+        return []
+    with DatasetReader.open(home.dataset(dataset), verify=False) as reader:
+        return [ordinal for ordinal in removed if reader.is_live(ordinal)]
 
 
 def _counted(ranges: Sequence[ClassRange]) -> tuple[SealedClass, ...]:
@@ -443,15 +474,17 @@ def _claiming(embedded: dict[str, Any] | None, claims: list[dict[str, Any]] | No
 
 
 def _samples(home: Home, ready: _Ready, store: PixelStore, progress: Progress) -> Iterator[SealedSample]:
-    slots, credits, tombstones = ready.slots, ready.credits, ready.tombstones
+    slots, credits = ready.slots, ready.credits
+    standing = StandingTombstones(home.tombstones_path, ready.tombstones)
     missing = 0
     for done, slot in enumerate(slots, 1):
-        if slot["sample_key"] is None or tombstones.covers_sample(slot["sample_key"]):
+        if slot["sample_key"] is None or standing.now().covers_sample(slot["sample_key"]):
             continue
         try:
             jpeg = store.get(slot["content_sha256"])
         except InputError:
-            missing += 1
+            # Removed at this moment, its pixels went first for whoever looks here.
+            missing += standing.now().covers_sample(slot["sample_key"]) is None
             continue
         metadata = {
             "key": slot["sample_key"],

@@ -19,7 +19,7 @@ from flows.stages.removing.suppressing import recogniser_of
 from policy.errors import IntegrityError
 from policy.ledger import Ledger
 from policy.suppression import SUPPRESSION_FILE, Suppression
-from policy.tombstones import TOMBSTONES_FILE, Tombstones
+from policy.tombstones import StandingTombstones, Tombstones
 
 TOMBSTONED, COPY = "tombstoned", "tombstoned-copy"  # why a picture, or an address, leaves nothing on record
 WITHHELD = "withheld"  # the outcome of a picture that waits for a person, since it is like a removed one
@@ -33,10 +33,10 @@ class InForce:
     """The tombstones and the suppression list, as their files are at the moment of asking."""
 
     def __init__(self, home: Home, tombstones: Tombstones, suppression: Suppression) -> None:
-        self._home = home
-        self._paths = home.tombstones_path / TOMBSTONES_FILE, home.tombstones_path / SUPPRESSION_FILE
-        self._states = _state(self._paths[0]), _state(self._paths[1])
-        self._tombstones, self._suppression = tombstones, suppression
+        self._home, self._begun = home, tombstones
+        self._standing = StandingTombstones(home.tombstones_path, tombstones)
+        self._path = home.tombstones_path / SUPPRESSION_FILE
+        self._state, self._suppression = _state(self._path), suppression
         self._recogniser: Recogniser | None = recogniser_of(home, suppression.marks()) if suppression else None
 
     @classmethod
@@ -46,15 +46,14 @@ class InForce:
         Raises IntegrityError where a file is not the one that the ledger knows.
         """
         tombstones, suppression = home.tombstones(ledger), home.suppression(ledger)
-        if before is not None and (before._tombstones, before._suppression) == (tombstones, suppression):
+        if before is not None and (before._begun, before._suppression) == (tombstones, suppression):
             return before
         return cls(home, tombstones, suppression)
 
     @property
     def tombstones(self) -> Tombstones:
         """Those that are in force at this moment. Raises IntegrityError where the file is lost or damaged."""
-        self._look()
-        return self._tombstones
+        return self._standing.now()
 
     @property
     def embeds(self) -> bool:
@@ -78,21 +77,18 @@ class InForce:
         return [None if is_in else like for is_in, like in zip(let_in, found, strict=True)], views.own
 
     def _look(self) -> None:
-        states = _state(self._paths[0]), _state(self._paths[1])
-        if states == self._states:
+        state = _state(self._path)
+        if state == self._state:
             return
-        home = self._home
-        tombstones = Tombstones.load(home.tombstones_path, keys=home.keys)
-        suppression = Suppression.load(home.tombstones_path, keys=home.keys)
-        if tombstones.epoch < self._tombstones.epoch or suppression.epoch < self._suppression.epoch:
+        suppression = Suppression.load(self._home.tombstones_path, keys=self._home.keys)
+        if suppression.epoch < self._suppression.epoch:
             raise IntegrityError(
-                "the tombstones were there, and are gone or older now",
-                where=str(home.tombstones_path),
-                remedy="Restore them from their copy before anything else runs",
+                "the suppression list was there, and is gone or older",
+                where=str(self._path),
+                remedy="Restore the file from its copy before anything else runs",
             )
-        if suppression != self._suppression:
-            self._recogniser = recogniser_of(home, suppression.marks())
-        self._tombstones, self._suppression, self._states = tombstones, suppression, states
+        self._recogniser = recogniser_of(self._home, suppression.marks()) if suppression else None
+        self._suppression, self._state = suppression, state
 
 
 def _state(path: Path) -> _State:
