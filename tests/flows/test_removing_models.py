@@ -11,19 +11,24 @@ from pathlib import Path
 import pytest
 
 from curation.images import encode_jpeg
-from curation.shard_reader import DatasetReader
 from flows.home import Home, utc_now
 from flows.settings import DEFAULT_TEXT
 from flows.stages.removing import replaying
 from flows.stages.removing.applying import apply
 from flows.stages.removing.approving import approve
-from flows.stages.removing.exposure import standing_name, withdrawals
+from flows.stages.removing.exposure import (
+    captioned_with_removed,
+    record_reach,
+    require_standing,
+    standing_name,
+    withdrawals,
+)
 from flows.stages.removing.models import plan_models, serve_models, waiting
 from flows.stages.removing.requests import add
-from flows.stages.removing.withdrawing import Withdrawal, read_list, withdraw
+from flows.stages.removing.withdrawing import Withdrawal, read_list, record_drawn, withdraw
 from flows.stages.sample import sample
 from flows.stages.seal import seal
-from flows.stages.train import newest_run, open_dataset, register_run
+from flows.stages.train import clear, newest_run, open_dataset, register_run
 from flows.stages.verify import verify
 from policy import removals
 from policy.errors import IntegrityError, RefusedError
@@ -32,7 +37,7 @@ from policy.withdrawal_list import WithdrawalList
 from tests.flows.sealable import sealable_home
 from tests.training.toy_dataset import NAMES, HashedWords, noise
 from training.checkpoint import list_checkpoints, load_run, read_record, save_run
-from training.clip import held_out_of, train_clip
+from training.clip import train_clip
 from training.clip_config import for_tower
 from training.config import preset
 from training.loop import train
@@ -50,7 +55,12 @@ CAPTIONER = UpstreamModel("captioner", "ours", "0" * 32, "see its run", f"run:{C
 
 
 def train_pictures(
-    home: Home, run: str, dataset: str = DATASET, upstream: Sequence[UpstreamModel] = (), withheld: Sequence[int] = ()
+    home: Home,
+    run: str,
+    dataset: str = DATASET,
+    upstream: Sequence[UpstreamModel] = (),
+    withheld: Sequence[int] = (),
+    stop_after: int = STEPS,
 ) -> None:
     with open_dataset(home, dataset) as reader:
         train(
@@ -62,6 +72,7 @@ def train_pictures(
             progress=lambda step, loss, speed: None,
             now=utc_now,
             withheld=withheld,
+            stop_after=stop_after,
         )
 
 
@@ -76,37 +87,43 @@ def weights(home: Home, run: str) -> dict[str, str]:
 
 
 def victims(home: Home) -> tuple[int, int]:
-    """A slot that the pictures' run was fed first after a checkpoint, and that the CLIP was fed; and another one."""
+    """Two slots that the pictures' run was fed first after a checkpoint, and the CLIP, if it is there, as well."""
     pictures, clip = load_run(home.runs_path / PICTURES), load_run(home.runs_path / CLIP)
     assert pictures is not None
-    assert clip is not None
-    first = {o: exposure(pictures, (), o, STEPS)[0] for o in range(SLOTS)}
-    fed = [o for o in range(SLOTS) if o not in held_out_of(clip) and exposure(clip, (), o, 4)]
-    late = [o for o in fed if first[o] >= 3]
+    late = [o for o in range(SLOTS) if exposure(pictures, (), o, STEPS)[0] >= 3]
+    if clip is not None:
+        late = [o for o in late if exposure(clip, (), o, 4)]
     return late[0], late[1]
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Home:
-    """A CLIP; a run of pictures, and one more whose captions came from that CLIP; and one of other data that began
-    from the first one's last checkpoint.
-    """
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """A run of pictures, and one of other data that began from its last checkpoint."""
     settings = DEFAULT_TEXT.replace("shard_slots = 1000", "shard_slots = 5")
-    path = tmp_path_factory.mktemp("models") / "home"
+    path = tmp_path_factory.mktemp("pictures") / "home"
     home = sealable_home(path, SLOTS + 8, picture, alt=text, settings_text=settings)
     number = "CAST(regexp_extract(image_url, '([0-9]+).jpg', 1) AS INT)"
     seal(home, name=DATASET, where=f"{number} < {SLOTS}")
     seal(home, name=OTHER, where=f"{number} >= {SLOTS}")
-    train_captioner(home, CLIP)
     train_pictures(home, PICTURES)
-    train_pictures(home, CAPTIONED, upstream=(CAPTIONER,))
-    train_pictures(home, "begun", OTHER)
+    train_pictures(home, "begun", OTHER, stop_after=1)
     begun = load_run(home.runs_path / "begun")
     assert begun is not None
     save_run(home.runs_path / TUNED, replace(begun, run=TUNED, parent_checkpoint=f"{PICTURES}-{STEPS:07d}"))
     shutil.rmtree(home.runs_path / "begun")
-    train_pictures(home, TUNED, OTHER)
-    for run in (CLIP, PICTURES, CAPTIONED, TUNED):
+    train_pictures(home, TUNED, OTHER, stop_after=2)
+    for run in (PICTURES, TUNED):
+        register_run(home, home.runs_path / run)
+    return home
+
+
+@pytest.fixture(scope="module")
+def trained(pictures: Home, tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """The same; a CLIP; and a run whose captions came from that CLIP."""
+    home = Home(Path(shutil.copytree(pictures.path, tmp_path_factory.mktemp("trained") / "home")))
+    train_captioner(home, CLIP)
+    train_pictures(home, CAPTIONED, upstream=(CAPTIONER,))
+    for run in (CLIP, CAPTIONED):
         register_run(home, home.runs_path / run)
     return home
 
@@ -120,8 +137,8 @@ def picture(n: int) -> bytes:
 
 
 @pytest.fixture
-def home(trained: Home, tmp_path: Path) -> Home:
-    return Home(Path(shutil.copytree(trained.path, tmp_path / "home")))
+def home(pictures: Home, tmp_path: Path) -> Home:
+    return Home(Path(shutil.copytree(pictures.path, tmp_path / "home")))
 
 
 def ask(home: Home, ordinal: int, *, approved: bool = True) -> str:
@@ -145,8 +162,9 @@ def steps_of(home: Home, name: str, action: str) -> dict[str, dict[str, object]]
     return {step.subject: json.loads(step.after or step.before or "{}") for step in done}
 
 
-def test_the_plan_says_what_it_costs_before_anything_changes(home: Home) -> None:
+def test_the_plan_says_what_it_costs_before_anything_changes(trained: Home, tmp_path: Path) -> None:
     """Runs that saw it in the order of their lineage, where each replay begins, and what will stay indirect."""
+    home = Home(Path(shutil.copytree(trained.path, tmp_path / "home")))
     victim, _ = victims(home)
     name = ask(home, victim, approved=False)
     before = sorted(p.relative_to(home.path) for p in home.runs_path.rglob("*"))
@@ -174,16 +192,16 @@ def test_the_plan_says_what_it_costs_before_anything_changes(home: Home) -> None
 
 
 def test_what_saw_it_is_refused_from_the_approval_on(home: Home) -> None:
-    """Nothing is drawn any more by a checkpoint that was fed it, while one that was not still draws."""
+    """Nothing is drawn any more by a checkpoint that was fed it, while one that was not may draw."""
     victim, _ = victims(home)
     name = ask(home, victim)
     with pytest.raises(RefusedError, match="took away") as refused:
         sample(home, ["red apple"], run=PICTURES)
     assert name in refused.value.remedy
     assert waiting(home) == (name,)
-    base = plan_models(home, name).runs[1].first_step
-    drawn = sample(home, ["red apple"], run=PICTURES, step=base, per_prompt=1)
-    assert drawn.checkpoint == f"{PICTURES}-{base:07d}"
+    base = plan_models(home, name).runs[0].base
+    assert base is not None
+    require_standing(home, base)
 
 
 @pytest.fixture(scope="module")
@@ -195,10 +213,15 @@ def served(trained: Home, tmp_path_factory: pytest.TempPathFactory):  # type: ig
     for run, train_again in ((PICTURES, train_pictures), (CLIP, train_captioner)):
         shutil.rmtree(never.runs_path / run)
         train_again(never, run, withheld=gone)
-    (home.samples_path).mkdir()
-    exposed, harmless = (home.samples_path / f"{PICTURES}-step-{step:07d}-1a2b.png" for step in (STEPS, 2))
-    for drawn in (exposed, harmless):
-        drawn.write_bytes(b"drawn")
+    home.samples_path.mkdir()
+    for step, file in (
+        (STEPS, "strip"),
+        (STEPS, f"{PICTURES}-step-{STEPS:07d}-1a2b"),
+        (2, f"{PICTURES}-step-0000002-1"),
+    ):
+        (home.samples_path / f"{file}.png").write_bytes(b"drawn")
+        if file == "strip":
+            record_drawn(home, f"{PICTURES}-{step:07d}", home.samples_path / f"{file}.png")
     names = ask(home, gone[0]), ask(home, gone[1])
     apply(home, names[0], scan=False, receipts=False)
     return home, never, names, serve(home, *names)
@@ -239,7 +262,7 @@ def test_what_saw_it_and_what_began_from_it_is_gone(served) -> None:  # type: ig
         records = list((home.runs_path / run / "withdrawn").glob("step-*/provenance.json"))
         assert len(records) == len([each for each in gone.values() if each.run == run])
         assert not list((home.runs_path / run / "withdrawn").rglob("*.safetensors"))
-    assert [p.name for p in home.samples_path.iterdir()] == [f"{PICTURES}-step-0000002-1a2b.png"]
+    assert [p.name for p in home.samples_path.iterdir()] == [f"{PICTURES}-step-0000002-1.png"]
     for name in names:
         never = steps_of(home, name, "never-seen")
         seen = steps_of(home, name, "exposed")
@@ -260,7 +283,7 @@ def test_the_list_of_withdrawn_models_cannot_be_changed(served) -> None:  # type
     assert {each.checkpoint for each in listed.withdrawn} == {each.checkpoint for each in withdrawals(home)}
     assert listed == read_list(home)
     reasons = {each.checkpoint: each.reason for each in listed.withdrawn}
-    assert (reasons[f"{PICTURES}-{STEPS:07d}"], reasons[f"{TUNED}-{STEPS:07d}"]) == ("removal", "lineage")
+    assert (reasons[f"{PICTURES}-{STEPS:07d}"], reasons[f"{TUNED}-0000002"]) == ("removal", "lineage")
     for at in range(0, len(text), 97):
         changed = text[:at] + chr(ord(text[at]) ^ 1) + text[at + 1 :]
         with pytest.raises(IntegrityError):
@@ -276,33 +299,35 @@ def test_killed_between_its_parts_it_goes_on(home: Home) -> None:
     """Killed in a replay, after it, or after withdrawals went on record: run again, it ends as if nothing had been."""
     victim, _ = victims(home)
     name = ask(home, victim)
-    clip, pictures, *_ = plan_models(home, name).runs
+    # In the midst of a replay, beside one that another removal has overtaken.
     work = replaying.plan(home, PICTURES, removed=[victim], last_step=STEPS)
-    assert work.name == pictures.becomes
-    # In the midst of one, with what another removal has overtaken beside it.
     replaying.replay(home, replace(work, last_step=STEPS - 2), offline=True, text_encoder=HashedWords())
     overtaken = home.runs_path / f"{PICTURES}-without-00000000"
     shutil.copytree(home.runs_path / work.name, overtaken)
-    # After another one, before anything was withdrawn; of a third, on record as withdrawn, and all is still there.
-    replaying.replay(home, replaying.plan(home, CLIP, removed=[victim], last_step=clip.last_step), offline=True)
+    # On record as withdrawn, and all is still there.
     with home.ledger() as ledger:
-        withdraw(ledger, [Withdrawal(f"{TUNED}-{STEPS:07d}", TUNED, name, "indirect", "withdrawn")])
+        withdraw(ledger, [Withdrawal(f"{TUNED}-0000002", TUNED, name, "indirect", "withdrawn")])
+    assert "its weights are still there" in verify(home)[0].what
     done = serve(home, name)
-    assert {one.run: one.becomes for one in done.runs if one.becomes}[PICTURES] == work.name
+    assert [(one.run, one.action, one.becomes) for one in done.runs] == [
+        (PICTURES, "replay", work.name),
+        (TUNED, "settled", ""),
+    ]
     assert not overtaken.exists()
     assert not list_checkpoints(home.runs_path / TUNED)
     assert verify(home) == []
     again = serve(home, name)
-    assert {one.action for one in again.runs} == {"settled"}
-    assert [one.becomes for one in again.runs] == [one.becomes for one in done.runs]
-    assert [one.tier for one in again.runs] == [one.tier for one in done.runs]
+    assert [(one.action, one.becomes, one.tier) for one in again.runs] == [
+        ("settled", work.name, "exact"),
+        ("settled", "", ""),
+    ]
     assert again.withdrawal_list == done.withdrawal_list
 
 
 def test_a_ruleset_that_withdraws_trains_nothing(home: Home) -> None:
     """The old model goes with what began from it; asked for again, the run begins anew under another name."""
     rules = home.policy_path.read_text("utf-8").replace('on_exposure = "replay"', 'on_exposure = "withdraw"')
-    home.policy_path.write_text(rules.replace('on_exposure_clip = "replay"', 'on_exposure_clip = "withdraw"'))
+    home.policy_path.write_text(rules)
     home = Home(home.path)
     victim, _ = victims(home)
     name = ask(home, victim)
@@ -329,12 +354,10 @@ def test_a_slot_whose_caption_was_the_removed_text_is_left_out_too(home: Home) -
         lent |= {"caption_origin": "clip-retrieval", "source": f"pair:{pair}", "source_kind": "ledger", "state": "kept"}
         ledger.append("caption", [lent], key="lent")
     name = ask(home, victim)
-    done = serve(home, name)
+    with home.ledger() as ledger:
+        record_reach(ledger, home, [name])
+        assert captioned_with_removed(ledger, home, DATASET) == {other}
     reach = steps_of(home, name, "reach")[DATASET]
     assert (reach["slots"], reach["captions_lent"]) == ([victim], [other])
-    becomes = next(one.becomes for one in done.runs if one.run == PICTURES)
-    record = read_record(list_checkpoints(home.runs_path / becomes)[-1])
-    assert {(e.ordinal, e.first_empty_step) for e in record.schedule} == {(victim, 0), (other, 0)}
-    assert next(one.tier for one in done.runs if one.run == PICTURES) == "exact"
-    with DatasetReader.open(home.dataset(DATASET)) as reader:
-        assert reader.is_live(other)
+    assert plan_models(home, name).runs[0].becomes == replaying.replay_name(PICTURES, [victim, other])
+    assert clear(home, DATASET, offline=True) == {victim, other}
