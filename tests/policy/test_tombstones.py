@@ -12,7 +12,7 @@ import pytest
 from policy.errors import IntegrityError, KeyFileError
 from policy.keys import KeyRing
 from policy.ledger import Ledger
-from policy.tombstones import TOMBSTONES_FILE, Tombstones
+from policy.tombstones import TOMBSTONES_FILE, StandingTombstones, Tombstones
 
 _keys = count()
 
@@ -156,3 +156,21 @@ class TestTombstones:
         for behind in (Tombstones.load(tmp_path), Tombstones.load(tmp_path / "lost")):
             with pytest.raises(IntegrityError, match="on record"):
                 behind.check_against(ledger)
+
+    def test_what_is_asked_at_every_moment_is_what_is_in_force_then(
+        self, added: Tombstones, keys: KeyRing, tmp_path: Path
+    ) -> None:
+        """A file that appears or grows counts from the next question on; one that is lost or older is refused."""
+        standing = StandingTombstones(tmp_path, Tombstones(keys=keys))
+        assert standing.now().epoch == 0
+        added.store(tmp_path)
+        assert standing.now().covers_content("c1") == "r1"
+        old = (tmp_path / TOMBSTONES_FILE).read_bytes()
+        added.with_added("r2", contents=["c2"]).store(tmp_path)
+        assert standing.now().covers_content("c2") == "r2"
+        (tmp_path / TOMBSTONES_FILE).write_bytes(old)
+        with pytest.raises(IntegrityError, match="gone or older"):
+            standing.now()
+        (tmp_path / TOMBSTONES_FILE).unlink()
+        with pytest.raises(IntegrityError, match="gone or older"):
+            standing.now()
