@@ -10,7 +10,25 @@ from hypothesis import strategies as st
 from policy.errors import InputError, KeyFileError, RefusedError
 from policy.keys import KeyRing
 from policy.ledger import Ledger
-from policy.removals import RemovalRequest, State, advance, due_at, find, record, requester_of, requests
+from policy.removals import (
+    RemovalRequest,
+    State,
+    advance,
+    due_at,
+    escalate,
+    escalated,
+    events,
+    extend,
+    extensions,
+    find,
+    forget_requester,
+    identities,
+    record,
+    record_many,
+    requester_of,
+    requests,
+    same_name,
+)
 
 _keys = count()
 
@@ -44,6 +62,33 @@ class TestDeadlines:
     def test_ccpa(self) -> None:
         """45 calendar days, weekends or not."""
         assert due_at(datetime(2026, 1, 1, 8, tzinfo=UTC), "ccpa") == datetime(2026, 2, 15, 23, 59, 59, tzinfo=UTC)
+
+    @pytest.mark.parametrize(
+        ("received", "regime", "due"),
+        [
+            ("2026-11-30", "gdpr", "2027-03-01"),  # three months are 28 February 2027, a Sunday
+            ("2026-03-05", "gdpr", "2026-06-05"),
+            ("2026-01-01", "ccpa", "2026-04-01"),
+        ],
+    )
+    def test_extensions_count_from_receipt(self, received: str, regime: str, due: str) -> None:
+        """By two further months of the GDPR's calendar, or 45 further days of the CCPA's."""
+        moment = datetime.fromisoformat(f"{received}T12:00:00+00:00")
+        assert due_at(moment, regime, extended=True) == datetime.fromisoformat(f"{due}T23:59:59+00:00")
+
+    def test_a_deadline_of_ones_own(self) -> None:
+        """By a day, or by days from receipt; never before receipt, never beside a law's, and never extended."""
+        received = datetime(2026, 11, 29, 12, tzinfo=UTC)
+        assert due_at(received, "own", due_on=date(2026, 12, 31)) == datetime(2026, 12, 31, 23, 59, 59, tzinfo=UTC)
+        assert due_at(received, "own", own_days=10).date() == date(2026, 12, 9)
+        for regime, wrong in (
+            ("own", {"due_on": date(2026, 11, 28)}),
+            ("own", {}),
+            ("own", {"own_days": 3, "extended": True}),
+            ("gdpr", {"due_on": date(2026, 12, 31)}),
+        ):
+            with pytest.raises(InputError):
+                due_at(received, regime, **wrong)
 
     @given(st.datetimes(datetime(1990, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC)))  # noqa: DTZ001 - bounds
     def test_a_month_is_28_to_33_days_and_a_working_day(self, received: datetime) -> None:
@@ -100,13 +145,104 @@ class TestRequests:
         with pytest.raises(RefusedError, match="cannot become"):
             advance(ledger, request_of.removal, refused, now=now)
 
+    def test_a_state_is_reached_again_by_an_event_of_its_own(
+        self, ledger: Ledger, now: datetime, request_of: RemovalRequest
+    ) -> None:
+        """A review after the first of two approvals takes it back, and the next one is recorded as well."""
+        name = request_of.removal
+        for state in (State.HELD, State.AWAITING_SECOND, State.HELD, State.AWAITING_SECOND):
+            assert advance(ledger, name, state, now=now, by_whom="Ann").state is state
+            assert find(ledger, name).state is state
+        assert len(events(ledger, name, State.AWAITING_SECOND)) == 2
+
+    def test_an_extension(self, ledger: Ledger, now: datetime, request_of: RemovalRequest) -> None:
+        """It moves the deadline once, says who granted it and why, and comes before the day or never."""
+        name = request_of.removal
+        for by, why in ((" ", "many"), ("Ann", "")):
+            with pytest.raises(InputError, match="who grants it, and why"):
+                extend(ledger, name, now=now, by_whom=by, reason=why)
+        with pytest.raises(RefusedError, match="before that day only"):
+            extend(ledger, name, now=request_of.due_at + timedelta(seconds=1), by_whom="Ann", reason="many")
+        later = extend(ledger, name, now=request_of.due_at, by_whom="Ann", reason="there are many")
+        assert later.due_at == due_at(now, "gdpr", extended=True) == find(ledger, name).due_at
+        assert find(ledger, name).state is State.RECEIVED
+        assert extensions(ledger, name) == ("there are many",)
+        with pytest.raises(RefusedError, match="extended before"):
+            extend(ledger, name, now=now, by_whom="Ann", reason="there are more")
+
+    def test_an_escalation_is_recorded_once(self, ledger: Ledger, now: datetime, request_of: RemovalRequest) -> None:
+        """Only of what is open and overdue, and not at the last second of its last day."""
+        assert not escalate(ledger, request_of, now=request_of.due_at)
+        late = request_of.due_at + timedelta(seconds=1)
+        assert [escalate(ledger, request_of, now=late + timedelta(days=day)) for day in range(3)] == [
+            True,
+            False,
+            False,
+        ]
+        assert escalated(ledger) == {request_of.removal}
+        closed = advance(ledger, request_of.removal, State.REJECTED, now=late, by_whom="Ann", reason="not theirs")
+        assert not escalate(ledger, closed, now=late)
+
+    def test_who_asked_is_forgotten(
+        self, ledger: Ledger, keys: KeyRing, now: datetime, request_of: RemovalRequest
+    ) -> None:
+        """By an erasure of its own that nobody needs to approve; everything else stands, and everything verifies."""
+        name = request_of.removal
+        assert identities(ledger) == {name}
+        assert forget_requester(ledger, name, now=now, by_whom="Ann", reason="asked for")
+        assert not forget_requester(ledger, name, now=now)
+        assert requester_of(ledger, name, keys) is None
+        assert identities(ledger) == frozenset()
+        assert find(ledger, name) == request_of
+        assert ledger.query("SELECT table_name, row_count FROM erasure") == [("requester", 1)]
+        ledger.compact()
+        assert ledger.verify(keys) == ()
+
+    def test_forgetting_reaches_nothing_else(self, ledger: Ledger, now: datetime, request_of: RemovalRequest) -> None:
+        """What may forget who asked may not erase what was asked."""
+        forget_requester(ledger, request_of.removal, now=now)
+        with pytest.raises(RefusedError, match="erases nothing else"):
+            ledger.erase(f"forget:{request_of.removal}", {"removal": "true"})
+        with pytest.raises(RefusedError, match="was not approved"):
+            ledger.erase(request_of.removal, {"removal": "true"})
+
+    def test_many_are_recorded_at_once_or_not_at_all(self, ledger: Ledger, keys: KeyRing, now: datetime) -> None:
+        """Under one key; an identity without a key takes the others with it."""
+        filed = [(RemovalRequest.receive("text", f"text {n}", now=now, kind="access"), f"Jo {n}") for n in range(3)]
+        with pytest.raises(KeyFileError):
+            record_many(ledger, filed, key="csv")
+        assert requests(ledger) == ()
+        assert record_many(ledger, filed, key="csv", keys=keys)
+        assert not record_many(ledger, filed, key="csv", keys=keys)
+        assert [requester_of(ledger, r.removal, keys) for r, _ in filed] == ["Jo 0", "Jo 1", "Jo 2"]
+
     def test_wrong_requests(self, ledger: Ledger, now: datetime) -> None:
         """An unknown id, kind or an empty name is an error; an identity is never kept in the clear."""
         with pytest.raises(InputError, match="no such removal"):
             find(ledger, "removal-x")
         with pytest.raises(InputError, match="cannot look for"):
             RemovalRequest.receive("name", "Jo", now=now)
-        with pytest.raises(InputError, match="names nothing"):
-            RemovalRequest.receive("domain", "", now=now)
+        for named_kind, value in (("domain", ""), ("text", " "), ("picture", None)):
+            with pytest.raises(InputError, match="names nothing"):
+                RemovalRequest.receive(named_kind, value, now=now)
+        with pytest.raises(InputError, match="unknown kind"):
+            RemovalRequest.receive("domain", "a.example", now=now, kind="revenge")
         with pytest.raises(KeyFileError):
             record(ledger, RemovalRequest.receive("domain", "a.example", now=now), requester="Jo")
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("Ann", " ANN ", True),
+        ("Ann  Bee", "ann bee", True),
+        ("\uff21nn", "Ann", True),  # a full-width A
+        ("An\u200bn", "Ann", True),  # a zero-width space within
+        ("Stra\u00dfe", "STRASSE", True),
+        ("e\u0301va", "\u00c9va", True),
+        ("Ann", "Anne", False),
+    ],
+)
+def test_names_are_compared_as_people_read_them(one: str, other: str, same: bool) -> None:
+    """Nobody is a second person by another spelling of the same name."""
+    assert same_name(one, other) is same
