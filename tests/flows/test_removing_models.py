@@ -33,6 +33,7 @@ from flows.stages.verify import verify
 from policy import removals
 from policy.errors import IntegrityError, RefusedError
 from policy.provenance import UpstreamModel
+from policy.ruleset import Ruleset
 from policy.withdrawal_list import WithdrawalList
 from tests.flows.sealable import sealable_home
 from tests.training.toy_dataset import NAMES, HashedWords, noise
@@ -101,7 +102,8 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Home:
     """A run of pictures, and one of other data that began from its last checkpoint."""
     settings = DEFAULT_TEXT.replace("shard_slots = 1000", "shard_slots = 5")
     path = tmp_path_factory.mktemp("pictures") / "home"
-    home = sealable_home(path, SLOTS + 8, picture, alt=text, settings_text=settings)
+    rules = Ruleset.default_text().replace('suppression = "near"', 'suppression = "exact"')
+    home = sealable_home(path, SLOTS + 8, picture, alt=text, settings_text=settings, policy_text=rules)
     number = "CAST(regexp_extract(image_url, '([0-9]+).jpg', 1) AS INT)"
     seal(home, name=DATASET, where=f"{number} < {SLOTS}")
     seal(home, name=OTHER, where=f"{number} >= {SLOTS}")
