@@ -278,8 +278,8 @@ def _publish(state: State, seconds: float) -> None:
     entry = (
         f"\n## {datetime.now(UTC):%Y-%m-%d} removal_kills\n"
         f"{state.killed} kills with -9 at random moments of approving and applying over {state.rounds} homes "
-        f"({by_command}; {state.too_late} more came after the process had ended by itself), and each command twice at "
-        f"once ({'; '.join(state.together) or 'not reached'}). It ended {found}: everything verifies, approved once and "
+        f"({by_command}; {state.too_late} more came after the process had ended by itself), each command twice at "
+        f"once ({'; '.join(state.together)}). It ended {found}: everything verifies, approved once and "
         "applied once, tombstones in force here and outside, the slot empty and no other, no row, picture, slot or "
         f"file with a value of what was removed, nothing half written. This run took {seconds:.0f} s. "
         f"Code {state.code}.\n"
