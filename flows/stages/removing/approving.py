@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from curation.pair import canonical_url
 from flows.home import Home, utc_now
 from flows.stages.removing.guarding import guard_of
 from flows.stages.removing.requests import decide_pairs, forget_closed, hex_digits, release, require_name, reserve
@@ -192,7 +193,7 @@ def _erase(ledger: Ledger, home: Home, request: RemovalRequest, *, by: str, reas
         matches = matches_of(ledger, removal)
         taken = [m for m in matches if m.state in TAKEN]
         rejected = {m.content_sha256 for m in matches if m.state == REJECTED}
-        urls = {url for (url,) in ledger.query(_URLS_OF, {"removal": removal})}
+        urls = {_as_asked(url) for (url,) in ledger.query(_URLS_OF, {"removal": removal})}
         named_url = request.named_kind in ("image_url", "page_url") and request.named_value
         tombstones = tombstones.with_added(
             removal,
@@ -256,6 +257,14 @@ def _taken_in(ledger: Ledger, removal: str, with_near: bool, near: Sequence[str]
             for found in match(ledger, "content", one.content_sha256)
         ),
     )
+
+
+def _as_asked(url: str) -> str:
+    """An address as tombstones are asked for it: the last of some redirects stands on record as it was written."""
+    try:
+        return canonical_url(url)
+    except InputError:
+        return url
 
 
 def _named_content(request: RemovalRequest) -> set[str]:

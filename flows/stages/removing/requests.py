@@ -20,7 +20,7 @@ from flows.home import Home, utc_now
 from flows.stages.removing.guarding import HOLDING, guard_of, holds_at_once
 from flows.stages.removing.standing import Removal, days_left, shown
 from policy import removals
-from policy.errors import InputError
+from policy.errors import InputError, RefusedError
 from policy.ledger import Ledger
 from policy.removal_matches import (
     HELD,
@@ -289,6 +289,12 @@ def lift(home: Home, removal: str, *, by: str, reason: str) -> Removal:
 def _end(home: Home, removal: str, state: State, code: str, *, by: str, reason: str) -> Removal:
     with home.ledger() as ledger:
         now = utc_now()
+        if removals.find(ledger, removal).state.is_undecided and removal in home.tombstones(ledger).removals:
+            raise RefusedError(
+                "its approval is in force, though it was killed before it was written down",
+                where=removal,
+                remedy=f"custody removal approve {removal} --by NAME",
+            )
         removals.advance(ledger, removal, state, now=now, by_whom=by, reason=reason)
         release(ledger, home, removal, code)
         forgotten = forget_closed(ledger, home, now=now)
