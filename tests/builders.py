@@ -199,6 +199,7 @@ class Custody:
 # ── the journey ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 DATASET = "book"
+SAMPLE = ("sample", "red apple", "banana", "--per-prompt", "1")
 
 
 @dataclass(frozen=True, slots=True)

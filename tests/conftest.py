@@ -20,7 +20,7 @@ import pytest
 
 from flows.home import Home
 from flows.museum import Museum
-from tests.builders import Custody, Journey, Removed, make_home, remove, travel
+from tests.builders import SAMPLE, Custody, Journey, Removed, make_home, remove, travel
 
 # Of every parameter of a statement DuckDB asks whether it is pandas': where that is not installed a search of all of
 # sys.path, twice, and under pytest a tenth of all work. None here answers at once. PyArrow asks once, and must have
@@ -42,22 +42,30 @@ BY_WORKER: tuple[tuple[str, ...], ...] = (
     ),
     ("tests/curation/test_storage.py", "tests/flows/test_seal_s3.py"),
     ("tests/flows/test_schedule.py",),
-    ("tests/flows/test_crawl_sources.py",),
-    ("tests/flows/test_grants.py",),
-    ("tests/flows/test_policy_import.py",),
     ("tests/flows/test_caption.py", "tests/curation/test_coca.py"),  # they share a small CoCa
-    ("tests/flows/test_faces.py",),
-    ("tests/flows/test_decide.py",),
     ("tests/training/test_clip_towers.py",),
+    ("tests/flows/test_crawl_sources.py",),
+    ("tests/flows/test_removing_models.py",),
+    ("tests/flows/test_faces_last.py",),
+    ("tests/flows/test_grants.py",),
+    ("tests/flows/test_bulk.py",),
+    ("tests/flows/test_policy_import.py",),
     ("tests/training/test_clip.py",),
+    ("tests/flows/test_duplicates.py",),
     ("tests/flows/test_recheck.py",),
-    ("tests/curation/test_clip_model.py",),
-    ("tests/flows/test_licences_declared.py",),
     ("tests/curation/test_decode_pool.py",),
-    ("tests/training/test_loop.py",),
+    ("tests/flows/test_decide.py",),
     ("tests/policy/test_verification.py",),
-    ("tests/policy/test_ledger.py",),
     ("tests/curation/test_politeness.py",),
+    ("tests/policy/test_peers_cases.py",),
+    ("tests/curation/test_clip_model.py",),
+    ("tests/flows/test_look.py",),
+    ("tests/flows/test_quarantine.py",),
+    ("tests/policy/test_bounds.py",),
+    ("tests/flows/test_faces.py",),
+    ("tests/flows/test_licences_declared.py",),
+    ("tests/training/test_loop.py",),
+    ("tests/policy/test_ledger.py",),
 )
 _PLACE = {module: number for number, modules in enumerate(BY_WORKER) for module in modules}
 _SHARED = {"custody": 0, "s3": 1}  # fixtures that are dear: their modules' place above
@@ -91,7 +99,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 @pytest.fixture(scope="session")
 def museum() -> Iterator[Museum]:
     """A small museum on free ports, the same for every home of the session."""
-    with Museum(0, limit=90) as museum:
+    with Museum(0, limit=60) as museum:
         yield museum
 
 
@@ -108,7 +116,7 @@ def journey(tmp_path_factory: pytest.TempPathFactory, museum: Museum, custody: C
     before = museum.requests
     home = make_home(tmp_path_factory.mktemp("journey") / "home", museum)
     said = travel(custody, home, museum)
-    said["sample"] = custody(home, "sample", "red apple", "banana", "--per-prompt", "1")
+    said["sample"] = custody(home, *SAMPLE)
     return Journey(home, said, Counter(museum.requests - before))
 
 

@@ -19,6 +19,7 @@ from policy.provenance import TrainingRun
 from tests.builders import (
     DATASET,
     HELD_OUT,
+    SAMPLE,
     Custody,
     Journey,
     Moment,
@@ -245,7 +246,7 @@ KILLS = (
     ("crawl", Moment(r"/parts/pictures/[0-9a-f]+\.parquet$")),
     # CLIP's first checkpoint is there.
     ("caption", Moment(r"/clip-[^/]*/step-\d+$")),
-    # CLIP is trained and measured; the ledger does not know of the run yet.
+    # CLIP is trained and measured; the ledger does not know of its last checkpoint yet.
     ("caption", Moment(r"/retrieval\.json$")),
     # The dataset's directory is there, with the first shard.
     ("seal", Moment(rf"/datasets/{DATASET}/.*\.tar$")),
@@ -263,6 +264,7 @@ def test_kills_change_nothing(journey: Journey, museum: Museum, custody: Custody
         for moment in (moment for stage, moment in KILLS if stage == name):
             assert custody.run(home, *command, die=moment).was_killed, (name, moment)
         custody(home, *command)
+    custody(home, *SAMPLE)  # what was drawn is on record, too
 
     assert differences(ledger_content(journey.home), ledger_content(home)) == []
     for dataset in sorted(p.name for p in journey.home.datasets_path.iterdir()):

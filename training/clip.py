@@ -45,6 +45,7 @@ from policy.provenance import (
 )
 from training.batches import EmptySlots, TombstoneWatch
 from training.checkpoint import (
+    Checkpoint,
     TrainerState,
     list_checkpoints,
     load_run,
@@ -82,6 +83,9 @@ STEPS_FILE = "steps.log"
 
 OnEvent = Callable[[str, str, str], None]
 """Called with (kind, subject, detail), as in training/loop.py."""
+
+OnSaved = Callable[[Checkpoint], None]
+"""Called with every checkpoint, as in training/loop.py."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +128,7 @@ def train_clip(
     reopen_s: float = DAY_S,
     stop_after: int | None = None,
     on_event: OnEvent = lambda kind, subject, detail: None,
+    on_saved: OnSaved = lambda checkpoint: None,
     code_version: str = "unknown",
 ) -> ClipResult:
     """Train to `config.steps`, or to `stop_after` steps, resuming where the run directory has got to.
@@ -295,6 +300,7 @@ def train_clip(
                 tensors = {"model": trained_tensors(model, frozen), "adamw": pack_optimizer(optimizer, trained)}
                 documents = {clip_model.CONFIG_FILE: canonical_json(model_config).encode()}
                 checkpoint = save_checkpoint(run_dir, record, tensors, TrainerState(rows, sha256), documents)
+                on_saved(checkpoint)
                 retire_checkpoints(run_dir, keep_last=config.keep_checkpoints, epochs_done=order.epochs_done)
 
     if checkpoint is None:

@@ -71,6 +71,9 @@ Progress = Callable[[int, float, float], None]
 OnEvent = Callable[[str, str, str], None]
 """Called with (kind, subject, detail) for what an operator should find later: a skipped checkpoint, a taint, …"""
 
+OnSaved = Callable[[Checkpoint], None]
+"""Called with every checkpoint once it is complete, before older ones are retired."""
+
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
@@ -99,6 +102,7 @@ def train(
     tokens_bytes: int = MAX_BYTES,
     stop_after: int | None = None,
     on_event: OnEvent = lambda kind, subject, detail: None,
+    on_saved: OnSaved = lambda checkpoint: None,
     code_version: str = "unknown",
     ranks: Ranks = ALONE,
 ) -> TrainResult:
@@ -109,7 +113,7 @@ def train(
     reopen_s: how long the dataset may be read without knowing that its generation is the current one.
     tokens_dir: where captions' token embeddings are kept between runs, at most `tokens_bytes` of them.
     ranks: this process's place among those that train together (training/ranks.py); the first one alone writes, and
-    calls `progress` and `on_event`.
+    calls `progress`, `on_event` and `on_saved`.
     Raises ConfigurationError (the run directory belongs to another config, dataset or encoder), IntegrityError (a
     damaged step log; a loss that is no number, naming step and ordinals), StorageError (disk full); each leaves all
     complete checkpoints as they were.
@@ -304,6 +308,7 @@ def train(
                 }
                 documents = {CONFIG: config.to_json().encode()}
                 checkpoint = save_checkpoint(run_dir, record, tensors, TrainerState(rows, sha256), documents)
+                on_saved(checkpoint)
                 retire_checkpoints(run_dir, keep_last=config.keep_checkpoints, epochs_done=order.epochs_done)
 
     def end() -> TrainResult:

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
 
 from curation.shard_reader import DatasetReader
 from flows.home import Home, utc_now
@@ -24,10 +25,18 @@ from flows.terminal import Progress, silent
 from policy.errors import CustodyError, InputError, IntegrityError, RefusedError
 from policy.ledger import Ledger
 from policy.lock import FileLock
-from policy.provenance import CheckpointRecord, TrainingRun, UpstreamModel, config_digest
+from policy.provenance import (
+    CheckpointRecord,
+    ScheduleEntry,
+    TrainingRun,
+    UpstreamModel,
+    config_digest,
+    schedule_digest,
+)
 from policy.snapshot import publish
 
 if TYPE_CHECKING:
+    from training.checkpoint import Checkpoint
     from training.clip import ClipResult
     from training.clip_config import ClipConfig
     from training.config import TrainingConfig
@@ -127,7 +136,6 @@ def train_diffusion(
     )
     if steps or settings.steps:
         config = replace(config, steps=steps or settings.steps)
-    events: list[tuple[str, str, str]] = []
     home.tombstones()  # training reads the file alone: it must be the one that the ledger knows
     with open_dataset(home, dataset) as reader:
         withheld = clear(home, dataset, offline=offline, progress=progress)
@@ -135,7 +143,7 @@ def train_diffusion(
         for line in filter(None, (note, in_words(redo))):
             tell(line)
         run_dir = _standing_dir(home, run_name("diffusion", dataset, config.digest))
-        with run_lock(run_dir), _recorded(home, run_dir, events):
+        with run_lock(run_dir), _Recording(home, run_dir) as recording:
             result = train_together(
                 lambda ranks: train_loop(
                     reader,
@@ -152,7 +160,8 @@ def train_diffusion(
                     now=utc_now,
                     tombstones_dir=home.tombstones_path,
                     withheld=withheld,
-                    on_event=lambda kind, subject, detail: events.append((kind, subject, detail)),
+                    on_event=recording.event,
+                    on_saved=recording.saved,
                     code_version=code_version(),
                     ranks=ranks,
                 ),
@@ -198,12 +207,11 @@ def train_clip(
     from training.clip import train_clip as train_loop
 
     config = clip_config(home.settings, seed=seed, steps=steps)
-    events: list[tuple[str, str, str]] = []
     home.tombstones()
     with open_dataset(home, dataset) as reader:
         withheld = clear(home, dataset, offline=offline, progress=progress)
         run_dir = _standing_dir(home, run_name("clip", dataset, config.digest))
-        with run_lock(run_dir), _recorded(home, run_dir, events):
+        with run_lock(run_dir), _Recording(home, run_dir) as recording:
             result = train_loop(
                 reader,
                 config,
@@ -212,7 +220,8 @@ def train_clip(
                 tombstones_dir=home.tombstones_path,
                 withheld=withheld,
                 reopen_s=home.settings.training.reopen_hours * 3600,
-                on_event=lambda kind, subject, detail: events.append((kind, subject, detail)),
+                on_event=recording.event,
+                on_saved=recording.saved,
                 progress=lambda what, done, total: progress(done, total, f"clip {what}: "),
                 code_version=code_version(),
             )
@@ -307,13 +316,46 @@ def run_lock(run_dir: Path) -> Iterator[None]:
         lock.release()
 
 
-@contextmanager
-def _recorded(home: Home, run_dir: Path, events: Sequence[tuple[str, str, str]]) -> Iterator[None]:
-    """However training ends, the ledger hears of it."""
-    try:
-        yield
-    finally:
-        register_run(home, run_dir, events)
+class _Recording:
+    """However training ends, the ledger hears of it; and of each checkpoint when it is saved.
+
+    A checkpoint may be retired soon, and the next one's record names its digest: only the ledger can say then that it
+    was so. At a save nobody is waited for: while another process holds the ledger, training goes on, and a later save
+    or the end catches up.
+    """
+
+    def __init__(self, home: Home, run_dir: Path) -> None:
+        self._home, self._run_dir = home, run_dir
+        self._events: list[tuple[str, str, str]] = []
+        self._saved: list[Checkpoint] = []
+        self._before: tuple[ScheduleEntry, ...] = ()
+
+    def event(self, kind: str, subject: str, detail: str) -> None:
+        """Of what an operator should find later."""
+        self._events.append((kind, subject, detail))
+
+    def saved(self, checkpoint: Checkpoint) -> None:
+        """On record now, or as soon as the ledger is free."""
+        self._saved.append(checkpoint)
+        try:
+            with self._home.ledger(wait_s=0.0) as ledger:
+                run = _load_run(self._run_dir)
+                saved = [(c.path, c.record) for c in self._saved]
+                _record(ledger, self._home, run, self._events, saved, before=self._before)
+        except CustodyError:
+            return  # what else is wrong with it is said at the end: hours of training are not lost for it
+        self._saved.clear()
+        self._before = checkpoint.record.schedule
+
+    def __enter__(self) -> Self:
+        if any(self._run_dir.glob("step-*")):
+            register_run(self._home, self._run_dir)  # what a killed one saved last, before it is retired
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        register_run(self._home, self._run_dir, self._events, [(c.path, c.record) for c in self._saved])
 
 
 def _standing_dir(home: Home, name: str) -> Path:
@@ -393,43 +435,67 @@ def _is_there(run_dir: Path, digest: str) -> bool:
 # ── records ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def register_run(home: Home, run_dir: Path, events: Sequence[tuple[str, str, str]] = ()) -> None:
+def register_run(
+    home: Home,
+    run_dir: Path,
+    events: Sequence[tuple[str, str, str]] = (),
+    retired: Sequence[tuple[Path, CheckpointRecord]] = (),
+) -> None:
     """Bring the ledger up to what a run's directory records; safe to call at any time, any number of times.
 
     events: (kind, subject, detail) of what an operator should find later: a skipped checkpoint, a taint, …
+    retired: checkpoints that it may not hold any more, each with the directory that it had.
     """
     if not (run_dir / "run.json").is_file():
         return
-    run = TrainingRun.from_json((run_dir / "run.json").read_text("utf-8"), where=str(run_dir / "run.json"))
-    records = _records(run_dir)
+    run, records = _load_run(run_dir), _records(run_dir)
+    there = {record.checkpoint for _, record in records}
     with home.ledger() as ledger:
-        _record_run(ledger, run)
-        held = ledger.query("SELECT DISTINCT schedule_json FROM checkpoint WHERE run = ?", [run.run])
-        schedules = ScheduleWriter(LedgerSchedules(text for (text,) in held).digests)
-        for kind, subject, detail in dict.fromkeys(events):
-            row = {"kind": kind, "subject": subject, "detail": detail, "happened_at": utc_now().replace(tzinfo=None)}
-            ledger.append("event", [row], key=f"event/{run.run}/{config_digest([kind, subject, detail])}")
-        for directory, record in records:
-            row = {
-                "checkpoint": record.checkpoint,
-                "run": record.run,
-                "segment": record.segment,
-                "step": record.step,
-                "positions": record.positions,
-                "dataset_root": record.dataset_root,
-                "schedule_json": schedules.text(record.schedule),
-                "tally_json": json.dumps(dict(record.tally)),
-                "files_json": json.dumps(dict(record.files) | {PROVENANCE: record.digest}),
-                "parent": record.parent,
-                "upstream_json": json.dumps([asdict(u) for u in record.upstream]),
-                "state": record.state,
-                "path": str(directory.relative_to(home.path)),
-                "saved_at": _naive(record.saved_at),
-            }
-            ledger.append(
-                "checkpoint", [row], key=f"checkpoint/{record.checkpoint}/{config_digest(dict(record.files))}"
-            )
+        _record(ledger, home, run, events, [*(each for each in retired if each[1].checkpoint not in there), *records])
         publish(ledger, home.snapshot_path, now=utc_now())
+
+
+def _load_run(run_dir: Path) -> TrainingRun:
+    return TrainingRun.from_json((run_dir / "run.json").read_text("utf-8"), where=str(run_dir / "run.json"))
+
+
+def _record(
+    ledger: Ledger,
+    home: Home,
+    run: TrainingRun,
+    events: Sequence[tuple[str, str, str]],
+    records: Sequence[tuple[Path, CheckpointRecord]],
+    *,
+    before: Sequence[ScheduleEntry] = (),
+) -> None:
+    """`before`: the schedule of a checkpoint on record, of which the first of these may say what it adds."""
+    _record_run(ledger, run)
+    for kind, subject, detail in dict.fromkeys(events):
+        row = {"kind": kind, "subject": subject, "detail": detail, "happened_at": utc_now().replace(tzinfo=None)}
+        ledger.append("event", [row], key=f"event/{run.run}/{config_digest([kind, subject, detail])}")
+    held = ledger.query("SELECT DISTINCT schedule_json FROM checkpoint WHERE run = ?", [run.run])
+    known = LedgerSchedules(text for (text,) in held).digests
+    schedules = ScheduleWriter(known)
+    if schedule_digest(before) in known:
+        schedules.text(before)
+    for directory, record in records:
+        row = {
+            "checkpoint": record.checkpoint,
+            "run": record.run,
+            "segment": record.segment,
+            "step": record.step,
+            "positions": record.positions,
+            "dataset_root": record.dataset_root,
+            "schedule_json": schedules.text(record.schedule),
+            "tally_json": json.dumps(dict(record.tally)),
+            "files_json": json.dumps(dict(record.files) | {PROVENANCE: record.digest}),
+            "parent": record.parent,
+            "upstream_json": json.dumps([asdict(u) for u in record.upstream]),
+            "state": record.state,
+            "path": str(directory.relative_to(home.path)),
+            "saved_at": _naive(record.saved_at),
+        }
+        ledger.append("checkpoint", [row], key=f"checkpoint/{record.checkpoint}/{config_digest(dict(record.files))}")
 
 
 def _record_run(ledger: Ledger, run: TrainingRun) -> None:
