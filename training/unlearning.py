@@ -82,6 +82,7 @@ RETAINED_MEASURED = 64
 _WARMUP_STEPS, _COOLDOWN = 5, 0.5
 _NAMED = 5  # ordinals that a message names
 _NEW = "Name a new directory"
+_KEPT = "Nothing was saved and the old checkpoint is as it was; a lower learning rate may hold"
 
 Ints = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -168,7 +169,7 @@ def unlearn(
     start; what is complete is returned as it is. The old run is only read.
 
     Raises:
-        InputError: no such checkpoint; slots that were never seen, are not stored or were not held out; too few.
+        InputError: no such checkpoint; slots that were never seen, are stored no more, or were not held out; too few.
         ConfigurationError: `out_run_dir` holds something else. IntegrityError: damaged files; a loss that is no
         number. StorageError: the disk refuses.
     """
@@ -191,6 +192,9 @@ def unlearn(
     seen = seen_by(run_dir, old.record)
     _refuse_unseen(ordinals, seen, old.record)
     _refuse_seen(held_out, seen, reader, old.record)
+    stones = TombstoneWatch(tombstones_dir, held_out.reader.manifest.dataset).look() or frozenset()
+    if gone := sorted(stones & set(held_out.ordinals)):
+        raise InputError(f"{_told(gone)} is under a tombstone: nothing is measured with it", where="held out")
     if reference is not None:
         _refuse_reference(reference, ordinals, held_out, reader)
     targets_of, measured_on = _halves(held_out)
@@ -303,7 +307,7 @@ def unlearn(
                 raise IntegrityError(
                     f"the loss of step {step} is no number (retained {kept_loss}, removed {pull}, gradient {norm})",
                     where=str(out_run_dir),
-                    remedy="Nothing was saved and the old checkpoint is as it was; a lower learning rate may hold",
+                    remedy=_KEPT,
                 )
 
             # The evidence first, then the step that it stands for.
@@ -319,6 +323,9 @@ def unlearn(
 
     # What came of it, with the weights that are saved.
     new = LoadedDenoiser(model.eval(), training, old.record)
+    retained_after = float(losses_of(new, Samples(reader, retained)).mean())
+    if not math.isfinite(retained_after):
+        raise IntegrityError("what stays has a loss that is no number", where=str(out_run_dir), remedy=_KEPT)
     measured = None
     if says_anything(len(ordinals), len(measured_on.ordinals)):
         measured = forgetting(
@@ -337,7 +344,7 @@ def unlearn(
         ordinals=ordinals,
         removals=tuple(sorted(removed)),
         retained_before=retained_before,
-        retained_after=float(losses_of(new, Samples(reader, retained)).mean()),
+        retained_after=retained_after,
         forgetting=measured,
     )
     record = CheckpointRecord(

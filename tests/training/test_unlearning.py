@@ -302,7 +302,7 @@ def test_what_cannot_be_unlearnt_is_refused(old, forget, slots, tmp_path):
 
 
 def test_only_what_the_checkpoint_cannot_know_is_held_out(forget, slots, tmp_path):
-    """Neither a slot that was fed, nor its picture in another slot or dataset, nor too few of them."""
+    """Neither a slot that was fed, nor its picture in another slot or dataset, nor one removed, nor too few of them."""
     sibling_dir = seal(tmp_path / "sibling", 45, lambda i: picture(i + 1) if i < 1 else picture(i + 200))
     with DatasetReader.open(sibling_dir) as sibling:
         for held_out, said in (
@@ -315,6 +315,9 @@ def test_only_what_the_checkpoint_cannot_know_is_held_out(forget, slots, tmp_pat
         ):
             with pytest.raises(InputError, match=said):
                 forget(held_out=held_out)
+        file_tombstone(tmp_path / "tombstones", [HELD_OUT[0]])
+        with pytest.raises(InputError, match=f"slot {HELD_OUT[0]} is under a tombstone"):
+            forget(tombstones_dir=tmp_path / "tombstones")
         made = forget(held_out=Samples(sibling, tuple(range(1, 45))))
         assert made.forgetting.auc_before.non_members == 22
 
