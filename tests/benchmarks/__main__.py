@@ -22,7 +22,7 @@ BENCHMARKS = (
     *("captions", "caption_bank"),
     "loader",
     *("trace", "curriculum"),
-    *("exactness", "after_kill"),
+    *("exactness", "after_kill", "forgetting"),
     *("person_search", "needles"),
 )
 RESULTS = Path(__file__).resolve().parent.parent.parent / "docs" / "benchmarks.md"
