@@ -1,4 +1,4 @@
-"""Removal requests as a Prefect flow: what was approved is carried through, and no deadline passes unseen."""
+"""Removal requests as Prefect flows: approvals are carried through, models rid of them, no deadline passes unseen."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from prefect.artifacts import create_table_artifact
 from prefect.client.schemas.objects import State
 from prefect.states import Failed
 
-from flows.stages.removing import applying, requests
+from flows.stages.removing import applying, models, requests
 from flows.steps import ProgressReport, custody_flow, custody_task, home_at, report_counts
 
 
@@ -22,6 +22,8 @@ def handle_removals(home: str) -> dict[str, int] | State[Any]:
     """
     counts: Counter[str] = Counter()
     approved = [request.id for request in requests.list_removals(home_at(home)) if request.state == "approved"]
+    if approved and home_at(home).ruleset.models.on_exposure == "approximate":
+        serve_models(home, approved)  # before the bytes go: to forget a picture it must be there
     if approved:
         counts.update(f"now {state}" for state in apply_removals(home, approved))
     match_anew(home)
@@ -56,3 +58,27 @@ def check_deadlines(home: str) -> tuple[dict[str, int], int]:
     table = [{"removal": name, "days left": left} for name, left in found.pressing]
     create_table_artifact(key="removals-due", table=table)
     return dict(found.counts), found.overdue
+
+
+@custody_flow("replay-models")
+def replay_models(home: str) -> dict[str, int]:
+    """Rid models of what was removed since: all of it in one pass, in the order in which they stand on each other."""
+    counts: Counter[str] = Counter()
+    waiting = models_waiting(home)
+    if waiting:
+        counts.update(serve_models(home, waiting))
+    return report_counts("models", counts)
+
+
+@custody_task("models-waiting")
+def models_waiting(home: str) -> list[str]:
+    """The removals in force that models have still to be rid of."""
+    return list(models.waiting(home_at(home)))
+
+
+@custody_task("serve-models")
+def serve_models(home: str, removal_ids: list[str]) -> dict[str, int]:
+    """Replay or withdraw what saw them; how many runs by what became of them, and of the rest that never saw any."""
+    done = models.serve_models(home_at(home), *removal_ids, progress=ProgressReport("models"))
+    counts = Counter(f"{run.action} {run.tier}".strip() for run in done.runs)
+    return {**counts, "removals": len(done.removals), "never saw them": len(done.never_seen)}

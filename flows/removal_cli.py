@@ -524,14 +524,17 @@ def removal_models(home_path: Path, as_json: bool, removal_ids: tuple[str, ...])
 @common
 @click.argument("removal_ids", nargs=-1, required=True)
 @click.option("--offline", is_flag=True, help="Ask nobody again what may still be used: what has grown too old is out.")
-def removal_replay(home_path: Path, as_json: bool, removal_ids: tuple[str, ...], offline: bool) -> None:
+@click.option("--exact", is_flag=True, help="Replay where policy.toml says approximate; what only approximates goes.")
+def removal_replay(home_path: Path, as_json: bool, removal_ids: tuple[str, ...], offline: bool, exact: bool) -> None:
     """Do with the models that saw it what policy.toml says: replay, withdraw or approximate; the old ones go.
 
     All removals in force go into one replay. Killed at any moment, it goes on when it is run again.
     """
     from flows.stages.removing.models import serve_models
 
-    served = serve_models(open_home(home_path), *removal_ids, offline=offline, progress=progress_bar(as_json))
+    served = serve_models(
+        open_home(home_path), *removal_ids, exact=exact, offline=offline, progress=progress_bar(as_json)
+    )
     if as_json:
         print_json(served)
         return

@@ -17,6 +17,7 @@ from flows.stages.removing import replaying
 from flows.stages.removing.applying import apply
 from flows.stages.removing.approving import approve
 from flows.stages.removing.exposure import (
+    Withdrawn,
     captioned_with_removed,
     record_reach,
     require_standing,
@@ -103,7 +104,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Home:
     settings = DEFAULT_TEXT.replace("shard_slots = 1000", "shard_slots = 5")
     path = tmp_path_factory.mktemp("pictures") / "home"
     rules = Ruleset.default_text().replace('suppression = "near"', 'suppression = "exact"')
-    home = sealable_home(path, SLOTS + 8, picture, alt=text, settings_text=settings, policy_text=rules)
+    home = sealable_home(path, 2 * SLOTS, picture, alt=text, settings_text=settings, policy_text=rules)
     number = "CAST(regexp_extract(image_url, '([0-9]+).jpg', 1) AS INT)"
     seal(home, name=DATASET, where=f"{number} < {SLOTS}")
     seal(home, name=OTHER, where=f"{number} >= {SLOTS}")
@@ -327,19 +328,44 @@ def test_killed_between_its_parts_it_goes_on(home: Home) -> None:
 
 
 def test_a_ruleset_that_withdraws_trains_nothing(home: Home) -> None:
-    """The old model goes with what began from it; asked for again, the run begins anew under another name."""
+    """The plan has no replay; asked for again, a run that is withdrawn begins anew, under another name each time."""
     rules = home.policy_path.read_text("utf-8").replace('on_exposure = "replay"', 'on_exposure = "withdraw"')
     home.policy_path.write_text(rules)
+    planned = plan_models(Home(home.path), ask(home, victims(home)[0], approved=False))
+    assert {one.action for one in planned.runs} == {"withdraw"}
+    assert (planned.steps, planned.estimated_s) == (0, 0)
+    gone = Withdrawn(f"{PICTURES}-0000004", PICTURES, "removal-1", "direct", "withdrawn", None, "2026-01-01T00:00:00Z")
+    again = replace(gone, checkpoint=f"{PICTURES}-2-0000004", run=f"{PICTURES}-2")
+    assert standing_name([], PICTURES) == PICTURES
+    assert standing_name([gone], PICTURES) == f"{PICTURES}-2"
+    assert standing_name([gone, again], PICTURES) == f"{PICTURES}-3"
+    assert standing_name([gone, replace(again, replaced_by="other-run-0000004")], PICTURES) == "other-run"
+
+
+def test_what_only_approximates_forgetting_is_a_stopgap(home: Home) -> None:
+    """It stands in while the old model is gone, tainted and named as not exact; a replay then takes its place."""
+    rules = home.policy_path.read_text("utf-8").replace('on_exposure = "replay"', 'on_exposure = "approximate"')
+    home.policy_path.write_text(rules)
     home = Home(home.path)
-    victim, _ = victims(home)
-    name = ask(home, victim)
-    runs = sorted(p.name for p in home.runs_path.iterdir())
-    done = serve(home, name)
-    assert {one.action for one in done.runs} == {"withdraw"}
-    assert sorted(p.name for p in home.runs_path.iterdir()) == runs
-    assert standing_name(withdrawals(home), PICTURES) == f"{PICTURES}-2"
-    with pytest.raises(RefusedError, match="Nothing took its place"):
-        newest_run(home, "diffusion", PICTURES)
+    name = ask(home, victims(home)[0])
+    pictures, tuned = serve(home, name).runs
+    assert (pictures.action, pictures.tier, tuned.action) == ("approximate", "approximate", "withdraw")
+    record = read_record(list_checkpoints(home.runs_path / pictures.becomes)[-1])
+    assert record.state == "tainted"
+    told = steps_of(home, name, "approximated")[PICTURES]
+    assert (told["method"], told["forgetting"]) == ("loss-matching", None)  # one slot says nothing
+    require_standing(home, record.checkpoint)
+    with pytest.raises(RefusedError, match="withdrawn"):
+        require_standing(home, f"{PICTURES}-{STEPS:07d}")
+    assert waiting(home) == ()
+    exactly = serve_models(home, name, exact=True, offline=True, text_encoder=HashedWords())
+    assert {(one.run, one.action, one.tier) for one in exactly.runs} == {
+        (PICTURES, "replay", "exact"),
+        (TUNED, "settled", ""),
+        (pictures.becomes, "withdraw", ""),
+    }
+    with pytest.raises(RefusedError, match="withdrawn"):
+        require_standing(home, record.checkpoint)
     assert verify(home) == []
 
 

@@ -22,6 +22,7 @@ from policy.errors import RefusedError
 from policy.ledger import Ledger
 from policy.provenance import utc_text
 from policy.removals import Done, State
+from policy.ruleset import ModelRules
 from policy.tombstones import Tombstones
 
 PART = "models"
@@ -111,15 +112,15 @@ def record_reach(ledger: Ledger, home: Home, names: Iterable[str]) -> None:
 class Exposures:
     """What removals reach and what saw it, read once; the ledger may be closed afterwards.
 
-    `undecided`: also what requests would reach that nobody has decided yet.
+    `undecided`: also what requests would reach that nobody has decided yet. `rules`: None: the ruleset's.
     """
 
-    def __init__(self, ledger: Ledger, home: Home, *, undecided: bool = False) -> None:
+    def __init__(self, ledger: Ledger, home: Home, *, undecided: bool = False, rules: ModelRules | None = None) -> None:
         self.records = Records.of(ledger)
         self.tombstones = home.tombstones(ledger)
         self.states = {request.removal: request.state for request in removals.requests(ledger)}
         self.withdrawn = {gone.checkpoint: gone for gone in map(_withdrawn, ledger.query(_WITHDRAWN))}
-        self._rules = home.ruleset.models
+        self.rules = rules or home.ruleset.models
         self._named = frozenset(ledger.query(_NAMED))
         slots: dict[str, _Sets] = {}
         lent: dict[str, _Sets] = {}
@@ -175,9 +176,16 @@ class Exposures:
             parent = self._parent(run)
         return STANDS_ON
 
-    def may_stay(self, seen: TracedCheckpoint, exposed: Iterable[TracedCheckpoint]) -> bool:
-        """Whether one of the `exposed` is only named: it stands on a model that saw it, which the ruleset lets be."""
-        return self._rules.on_indirect == "name" and self.how(seen, exposed) == STANDS_ON
+    def may_stay(self, seen: TracedCheckpoint, exposed: Iterable[TracedCheckpoint], names: Iterable[str]) -> bool:
+        """Whether one that is `exposed` to these removals is only named, as the ruleset has it.
+
+        It stands on a model that saw it; or was made to forget just that, and stands in until somebody replays.
+        """
+        how = self.how(seen, exposed)
+        if how == DESCENDS and self.rules.on_exposure == "approximate" and seen.run in self._forgetting:
+            touching = [n for n in names if any(each.id == seen.id for each in self.exposed([n]))]
+            return self._forgetting[seen.run].issuperset(touching)
+        return how == STANDS_ON and self.rules.on_indirect == "name"
 
     def unserved(self, checkpoint: str, *, undecided: bool = False) -> tuple[Unserved, ...]:
         """The removals in force (`undecided`: or held) that a checkpoint has seen something of, not dealt with yet.
@@ -191,9 +199,10 @@ class Exposures:
         for name in sorted(names):
             exposed = self.exposed([name])
             for seen in exposed:
-                is_named = (name, checkpoint) in self._named and self.may_stay(seen, exposed)
-                if seen.id == checkpoint and not is_named:
-                    found.append(Unserved(name, self.states[name].value, seen, self.may_stay(seen, exposed)))
+                if seen.id == checkpoint:
+                    may_stay = self.may_stay(seen, exposed, [name])
+                    if not (may_stay and (name, checkpoint) in self._named):
+                        found.append(Unserved(name, self.states[name].value, seen, may_stay))
         return tuple(found)
 
     def require_standing(self, checkpoint: str) -> None:
@@ -208,6 +217,12 @@ class Exposures:
                 where=checkpoint,
                 remedy=f"custody removal replay {names}",
             )
+
+    @cached_property
+    def _forgetting(self) -> Mapping[str, frozenset[str]]:
+        """Of the runs that were made to forget something (training/unlearning.py), the removals it was for."""
+        runs = self.records.runs.items()
+        return {run: frozenset(json.loads(r.config_json)["removed"]) for run, r in runs if r.kind == "unlearning"}
 
     def _parent(self, run: str) -> str | None:
         return self.records.runs[run].parent_checkpoint if run in self.records.runs else None

@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from flows.home import Home, utc_now
-from flows.stages.removing import replaying
+from flows.stages.removing import approximating, replaying
 from flows.stages.removing.exposure import (
     DESCENDS,
     FED,
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from training.conditioning import TextEncoder
 
 REPLAY, WITHDRAW, APPROXIMATE, NAME, SETTLED = "replay", "withdraw", "approximate", "name", "settled"
-EXACT, INDIRECT, TAINTED = "exact", "indirect", "tainted"
+EXACT, INDIRECT, TAINTED, APPROXIMATED = "exact", "indirect", "tainted", "approximate"
 SERVED = "served"
 
 _ORDER = {"clip": 0, "diffusion": 1}  # what others stand on comes first
@@ -153,14 +153,16 @@ def waiting(home: Home) -> tuple[str, ...]:
 def serve_models(
     home: Home,
     *names: str,
+    exact: bool = False,
     offline: bool = False,
     text_encoder: TextEncoder | None = None,
     progress: Progress = silent,
 ) -> ModelsServed:
     """Carry out what policy.toml says of every run that saw what these removals took away, all of them together.
 
-    `offline`: what may still be used is judged without asking anybody. `text_encoder`: of diffusion runs, where it is
-    not the packaged one.
+    `exact`: replay where it says approximate; what only approximates goes then. `offline`: what may still be used is
+    judged without asking anybody. `text_encoder`: of diffusion runs, where it is not the packaged one. Requests that
+    were applied get a new receipt.
 
     Raises:
         InputError: no request is named, or there is none of that id. RefusedError: one is not approved. BusyError: a
@@ -172,7 +174,8 @@ def serve_models(
         for name in asked:
             _require_in_force(ledger, name)
         record_reach(ledger, home, [n for n in asked if removals.find(ledger, n).state is State.APPROVED])
-        exposures = Exposures(ledger, home)
+        rules = replace(home.ruleset.models, on_exposure="replay") if exact else home.ruleset.models
+        exposures = Exposures(ledger, home, rules=rules)
         # Removals that nobody has served yet go into the same replays.
         served = {name for (name,) in ledger.query(_SERVED)}
         together = sorted({*asked, *(n for n in exposures.in_force if n not in served)})
@@ -185,9 +188,14 @@ def serve_models(
     carry_through(home)
     _write_down(home, together, done)
     with home.ledger(readonly=True) as ledger:
+        applied = [name for name in together if removals.find(ledger, name).state is State.APPLIED]
         [(notices,)] = ledger.query(
             "SELECT count(*) FROM notice WHERE list_contains($removals::VARCHAR[], removal)", {"removals": list(asked)}
         )
+    if applied:
+        from flows.stages.removing.receipts import issue  # it asks what is exposed, and who asks it asks us
+
+        issue(home, applied)
     return ModelsServed(asked, tuple(done), never, read_list(home).number, int(notices))
 
 
@@ -221,12 +229,14 @@ def _planned(
     runs = []
     for run, seen in by_run.items():
         record = exposures.records.runs[run]
-        action = _action(home, record.kind, {exposures.how(each, exposed) for each in seen})
+        action = _action(exposures, record.kind, {exposures.how(each, exposed) for each in seen})
         if action == REPLAY and replaying.origin_of(run) != run and run not in successors:
             action = WITHDRAW  # a replay that was never finished, and that another one overtakes
         if action == REPLAY and not (home.runs_path / run / "run.json").is_file():
             action = WITHDRAW  # nothing is left to go back to
-        going = tuple(each.id for each in seen if not exposures.may_stay(each, exposed))
+        going = tuple(each.id for each in seen if not exposures.may_stay(each, exposed, names))
+        if not going:
+            action = NAME
         gone = [exposures.withdrawn[each] for each in going if each in exposures.withdrawn]
         if going and len(gone) == len(going) and (action != REPLAY or all(each.replaced_by for each in gone)):
             action = SETTLED
@@ -243,8 +253,8 @@ def _planned(
     return tuple(runs), tuple(sorted(recorded - by_run.keys()))
 
 
-def _action(home: Home, kind: str, hows: set[str]) -> str:
-    rules = home.ruleset.models
+def _action(exposures: Exposures, kind: str, hows: set[str]) -> str:
+    rules = exposures.rules
     if FED in hows and kind in _ORDER:
         return rules.on_exposure_clip if kind == "clip" else rules.on_exposure
     # What began from a model that was fed it has its weights; only what stands on captions may stay.
@@ -328,7 +338,7 @@ def _serve(
         Done(name, PART, "named", each.id, after={"tier": INDIRECT, "through": each.through})
         for name in concerned
         for each in by_name[name]
-        if each.run == planned.run and exposures.may_stay(each, by_name[name])
+        if each.run == planned.run and exposures.may_stay(each, by_name[name], [name])
     ]
     if action == REPLAY:
         dataset = exposures.records.runs[planned.run].dataset
@@ -342,6 +352,15 @@ def _serve(
         if tier == INDIRECT:
             after = {"tier": INDIRECT, "through": through}
             steps += [Done(n, PART, "named", new, after=after) for n in concerned for new in took_place.values()]
+    elif action == APPROXIMATE:
+        made, through = approximating.approximate(
+            home, exposures, planned.run, concerned, text_encoder=text_encoder, progress=progress
+        )
+        if made is None:
+            action = WITHDRAW
+        else:
+            becomes, tier = made.run, APPROXIMATED
+            steps += _approximated(planned, made, concerned)
     elif action == NAME:
         tier, through = INDIRECT, planned.exposed[-1].through
     elif action == SETTLED:
@@ -349,7 +368,7 @@ def _serve(
         if instead:
             becomes = instead[-1].rpartition("-")[0]
             tier, through = _called(exposures, becomes, concerned)
-    rows = _withdrawals(exposures, planned, by_name, took_place)
+    rows = _withdrawals(exposures, replace(planned, action=action), by_name, took_place)
     with home.ledger() as ledger:
         removals.record_steps(ledger, steps, now=utc_now())
         if rows:
@@ -418,6 +437,28 @@ def _replayed(
     return [Done(name, PART, "replayed", planned.run, before=before, after=after) for name in names]
 
 
+def _approximated(planned: PlannedRun, made: CheckpointRecord, names: Sequence[str]) -> list[Done]:
+    """What a receipt tells of a stopgap: how it was made, and what of it was measured; it is owed a replay."""
+    unlearning = made.unlearning
+    if unlearning is None:
+        raise IntegrityError("its record does not say how it was made to forget", where=made.checkpoint)
+    after = {
+        "run": made.run,
+        "checkpoint": made.checkpoint,
+        "tier": APPROXIMATED,
+        "method": unlearning.method,
+        "steps": unlearning.steps,
+        "weights": {name: sha for name, sha in made.files if name.endswith(".safetensors")},
+        "record_sha256": made.digest,
+        "forgetting": None if unlearning.forgetting is None else asdict(unlearning.forgetting),
+    }
+    named = {"tier": APPROXIMATED, "through": f"the checkpoint {made.parent} that it began from"}
+    return [
+        *(Done(name, PART, "approximated", planned.run, after=after) for name in names),
+        *(Done(name, PART, "named", made.checkpoint, after=named) for name in names),
+    ]
+
+
 def _withdrawals(
     exposures: Exposures,
     planned: PlannedRun,
@@ -427,7 +468,7 @@ def _withdrawals(
     rows = []
     for name, exposed in by_name.items():
         for each in exposed:
-            if each.run != planned.run or exposures.may_stay(each, exposed):
+            if each.run != planned.run or exposures.may_stay(each, exposed, [name]):
                 continue
             gone = exposures.withdrawn.get(each.id)
             if planned.action == REPLAY:
@@ -435,7 +476,7 @@ def _withdrawals(
             elif gone is not None:  # for another removal, before this one
                 action, instead = gone.action, gone.replaced_by or ""
             else:
-                action, instead = "withdrawn", ""
+                action, instead = ("approximated" if planned.action == APPROXIMATE else "withdrawn"), ""
             rows.append(Withdrawal(each.id, each.run, name, each.tier, action, instead or None, each.through))
     return rows
 
