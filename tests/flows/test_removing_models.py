@@ -29,7 +29,7 @@ from flows.stages.removing.requests import add
 from flows.stages.removing.withdrawing import Withdrawal, read_list, record_drawn, withdraw
 from flows.stages.sample import sample
 from flows.stages.seal import seal
-from flows.stages.train import clear, newest_run, open_dataset, register_run
+from flows.stages.train import clear, newest_run, open_dataset, register_run, run_lock
 from flows.stages.verify import verify
 from policy import removals
 from policy.errors import IntegrityError, RefusedError
@@ -205,6 +205,9 @@ def test_what_saw_it_is_refused_from_the_approval_on(home: Home) -> None:
     base = plan_models(home, name).runs[0].base
     assert base is not None
     require_standing(home, base)
+    with run_lock(home.runs_path / PICTURES):  # somebody trains it
+        assert [(one.run, one.action) for one in serve(home, name).runs] == [(PICTURES, "busy"), (TUNED, "withdraw")]
+    assert waiting(home) == (name,)
 
 
 @pytest.fixture(scope="module")

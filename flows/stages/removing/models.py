@@ -25,11 +25,11 @@ from flows.stages.removing.exposure import (
 )
 from flows.stages.removing.withdrawing import Withdrawal, carry_through, read_list, withdraw
 from flows.stages.trace import TracedCheckpoint, stands_on
-from flows.stages.train import code_version
+from flows.stages.train import code_version, run_lock
 from flows.stages.verify import verify_run
 from flows.terminal import Progress, silent
 from policy import removals
-from policy.errors import InputError, IntegrityError, RefusedError
+from policy.errors import BusyError, InputError, IntegrityError, RefusedError
 from policy.ledger import Ledger
 from policy.provenance import CheckpointRecord
 from policy.removals import Done, State
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from training.conditioning import TextEncoder
 
 REPLAY, WITHDRAW, APPROXIMATE, NAME, SETTLED = "replay", "withdraw", "approximate", "name", "settled"
+BUSY = "busy"
 EXACT, INDIRECT, TAINTED, APPROXIMATED = "exact", "indirect", "tainted", "approximate"
 SERVED = "served"
 
@@ -86,7 +87,11 @@ class ModelPlan:
 
 @dataclass(frozen=True, slots=True)
 class ServedRun:
-    """What became of a run. `tier`: of what took its place: exact | indirect (by `through`) | tainted; or ""."""
+    """What became of a run.
+
+    `action`: as planned, or busy: somebody trains it, and it waits. `tier`: of what took its place: exact | indirect
+    (by `through`) | tainted | approximate; or "".
+    """
 
     run: str
     kind: str
@@ -165,8 +170,8 @@ def serve_models(
     were applied get a new receipt.
 
     Raises:
-        InputError: no request is named, or there is none of that id. RefusedError: one is not approved. BusyError: a
-        run is being trained. IntegrityError: a replay does not verify; the old model then stays as it was, refused.
+        InputError: no request is named, or there is none of that id. RefusedError: one is not approved.
+        IntegrityError: a replay does not verify; the old model then stays as it was, refused.
     """
     asked = _asked(names)
     carry_through(home)
@@ -184,7 +189,12 @@ def serve_models(
     by_name = {name: exposures.exposed([name]) for name in together}
     done = []
     for planned in runs:
-        done.append(_serve(home, exposures, planned, by_name, offline, text_encoder, progress))
+        try:
+            with run_lock(home.runs_path / planned.run):
+                done.append(_serve(home, exposures, planned, by_name, offline, text_encoder, progress))
+        except BusyError:
+            # Its old checkpoints are refused meanwhile; the removal is not served before it has been.
+            done.append(ServedRun(planned.run, planned.kind, BUSY, "", "", "", 0, 0))
     carry_through(home)
     _write_down(home, together, done)
     with home.ledger(readonly=True) as ledger:
@@ -225,6 +235,7 @@ def _planned(
     """The runs that saw something, those that others stand on first; and those that did not."""
     exposed = exposures.exposed(names)
     ids, by_run = {seen.id for seen in exposed}, _by_run(exposed)
+    datasets = home.dataset_names()
     successors = {g.replaced_by.rpartition("-")[0] for g in exposures.withdrawn.values() if g.replaced_by}
     runs = []
     for run, seen in by_run.items():
@@ -232,8 +243,8 @@ def _planned(
         action = _action(exposures, record.kind, {exposures.how(each, exposed) for each in seen})
         if action == REPLAY and replaying.origin_of(run) != run and run not in successors:
             action = WITHDRAW  # a replay that was never finished, and that another one overtakes
-        if action == REPLAY and not (home.runs_path / run / "run.json").is_file():
-            action = WITHDRAW  # nothing is left to go back to
+        if action == REPLAY and not ((home.runs_path / run / "run.json").is_file() and record.dataset in datasets):
+            action = WITHDRAW  # nothing is left to go back to, or to train on
         going = tuple(each.id for each in seen if not exposures.may_stay(each, exposed, names))
         if not going:
             action = NAME
@@ -515,6 +526,8 @@ def _write_down(home: Home, together: Sequence[str], done: Sequence[ServedRun]) 
                 for one in done
                 if any(each.run == one.run for each in seen)
             ]
+            if any(one["action"] == BUSY for one in became):
+                continue
             if name not in served or any(one["action"] != SETTLED for one in became):
                 steps.append(Done(name, PART, SERVED, "models", after={"runs": became}))
         removals.record_steps(ledger, steps, now=utc_now())
