@@ -115,7 +115,8 @@ def _prove(
             record_proof(ledger, removal, method, place, ASKED, now=now)
         for look in looks:
             record_proof(ledger, removal, look.method, place, look.outcome, now=now, detail=look.detail)
-        hold(ledger, home, [removal], now=now)
+        if any(look.outcome == PROVEN for look in looks):
+            hold(ledger, home, [removal], now=now)
         publish(ledger, home.snapshot_path, now=now)
         request = removals.find(ledger, removal)
         guard = guard_of(ledger, home, request, matches_of(ledger, removal))
