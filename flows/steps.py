@@ -27,6 +27,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "30000")
 
 from prefect import Flow, Task, flow, task
 from prefect.artifacts import (
+    create_markdown_artifact,
     create_progress_artifact,
     create_table_artifact,
     update_progress_artifact,
@@ -162,6 +163,11 @@ def report_counts(key: str, counts: Mapping[str, int]) -> dict[str, int]:
     table = [{"outcome": outcome, "count": count} for outcome, count in sorted(counts.items())]
     create_table_artifact(key=key, table=table)
     return dict(sorted(counts.items()))
+
+
+def report_line(key: str, line: str) -> None:
+    """A sentence as an artifact: counts and shares, nothing of a page or a person. (Logs below warnings go nowhere.)"""
+    create_markdown_artifact(line, key=key)
 
 
 def home_at(path: str) -> Home:

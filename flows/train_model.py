@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from flows.stages.train import Trained, train
-from flows.steps import ProgressReport, custody_flow, custody_task, home_at, report_counts
+from flows.steps import ProgressReport, custody_flow, custody_task, home_at, report_counts, report_line
 
 
 @custody_flow("train-model")
@@ -16,5 +18,12 @@ def train_model(home: str, dataset: str, kind: str = "diffusion", preset: str | 
 
 @custody_task("learn")
 def learn(home: str, dataset: str, kind: str, preset: str | None) -> Trained:
-    """One run, from its newest checkpoint to its last step."""
-    return train(home_at(home), dataset=dataset, kind=kind, preset=preset, progress=ProgressReport("train"))
+    """One run, from its newest checkpoint to its last step. What a removal from it will cost is told beforehand."""
+    return train(
+        home_at(home),
+        dataset=dataset,
+        kind=kind,
+        preset=preset,
+        progress=ProgressReport("train"),
+        tell=partial(report_line, "expected-redo"),
+    )

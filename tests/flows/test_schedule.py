@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -29,8 +30,13 @@ from flows.home import Home
 from flows.museum import Museum
 from flows.prefect_server import Endpoint, prefect_server
 from flows.publish_reports import publish_reports
+from flows.settings import DEFAULT_TEXT
+from flows.stages.seal import seal
 from flows.steps import run, sole_writer
+from flows.train_model import train_model
 from policy.errors import BusyError
+from tests.flows.sealable import sealable_home
+from tests.training.toy_dataset import flat_picture
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -204,6 +210,19 @@ def test_no_error_message_reaches_prefect(server: Endpoint, folder: Path, capfd:
     assert "ValueError at" in failed.state.message
     stored = b"".join(p.read_bytes() for p in (folder / "prefect").glob("prefect.db*"))
     assert b"private.example" not in stored
+
+
+def test_training_as_a_flow_tells_what_a_removal_will_cost(server: Endpoint, tmp_path: Path) -> None:
+    """What `custody train` prints before the first step is an artifact of the run."""
+    from prefect.client.orchestration import get_client
+
+    settings = DEFAULT_TEXT.replace('preset = "demo"', 'preset = "tiny"').replace("threads = 2", "threads = 1")
+    home = sealable_home(tmp_path / "home", 12, flat_picture, settings_text=settings)
+    seal(home, name="apples")
+    assert run(train_model, str(home.path), "apples")["steps"] == 12
+    with get_client(sync_client=True) as client:
+        (told,) = (a for a in client.read_artifacts() if a.key == "expected-redo")
+    assert re.fullmatch(r"A replay without one slot trains again \d+\.\d% of the 12 steps .*", str(told.data))
 
 
 @pytest.fixture(scope="module")
