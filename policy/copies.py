@@ -1,6 +1,7 @@
 """A home against the copy, outside of it, of what may never come back: is the home a restored backup that is behind?
 
-The copy (`removals.suppression_copy`) is told of every approval before it returns. A home that does not continue it was
+The copy (`removals.suppression_copy`) is begun before the first approval takes force, and is told of every one before
+it returns. A home that does not continue it was
 restored from a backup made before some of them: it still holds what was removed, and nobody may use it until that has
 been removed again (`custody restore`).
 """
@@ -34,7 +35,7 @@ def require_current(home: Path, tombstones: Path, copy: Path) -> None:
     own, outside = load_both(tombstones), load_both(copy)
     if not own[0].epoch and not outside[0].epoch and not own[1].epoch and not outside[1].epoch:
         return  # nothing was ever removed
-    if own[0].epoch and not outside[0].epoch:
+    if own[0].epoch and found[0][1] is None:
         raise HomeError(
             "the copy of what may never come back is missing: whether this home is behind cannot be told",
             where=str(copy),

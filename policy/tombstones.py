@@ -148,6 +148,7 @@ class Tombstones:
     def store(self, directory: Path) -> None:
         """Put these in force: written, fsynced, renamed. Stored already: nothing is done.
 
+        Where there is no file any may begin one, empty ones of a key too: a copy that was begun is told from a lost one.
         Raises `IntegrityError` when they would not continue what is in force (an epoch that does not rise, a tombstone
         that would be lost: load again and add), `StorageError`.
         """
@@ -157,7 +158,8 @@ class Tombstones:
                 current = type(self).load(directory)
                 if current == self:
                     return
-                if self.epoch <= current.epoch or not current.is_within(self):
+                is_first = not (directory / TOMBSTONES_FILE).exists()
+                if (self.epoch <= current.epoch and not is_first) or not current.is_within(self):
                     raise IntegrityError(
                         f"epoch {self.epoch} does not continue epoch {current.epoch}",
                         where=str(directory / TOMBSTONES_FILE),

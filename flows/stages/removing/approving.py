@@ -15,7 +15,7 @@ from flows.home import Home, utc_now
 from flows.stages.removing.guarding import guard_of
 from flows.stages.removing.requests import decide_pairs, forget_closed, hex_digits, release, require_name, reserve
 from flows.stages.removing.standing import Removal, Slot, proposals_for, removal_slots, shown
-from flows.stages.removing.suppressing import suppress
+from flows.stages.removing.suppressing import begin_copy, suppress
 from policy import removals
 from policy.errors import InputError, RefusedError
 from policy.ledger import Ledger
@@ -203,6 +203,7 @@ def _erase(ledger: Ledger, home: Home, request: RemovalRequest, *, by: str, reas
             domains=[request.named_value] if request.named_kind == "domain" and request.named_value else [],
             slots=_by_dataset(removal_slots(ledger, removal)),
         )
+        begin_copy(home, home.tombstones(ledger))
         tombstones.store(home.tombstones_path)
     ledger.append("tombstone", tombstones.rows(removal, now), key=f"tombstones/{removal}")
     decide_pairs(ledger, home, removal, "deny", "tombstoned")

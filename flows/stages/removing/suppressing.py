@@ -21,7 +21,7 @@ from policy.evidence import REMOVED_LIKENESS
 from policy.ledger import Ledger
 from policy.snapshot import publish
 from policy.suppression import Marks, Suppression, store_copy
-from policy.tombstones import Tombstones
+from policy.tombstones import TOMBSTONES_FILE, Tombstones
 
 if TYPE_CHECKING:
     import numpy as np
@@ -125,6 +125,17 @@ def suppress(home: Home, *approved: str, embedder: Embedder | None = None, progr
         suppression.record(ledger, utc_now())  # where a kill came between the file and its rows
     copy_outside(home, tombstones, suppression)
     return suppression
+
+
+def begin_copy(home: Home, tombstones: Tombstones) -> None:
+    """Begin the copy that custody.toml names before anything is in force that it could be behind of.
+
+    One that is missing later is lost: whether the home is behind cannot be told then (policy/copies.py). Raises
+    StorageError.
+    """
+    named = home.settings.removals.suppression_copy
+    if named and not tombstones.epoch and not (copy_path(home, named) / TOMBSTONES_FILE).exists():
+        Tombstones(key_id=home.keys.key_id("token"), keys=home.keys).store(copy_path(home, named))
 
 
 def copy_outside(home: Home, tombstones: Tombstones, suppression: Suppression) -> None:
