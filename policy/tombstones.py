@@ -148,7 +148,7 @@ class Tombstones:
     def store(self, directory: Path) -> None:
         """Put these in force: written, fsynced, renamed. Stored already: nothing is done.
 
-        Where there is no file any may begin one, empty ones of a key too: a copy that was begun is told from a lost one.
+        Where there is no file any may begin one, empty ones too: a copy that was begun is told from a lost one.
         Raises `IntegrityError` when they would not continue what is in force (an epoch that does not rise, a tombstone
         that would be lost: load again and add), `StorageError`.
         """

@@ -39,9 +39,13 @@ def drawn(n: int) -> bytes:
     return [encode_jpeg(one), jpeg(one, 40), encode_jpeg(one[4:91, 6:94]), encode_jpeg(face("line"))][min(n, 3)]
 
 
+EXACT = replaced(NO_MODEL, {'suppression = "near"': 'suppression = "exact"'})
+
+
 @pytest.fixture
 def home(tmp_path: Path) -> Home:
-    return sealable_home(tmp_path / "home", 6, drawn, policy_text=NO_MODEL)
+    """Six pictures, of which nothing is marked when they are removed."""
+    return sealable_home(tmp_path / "home", 6, drawn, policy_text=EXACT)
 
 
 def contents(home: Home) -> list[str]:
@@ -124,10 +128,11 @@ def at_once(act: Callable[[], object]) -> None:
 # ── what was in the home before ────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_what_nobody_compared_is_kept_out_with_what_it_is_like(home: Home) -> None:
+def test_what_nobody_compared_is_kept_out_with_what_it_is_like(tmp_path: Path) -> None:
     """Of a removed picture a copy that is in the home already is denied by its hash, a crop held by its embedding, and
     their pixels go; another picture stays.
     """
+    home = sealable_home(tmp_path / "home", 4, drawn, policy_text=NO_MODEL)
     removed, copy, crop, *others = contents(home)
     decide(home)
     remove(home, removed)
@@ -150,10 +155,8 @@ def test_what_nobody_compared_is_kept_out_with_what_it_is_like(home: Home) -> No
     assert {held.content_sha256 for held in suppressing.held(home)} == {copy, crop}
 
 
-def test_exact_suppression_marks_nothing(tmp_path: Path) -> None:
+def test_exact_suppression_marks_nothing(home: Home) -> None:
     """Where the ruleset says so a removed picture leaves keyed tokens alone."""
-    text = replaced(NO_MODEL, {'suppression = "near"': 'suppression = "exact"'})
-    home = sealable_home(tmp_path / "home", 2, drawn, policy_text=text)
     removed = contents(home)[0]
     remove(home, removed)
     assert home.suppression() == Suppression()
