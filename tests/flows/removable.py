@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pytest
 from click.testing import CliRunner, Result
 
 from flows import settings
@@ -47,6 +48,16 @@ def make(path: Path, **changed: str) -> Home:
     decide(home)
     seal(home, name=DATASET)
     return home
+
+
+_made: list[Home] = []
+
+
+def made_once(factory: pytest.TempPathFactory) -> Home:
+    """The home of `make`, the same for every module of a process; no test may change it."""
+    if not _made:
+        _made.append(make(factory.mktemp("removable") / "home"))
+    return _made[0]
 
 
 def copied(home: Home, path: Path) -> Home:

@@ -13,7 +13,7 @@ from flows.stages.evidence import evidence_batches, newest_evidence
 from flows.stages.removing import answering, proving, requests
 from policy.errors import InputError, RefusedError
 from policy.removal_proofs import PROVEN, WELL_KNOWN, record_proof
-from tests.flows.removable import DATASET, ask, copied, image_url, make, page_url, refused, run, said
+from tests.flows.removable import DATASET, ask, copied, image_url, made_once, page_url, refused, run, said
 
 SECRET = "https://secret.example/album/copy.jpg"
 
@@ -21,7 +21,7 @@ SECRET = "https://secret.example/album/copy.jpg"
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Home:
     """The bytes of picture 3 hang on somebody else's page as well, under another address, with other words."""
-    home = make(tmp_path_factory.mktemp("removable") / "home")
+    home = copied(made_once(tmp_path_factory), tmp_path_factory.mktemp("copied") / "home")
     with home.ledger() as ledger:
         [(pair,)] = ledger.query("SELECT pair_key FROM occurrence WHERE image_url = ?", [image_url(3)])
         row = {"pair_key": "f" * 32, "image_url": SECRET, "page_url": "https://secret.example/album", "alt": "our Jo"}

@@ -13,12 +13,12 @@ from policy.errors import ConfigurationError, InputError, RefusedError
 from policy.removal_proofs import TOKEN_PREFIX, WELL_KNOWN_PATH, holds_token, is_within, proof_token, proofs
 from tests.curation.loopback import Authority, Server, redirect, response, serving
 from tests.flows.name_server import NameServer
-from tests.flows.removable import copied, image_url, make, refused, said, verdicts
+from tests.flows.removable import copied, image_url, made_once, refused, said, verdicts
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Home:
-    return make(tmp_path_factory.mktemp("removable") / "home")
+    return made_once(tmp_path_factory)
 
 
 @pytest.fixture

@@ -16,14 +16,26 @@ from flows.stages.removing import approving, intake_csv, pictures, requests
 from flows.stages.seal import select
 from policy import removals
 from policy.errors import InputError
-from tests.flows.removable import COUNT, DATASET, ask, copied, image_url, make, page_url, refused, run, said, verdicts
+from tests.flows.removable import (
+    COUNT,
+    DATASET,
+    ask,
+    copied,
+    image_url,
+    made_once,
+    page_url,
+    refused,
+    run,
+    said,
+    verdicts,
+)
 
 REQUESTER = "Jo Quixote-Ramirez <jo@quixote.example>"
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Home:
-    return make(tmp_path_factory.mktemp("removable") / "home")
+    return made_once(tmp_path_factory)
 
 
 @pytest.fixture

@@ -14,12 +14,12 @@ from flows.stages.removing import approving, requests, reviewing
 from flows.stages.removing.pictures import Occurrence
 from policy.errors import InputError, RefusedError
 from policy.removal_matches import Answer, reviews
-from tests.flows.removable import ask, copied, image_url, make, page_url, refused, run, said, verdicts
+from tests.flows.removable import ask, copied, image_url, made_once, page_url, refused, run, said, verdicts
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Home:
-    return make(tmp_path_factory.mktemp("removable") / "home")
+    return made_once(tmp_path_factory)
 
 
 @pytest.fixture
