@@ -15,7 +15,6 @@ from flows.cli import cli
 from flows.home import Home, utc_now
 from flows.stages.export import MANIFEST, SIGNATURE, WEIGHTS, export, verify_export
 from flows.stages.removing.approving import approve
-from flows.stages.removing.models import serve_models
 from flows.stages.removing.requests import add
 from flows.stages.train import open_dataset, register_run
 from flows.stages.verify import verify
@@ -93,9 +92,7 @@ def test_an_export_that_was_changed_does_not_verify(home: Home, tmp_path: Path) 
 
 
 def test_what_saw_something_that_is_to_be_removed_stays_in(home: Home, tmp_path: Path) -> None:
-    """From the day of the request; despite it, the card says so. Once withdrawn it is never exported, and whoever has
-    it is told.
-    """
+    """From the day of the request; despite it, the card says so."""
     name = ask(home)
     with pytest.raises(RefusedError, match=name):
         export(home, RUN, tmp_path / "held")
@@ -108,25 +105,6 @@ def test_what_saw_something_that_is_to_be_removed_stays_in(home: Home, tmp_path:
     approve(home, name, by="A. Reviewer")
     with pytest.raises(RefusedError, match="approved"):
         export(home, LAST, tmp_path / "approved")
-    served = serve_models(home, name, offline=True, text_encoder=HashedWords())
-    for what in (RUN, LAST):
-        with pytest.raises(RefusedError, match="withdrawn"):
-            export(home, what, tmp_path / "withdrawn", despite=True)
-    assert not (out / WEIGHTS).exists()
-    assert served.notices == 1
-    [notice] = home.notices_path.iterdir()
-    told = json.loads(notice.read_text())
-    becomes = served.runs[0].becomes
-    assert (told["export"], told["checkpoint"], told["replaced_by"]) == (done.export, LAST, f"{becomes}-{STEPS:07d}")
-    assert "Somebody" not in notice.read_text()
-    with home.ledger(readonly=True) as ledger:
-        [row] = ledger.query("SELECT removal, export, checkpoint, path, sha256 FROM notice")
-    sha256 = hashlib.sha256(notice.read_bytes()).hexdigest()
-    assert row == (name, done.export, LAST, f"notices/{notice.name}", sha256)
-
-    replayed = export(home, becomes, tmp_path / "replayed")
-    assert (replayed.despite, replayed.unserved) == ((), ())
-    assert "1 of 1 removals in force: never seen" in (tmp_path / "replayed" / "README.md").read_text()
     assert verify(home) == []
 
 

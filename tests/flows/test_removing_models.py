@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ import pytest
 from curation.images import encode_jpeg
 from flows.home import Home, utc_now
 from flows.settings import DEFAULT_TEXT
+from flows.stages.export import export
 from flows.stages.removing import replaying
 from flows.stages.removing.applying import apply
 from flows.stages.removing.approving import approve
@@ -50,7 +52,7 @@ PICTURES, CAPTIONED, CLIP, TUNED = "diffusion-apples-0", "diffusion-apples-1", "
 CONFIG = preset("tiny", checkpoint_every=2, keep_checkpoints=9)
 CLIP_CONFIG = for_tower(
     "scratch",
-    **{"image_size": 32, "scratch_model": "test_vit", "steps": 4, "batch_size": 6, "held_out": 2, "warmup_steps": 2},
+    **{"image_size": 32, "scratch_model": "test_vit", "steps": 40, "batch_size": 6, "held_out": 2, "warmup_steps": 2},
     **{"checkpoint_every": 2, "keep_checkpoints": 9},
 )
 CAPTIONER = UpstreamModel("captioner", "ours", "0" * 32, "see its run", f"run:{CLIP}")
@@ -80,7 +82,7 @@ def train_pictures(
 
 def train_captioner(home: Home, run: str, withheld: Sequence[int] = ()) -> None:
     with open_dataset(home, DATASET) as reader:
-        train_clip(reader, CLIP_CONFIG, home.runs_path / run, now=utc_now, withheld=withheld)
+        train_clip(reader, CLIP_CONFIG, home.runs_path / run, now=utc_now, withheld=withheld, stop_after=4)
 
 
 def weights(home: Home, run: str) -> dict[str, str]:
@@ -228,6 +230,7 @@ def served(trained: Home, tmp_path_factory: pytest.TempPathFactory):  # type: ig
         (home.samples_path / f"{file}.png").write_bytes(b"drawn")
         if file == "strip":
             record_drawn(home, f"{PICTURES}-{step:07d}", home.samples_path / f"{file}.png")
+    export(home, PICTURES, home.path / "given", recipient="Somebody & Co")
     names = ask(home, gone[0]), ask(home, gone[1])
     apply(home, names[0], scan=False, receipts=False)
     return home, never, names, serve(home, *names)
@@ -279,6 +282,34 @@ def test_what_saw_it_and_what_began_from_it_is_gone(served) -> None:  # type: ig
     becomes = next(one.becomes for one in done.runs if one.run == PICTURES)
     assert standing_name(gone.values(), PICTURES) == becomes
     assert waiting(home) == ()
+
+
+def test_whoever_has_it_is_told_and_what_took_its_place_may_leave(served, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    """A signed notice without a name for each removal; what was exported is gone here, and is never exported again."""
+    home, _, names, done = served
+    becomes = next(one.becomes for one in done.runs if one.run == PICTURES)
+    with home.ledger(readonly=True) as ledger:
+        [(given,)] = ledger.query("SELECT export FROM export WHERE recipient = 'Somebody & Co'")
+        rows = ledger.query("SELECT removal, export, checkpoint, path, sha256 FROM notice ORDER BY removal")
+    assert done.notices == len(rows) == 2
+    for row, name in zip(rows, sorted(names), strict=True):
+        notice = (home.path / row[3]).read_bytes()
+        assert row[:3] == (name, given, f"{PICTURES}-{STEPS:07d}")
+        assert (hashlib.sha256(notice).hexdigest(), b"Somebody" in notice) == (row[4], False)
+        told = json.loads(notice)
+        assert (told["export"], told["replaced_by"]) == (given, f"{becomes}-{STEPS:07d}")
+    assert sorted(p.name for p in (home.path / "given").iterdir()) == [
+        *("MANIFEST.json", "README.md", "config.json", "provenance.json", "run.json"),
+    ]
+    for what in (PICTURES, f"{PICTURES}-{STEPS:07d}"):
+        with pytest.raises(RefusedError, match="withdrawn"):
+            export(home, what, tmp_path / "model", despite=True)
+    replayed = export(home, becomes, tmp_path / "model")
+    assert (replayed.despite, replayed.unserved) == ((), ())
+    assert "2 of 2 removals in force: never seen" in (tmp_path / "model" / "README.md").read_text()
+    captioned = next(one.becomes for one in done.runs if one.run == CAPTIONED)
+    export(home, captioned, tmp_path / "captioned")
+    assert f"{names[0]}: INDIRECT, through the model {CLIP}" in (tmp_path / "captioned" / "README.md").read_text()
 
 
 def test_the_list_of_withdrawn_models_cannot_be_changed(served) -> None:  # type: ignore[no-untyped-def]
