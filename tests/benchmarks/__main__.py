@@ -23,7 +23,7 @@ BENCHMARKS = (
     "loader",
     *("trace", "curriculum"),
     *("exactness", "after_kill", "forgetting"),
-    *("person_search", "needles"),
+    *("person_search", "needles", "recognising", "in_force"),
 )
 RESULTS = Path(__file__).resolve().parent.parent.parent / "docs" / "benchmarks.md"
 

@@ -69,8 +69,8 @@ def test_what_is_removed_while_it_is_sealed_is_not_in_it(home: Home, applied: bo
     removals: list[str] = []
     gone = contents(home)[0]
 
-    def approved(done: int, total: int, what: str) -> None:
-        if not removals and what == "seal: ":
+    def approved(done: int, total: int, note: str = "") -> None:
+        if not removals and note == "seal: ":
             removals.append(remove(home, gone))
             if applied:
                 PixelStore(home.pixels_path).delete(gone)  # as applying does, which waits for the dataset
