@@ -499,12 +499,11 @@ def removal_models(home_path: Path, as_json: bool, removal_ids: tuple[str, ...])
         print_json(planned)
         return
     print_table(
-        ("run", "kind", "becomes", "saw it", "never", "from step", "steps again", "seconds", "stays"),
+        ("run", "becomes", "saw it", "never", "again", "seconds"),
         [
             (
-                *(r.run, r.kind, r.action if not r.becomes else f"{r.action}: {r.becomes}"),
-                *(len(r.exposed), len(r.never), r.first_step if r.becomes else "", r.steps or ""),
-                *("" if r.estimated_s is None else f"{r.estimated_s:,.0f}", r.through),
+                *(r.run, f"{r.action}: {r.becomes}" if r.becomes else r.action, len(r.exposed), len(r.never)),
+                *(f"{r.steps:,} steps" if r.becomes else "", "" if r.estimated_s is None else f"{r.estimated_s:,.0f}"),
             )
             for r in planned.runs
         ],
@@ -516,6 +515,9 @@ def removal_models(home_path: Path, as_json: bool, removal_ids: tuple[str, ...])
     answer(
         f"{counted(planned.steps, 'step')} to train again{cost}; {counted(len(planned.never_seen), 'run')} never saw it"
     )
+    for run in planned.runs:
+        if run.becomes and run.through:
+            say(f"  {run.becomes} will be INDIRECT, through {run.through}")
     for line in planned.advice:
         say(f"  {line}")
 

@@ -19,7 +19,7 @@ from flows.settings import Settings
 from flows.stages.decide import decide
 from flows.stages.recheck import recheck
 from flows.stages.redo import foretold, in_words
-from flows.stages.removing.exposure import captioned_with_removed, instead, standing_name, withdrawals
+from flows.stages.removing.exposure import captioned_with_removed, instead, is_unfinished, standing_name, withdrawals
 from flows.stages.schedules import LedgerSchedules, ScheduleWriter
 from flows.terminal import Progress, silent
 from policy.errors import CustodyError, InputError, IntegrityError, RefusedError
@@ -366,7 +366,8 @@ def _standing_dir(home: Home, name: str) -> Path:
 def newest_run(home: Home, kind: str, run: str | None = None, *, step: int | None = None) -> Path:
     """The directory of a run by name, or of the newest run of a kind that has a checkpoint.
 
-    A run that had to be withdrawn is passed over; by name it is given with a `step` alone, for what is left of it.
+    A run that had to be withdrawn is passed over, and so is a replay that is not finished; by name a withdrawn one is
+    given with a `step` alone, for what is left of it.
 
     Raises:
         InputError: there is none. RefusedError: it was withdrawn.
@@ -376,11 +377,12 @@ def newest_run(home: Home, kind: str, run: str | None = None, *, step: int | Non
         for p in home.runs_path.glob("*/run.json")
         if run in (None, p.parent.name) and any(p.parent.glob("step-*"))
     ]
-    gone = {each.run: each for each in sorted(withdrawals(home), key=lambda each: each.replaced_by is not None)}
+    known = sorted(withdrawals(home), key=lambda each: each.replaced_by is not None)
+    gone = {each.run: each for each in known}
     if run in gone and (step is None or not candidates):
         raise RefusedError("this run was withdrawn", where=run or "", remedy=instead(gone[run]))
     if run is None:
-        candidates = [directory for directory in candidates if directory.name not in gone]
+        candidates = [d for d in candidates if d.name not in gone and not is_unfinished(known, d.name)]
     named = [(d, TrainingRun.from_json((d / "run.json").read_text("utf-8"), where=str(d))) for d in candidates]
     kinds = (kind, "unlearning") if run is not None and kind == "diffusion" else (kind,)
     of_kind = [(r.started_at, d) for d, r in named if r.kind in kinds]

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 
 from curation.shard_reader import DatasetReader
 from flows.home import Home, utc_now
-from flows.stages.removing.exposure import Exposures
-from flows.stages.removing.replaying import origin_of
+from flows.stages.removing.exposure import Exposures, origin_of
 from flows.stages.train import code_version, open_dataset, register_run, run_lock
 from flows.terminal import Progress
 from policy.errors import InputError

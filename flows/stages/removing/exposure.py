@@ -7,6 +7,7 @@ then on, and after the rows were erased, which checkpoint saw what is arithmetic
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -46,6 +47,8 @@ _WITHDRAWN = """
 SELECT checkpoint, run, removal, tier, action, replaced_by, withdrawn_at FROM withdrawal
 QUALIFY row_number() OVER (PARTITION BY checkpoint ORDER BY batch_seq DESC, row_no DESC) = 1 ORDER BY checkpoint
 """
+
+_REPLAYED = re.compile(r"-without-[0-9a-f]{8}$")
 
 Places = Mapping[str, Sequence[int]]
 """Dataset -> ordinals, rising."""
@@ -118,7 +121,12 @@ class Exposures:
     def __init__(self, ledger: Ledger, home: Home, *, undecided: bool = False, rules: ModelRules | None = None) -> None:
         self.records = Records.of(ledger)
         self.tombstones = home.tombstones(ledger)
-        self.states = {request.removal: request.state for request in removals.requests(ledger)}
+        # Objections, access and credit lines take nothing out of models: of what is undecided, only erasures may.
+        self.states = {
+            r.removal: r.state
+            for r in removals.requests(ledger)
+            if r.kind == "erasure" or r.state in (State.APPROVED, State.APPLIED)
+        }
         self.withdrawn = {gone.checkpoint: gone for gone in map(_withdrawn, ledger.query(_WITHDRAWN))}
         self.rules = rules or home.ruleset.models
         self._named = frozenset(ledger.query(_NAMED))
@@ -265,6 +273,16 @@ def standing_name(gone: Iterable[Withdrawn], asked: str) -> str:
             again += 1
             name = f"{asked}-{again}"
     return name
+
+
+def origin_of(run: str) -> str:
+    """The run that a replay, or a replay of one, goes back to."""
+    return _REPLAYED.sub("", run)
+
+
+def is_unfinished(gone: Iterable[Withdrawn], run: str) -> bool:
+    """Whether a run is a replay that has taken nothing's place yet."""
+    return origin_of(run) != run and not any((g.replaced_by or "").rpartition("-")[0] == run for g in gone)
 
 
 def instead(gone: Withdrawn) -> str:

@@ -21,11 +21,13 @@ from flows.stages.removing.exposure import (
     PART,
     STANDS_ON,
     Exposures,
+    is_unfinished,
+    origin_of,
     record_reach,
 )
 from flows.stages.removing.withdrawing import Withdrawal, carry_through, read_list, withdraw
 from flows.stages.trace import TracedCheckpoint, stands_on
-from flows.stages.train import code_version, run_lock
+from flows.stages.train import code_version, register_run, run_lock
 from flows.stages.verify import verify_run
 from flows.terminal import Progress, silent
 from policy import removals
@@ -137,7 +139,7 @@ def plan_models(home: Home, *names: str) -> ModelPlan:
         never,
         sum(run.steps for run in replays),
         sum(known) if len(known) == len(replays) else None,
-        _advice(asked, runs),
+        _advice(asked, runs, all(name in exposures.in_force for name in asked)),
     )
 
 
@@ -175,6 +177,7 @@ def serve_models(
     """
     asked = _asked(names)
     carry_through(home)
+    _register_all(home)
     with home.ledger() as ledger:
         for name in asked:
             _require_in_force(ledger, name)
@@ -209,6 +212,18 @@ def serve_models(
     return ModelsServed(asked, tuple(done), never, read_list(home).number, int(notices))
 
 
+def _register_all(home: Home) -> None:
+    """A training that was killed may have left checkpoints that the ledger never heard of: they saw it as well."""
+    with home.ledger(readonly=True) as ledger:
+        known = dict(ledger.query("SELECT run, count(DISTINCT checkpoint) FROM checkpoint GROUP BY run"))
+        saved = {path for (path,) in ledger.query("SELECT path FROM checkpoint")}
+    for record in sorted(home.runs_path.glob("*/run.json")):
+        run_dir = record.parent
+        there = {str(path.relative_to(home.path)) for path in run_dir.glob("step-*")}
+        if there - saved and (run_dir.name in known or origin_of(run_dir.name) == run_dir.name):
+            register_run(home, run_dir)
+
+
 # ── planning ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -236,12 +251,11 @@ def _planned(
     exposed = exposures.exposed(names)
     ids, by_run = {seen.id for seen in exposed}, _by_run(exposed)
     datasets = home.dataset_names()
-    successors = {g.replaced_by.rpartition("-")[0] for g in exposures.withdrawn.values() if g.replaced_by}
     runs = []
     for run, seen in by_run.items():
         record = exposures.records.runs[run]
         action = _action(exposures, record.kind, {exposures.how(each, exposed) for each in seen})
-        if action == REPLAY and replaying.origin_of(run) != run and run not in successors:
+        if action == REPLAY and is_unfinished(exposures.withdrawn.values(), run):
             action = WITHDRAW  # a replay that was never finished, and that another one overtakes
         if action == REPLAY and not ((home.runs_path / run / "run.json").is_file() and record.dataset in datasets):
             action = WITHDRAW  # nothing is left to go back to, or to train on
@@ -317,10 +331,10 @@ def _pace(ledger: Ledger) -> dict[str, float]:
     return {run: statistics.median(each) for run, each in gaps.items()}
 
 
-def _advice(asked: Sequence[str], runs: Sequence[PlannedRun]) -> tuple[str, ...]:
+def _advice(asked: Sequence[str], runs: Sequence[PlannedRun], in_force: bool) -> tuple[str, ...]:
     advice = []
     if any(run.action in (REPLAY, WITHDRAW, APPROXIMATE) for run in runs):
-        advice.append(f"next: custody removal replay {' '.join(asked)}")
+        advice.append(f"{'next' if in_force else 'once approved'}: custody removal replay {' '.join(asked)}")
     if any(run.through and run.action in (REPLAY, NAME) for run in runs):
         advice.append(
             "captions stay that a model chose which saw it: an exact model takes new ones (custody caption with the "

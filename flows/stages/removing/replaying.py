@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import re
 import shutil
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import numpy as np
 
 from curation.shard_reader import DatasetReader
 from flows.home import Home, utc_now
+from flows.stages.removing.exposure import origin_of
 from flows.stages.train import clear, code_version, open_dataset, register_run, run_lock, train_beside
 from flows.terminal import Progress, silent
 from policy.errors import IntegrityError
@@ -28,8 +28,6 @@ from policy.provenance import CheckpointRecord, TrainingRun
 if TYPE_CHECKING:
     from training.conditioning import TextEncoder
     from training.replay import ReplayPlan
-
-_REPLAYED = re.compile(r"-without-[0-9a-f]{8}$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +45,6 @@ class Planned:
     def steps(self) -> int:
         """How many are trained again."""
         return max(0, self.last_step - self.first_step)
-
-
-def origin_of(run: str) -> str:
-    """The run that a replay, or a replay of one, goes back to."""
-    return _REPLAYED.sub("", run)
 
 
 def replay_name(run: str, ordinals: Collection[int]) -> str:
