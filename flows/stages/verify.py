@@ -15,7 +15,7 @@ from flows.home import Home
 from flows.stages.removing.withdrawing import withdrawal_failures
 from flows.stages.trace import read_runs
 from flows.terminal import Progress, silent
-from policy.errors import CustodyError, InputError, IntegrityError
+from policy.errors import CustodyError, InputError, IntegrityError, KeyFileError
 from policy.ledger import Ledger
 from policy.provenance import DatasetManifest, TrainingRun
 from policy.revocability import classes_from_json
@@ -77,11 +77,16 @@ def verify_run(home: Home, run: str) -> list[Failure]:
 
 
 def _check_tombstones(home: Home, ledger: Ledger) -> list[Failure]:
+    failures = []
     try:
         home.tombstones(ledger)
     except IntegrityError as error:
-        return [Failure(error.what, "tombstones")]
-    return []
+        failures.append(Failure(error.what, "tombstones"))
+    try:
+        home.suppression(ledger).marks()
+    except (IntegrityError, KeyFileError) as error:
+        failures.append(Failure(error.what, "tombstones/suppression.json"))
+    return failures
 
 
 def _check_registries(home: Home, ledger: Ledger) -> list[Failure]:
