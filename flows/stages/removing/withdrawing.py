@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from flows.home import Home, utc_now
@@ -64,29 +64,22 @@ class Withdrawal:
 
 
 def withdraw(ledger: Ledger, each: Sequence[Withdrawal]) -> None:
-    """Put withdrawals on record, in one transaction; they are in force when this returns."""
-    now = utc_now()
-    ledger.append_many(
-        [
-            (
-                "withdrawal",
-                [
-                    {
-                        "checkpoint": one.checkpoint,
-                        "run": one.run,
-                        "removal": one.removal,
-                        "tier": one.tier,
-                        "action": one.action,
-                        "replaced_by": one.replaced_by,
-                        "detail": one.detail or None,
-                        "withdrawn_at": now,
-                    }
-                ],
-                f"withdrawal/{one.removal}/{one.checkpoint}/{one.action}/{one.replaced_by or ''}",
-            )
-            for one in each
-        ]
+    """Put withdrawals on record, in one batch: in force when this returns. Those on record stay as they are."""
+    known = set(
+        ledger.query(
+            "SELECT removal, checkpoint, action, replaced_by FROM withdrawal"
+            " WHERE list_contains($removals::VARCHAR[], removal)",
+            {"removals": sorted({one.removal for one in each})},
+        )
     )
+    new = [
+        one for one in dict.fromkeys(each) if (one.removal, one.checkpoint, one.action, one.replaced_by) not in known
+    ]
+    if not new:
+        return
+    now, digest = utc_now(), hashlib.sha256(canonical_json([asdict(one) for one in new]).encode()).hexdigest()
+    rows = [{**asdict(one), "detail": one.detail or None, "withdrawn_at": now} for one in new]
+    ledger.append("withdrawal", rows, key=f"withdrawal/{digest[:32]}")
 
 
 def carry_through(home: Home) -> None:
