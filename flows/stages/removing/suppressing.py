@@ -7,6 +7,7 @@ rest is denied by its hash at the next `custody decide`, or held by its embeddin
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress as suppress_errors
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.home import Home, utc_now
-from flows.terminal import Progress, silent
+from flows.terminal import Progress, say, silent
 from policy.errors import InputError, RefusedError
 from policy.evidence import REMOVED_LIKENESS
 from policy.ledger import Ledger
@@ -35,9 +36,11 @@ EMBEDDED_AT_ONCE = 1_024  # pictures between two files of embeddings
 MARKED_AT_ONCE = 64  # contents between two versions of the list, so that a kill costs no more than their embedding
 
 _MATCHED = """
-SELECT content_sha256 FROM removal_taken WHERE removal = $removal AND content_sha256 IS NOT NULL
-UNION SELECT lower(named_value) FROM removal
-WHERE removal = $removal AND named_kind IN ('content', 'picture') AND named_value IS NOT NULL ORDER BY content_sha256
+SELECT removal, content_sha256 FROM removal_taken
+WHERE list_contains($removals::VARCHAR[], removal) AND content_sha256 IS NOT NULL
+UNION SELECT removal, lower(named_value) FROM removal
+WHERE list_contains($removals::VARCHAR[], removal) AND named_kind IN ('content', 'picture') AND named_value IS NOT NULL
+ORDER BY ALL
 """
 # Of each removed content its hash, where one was measured.
 _HASHES = """
@@ -107,16 +110,26 @@ def suppress(home: Home, *approved: str, embedder: Embedder | None = None, progr
         ConfigurationError: the packaged model is missing. StorageError, IntegrityError: the copy cannot be written, or
             is ahead of this home.
     """
-    for removal in approved if home.ruleset.tombstone.suppression == "near" else ():
+    if approved and home.ruleset.tombstone.suppression == "near":
         with home.ledger(readonly=True) as ledger:
-            taken = _taken(home, ledger, removal)
-            waiting = [sha for sha in taken if not home.suppression(ledger).is_marked(sha)]
-            hashes = {sha: (pdq, quality or 0) for sha, pdq, quality in ledger.query(_HASHES, [waiting])}
+            taken = _taken(home, ledger, approved)
+            known = home.suppression(ledger)
+            waiting = [(removal, sha) for removal, sha in taken if not known.is_marked(sha)]
+            contents = [sha for _, sha in waiting]
+            hashes = {sha: (pdq, quality or 0) for sha, pdq, quality in ledger.query(_HASHES, [contents])}
+        gone = frozenset(sha for _, sha in taken)
         for start in range(0, len(waiting), MARKED_AT_ONCE):
-            marks = dict(_marks(home, waiting[start : start + MARKED_AT_ONCE], hashes, embedder))
+            part = waiting[start : start + MARKED_AT_ONCE]
+            marks = dict(_marks(home, [sha for _, sha in part], hashes, embedder))
             with home.ledger() as ledger:
-                spared = _left_in(home, ledger, [(removal, mark) for mark in marks.values()], frozenset(taken))
-                suppression = home.suppression(ledger).with_added(removal, marks, spared=spared)
+                spared = _left_in(home, ledger, [(removal, marks[sha]) for removal, sha in part], gone)
+                suppression = home.suppression(ledger)
+                for removal in dict.fromkeys(removal for removal, _ in part):
+                    suppression = suppression.with_added(
+                        removal,
+                        {sha: marks[sha] for by, sha in part if by == removal},
+                        spared=spared.get(removal, ()),
+                    )
                 suppression.store(home.tombstones_path)
                 suppression.record(ledger, utc_now())
             progress(min(start + MARKED_AT_ONCE, len(waiting)), len(waiting), "removal: marks of what is removed")
@@ -144,10 +157,15 @@ def copy_outside(home: Home, tombstones: Tombstones, suppression: Suppression) -
         store_copy(copy_path(home, named), tombstones, suppression)
 
 
-def _taken(home: Home, ledger: Ledger, removal: str) -> list[str]:
-    """The contents that an approved removal took: of what it matched, or names, what its tombstones cover."""
+def _taken(home: Home, ledger: Ledger, approved: Sequence[str]) -> list[tuple[str, str]]:
+    """(removal, content) of what approved removals took, each content once: of what they matched, or name, what the
+    tombstones cover."""
     tombstones = home.tombstones(ledger)
-    return [sha for (sha,) in ledger.query(_MATCHED, {"removal": removal}) if tombstones.covers_content(sha)]
+    found: dict[str, str] = {}
+    for removal, sha in ledger.query(_MATCHED, {"removals": list(approved)}):
+        if sha not in found and tombstones.covers_content(sha):
+            found[sha] = removal
+    return [(removal, sha) for sha, removal in found.items()]
 
 
 def copy_path(home: Home, named: str) -> Path:
@@ -171,23 +189,25 @@ def _marks(
             yield sha, marks_of_hash(*known) if known is not None else Marks()
 
 
-def _left_in(home: Home, ledger: Ledger, removed: Sequence[tuple[str, Marks]], gone: frozenset[str]) -> tuple[str, ...]:
-    """The contents of this home that are like these removed ones and stay: somebody has compared all of them."""
+def _left_in(
+    home: Home, ledger: Ledger, removed: Sequence[tuple[str, Marks]], gone: frozenset[str]
+) -> dict[str, tuple[str, ...]]:
+    """Removal -> the contents that are like what it removed and stay: somebody has compared all of them."""
     from curation.near_embedding import NearEmbedder, VectorCache
 
     recogniser = recogniser_of(home, removed)
     rows = [(sha, pdq) for sha, pdq in ledger.query(_COMPARED) if sha not in gone]
     if not rows:
-        return ()
+        return {}
     by_hash = recogniser.by_hash([pdq for _, pdq in rows])
     cache = VectorCache(home.vectors_path, NearEmbedder.digest)
     vectors, there = cache.load([sha for sha, _ in rows])
     by_vector = recogniser.by_vector(vectors)
-    return tuple(
-        sha
-        for (sha, _), hashed, embedded, has in zip(rows, by_hash, by_vector, there.tolist(), strict=True)
-        if hashed is not None or (has and embedded is not None)
-    )
+    left: dict[str, tuple[str, ...]] = {}
+    for (sha, _), hashed, embedded, has in zip(rows, by_hash, by_vector, there.tolist(), strict=True):
+        if (like := hashed or (embedded if has else None)) is not None:
+            left[like.removal] = (*left.get(like.removal, ()), sha)
+    return left
 
 
 # ── recognising ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -199,12 +219,21 @@ def recogniser_of(home: Home, removed: Sequence[tuple[str, Marks]]) -> Recognise
     from curation.recognition import Recogniser
 
     rules = home.ruleset.tombstone
-    return Recogniser(
+    found = Recogniser(
         removed,
         max_distance=rules.pdq_max_distance,
         min_cosine=rules.min_cosine,
         model=NearEmbedder.digest,
     )
+    if found.of_other_models:
+        _tell_of_other_models(found.of_other_models)
+    return found
+
+
+@functools.cache
+def _tell_of_other_models(count: int) -> None:
+    """Once a process: it is no reason to stop, and nothing can be done about it, since the pictures are gone."""
+    say(f"the marks of {count} removed pictures were made by another model: copies are known by their hashes alone")
 
 
 def alike(
