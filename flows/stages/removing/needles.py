@@ -151,14 +151,9 @@ class _Known:
         where.setdefault(kind, set()).update(value for value in values if value)
 
 
-# The matches that count, and, by them, which rows of a table are about what goes; of a match the newest row says.
+# What the requests take out, and, by it, which rows of a table are about what goes. Matches that nobody accepted stay.
 _GONE: Final = """
-WITH newest AS (
-    SELECT * FROM removal_match WHERE list_contains($removals::VARCHAR[], removal)
-    QUALIFY row_number() OVER (
-        PARTITION BY removal, pair_key, url_key, content_sha256, sample_key ORDER BY batch_seq DESC, row_no DESC
-    ) = 1
-), gone AS (SELECT * FROM newest WHERE state IN ('matched', 'approved')),
+WITH gone AS (SELECT * FROM removal_taken WHERE list_contains($removals::VARCHAR[], removal)),
 gone_pair AS (SELECT DISTINCT pair_key FROM gone WHERE pair_key IS NOT NULL),
 gone_url AS (SELECT DISTINCT url_key FROM gone WHERE url_key IS NOT NULL),
 gone_content AS (SELECT DISTINCT content_sha256 FROM gone WHERE content_sha256 IS NOT NULL),
@@ -288,13 +283,13 @@ def _add_named(known: _Known, request: removals.RemovalRequest) -> None:
     match request.named_kind:
         case "page_url" | "image_url":
             known.add(known.urls, request.named_kind, [value])
-        case "content":
+        case "content" | "picture":
             known.add(known.digests, "sha256", [value])
         case "sample_key":
             known.add(known.digests, "sample_key", [value])
         case "domain":
             known.add(known.urls, "domain", [value])
-        case _:
+        case _:  # a creator, a licensor, a text
             known.add(known.texts, "named", [value])
 
 
@@ -419,7 +414,7 @@ UNION ALL SELECT concat_ws(' ', body_json->>'$.embedded', body_json->>'$.licence
     FROM evidence WHERE NOT ({_PAIR} OR {_CONTENT})"""  # noqa: S608
 _STAYING_KEYS: Final = f"""{_GONE} own AS (SELECT * FROM occurrence WHERE NOT {_SHOWN})
 SELECT DISTINCT page_key FROM own WHERE list_contains($keys::VARCHAR[], page_key)"""  # noqa: S608
-_OF_RIGHTS: Final = ("creator", "title", "embedded", "requester")
+_OF_RIGHTS: Final = ("creator", "title", "embedded", "requester", "named")
 
 
 def _others(home: Home, ledger: Ledger, asked: Mapping[str, object], known: _Known) -> _Others:
