@@ -27,8 +27,8 @@ from curation.shard_reader import DatasetReader
 from policy.errors import IntegrityError
 from policy.provenance import ScheduleEntry
 from training.config import TrainingConfig
+from training.diffusion import Draws
 from training.order import Order
-from training.randomness import sample_keys, uniforms
 
 Ints = npt.NDArray[np.int64]
 Rgb = npt.NDArray[np.uint8]
@@ -51,6 +51,7 @@ class Batch:
     captions: tuple[str, ...]
     undecodable: tuple[tuple[int, str], ...]
     fed_sha256: bytes
+    draws: Draws
 
     @property
     def pixels(self) -> Tensor:
@@ -80,6 +81,7 @@ class Draft:
     captions: tuple[str, ...]
     undecodable: tuple[tuple[int, str], ...]
     gone: tuple[int, ...]
+    draws: Draws
 
 
 class EmptySlots:
@@ -168,7 +170,7 @@ class Batcher:
         config, size = self.config, self.config.denoiser.image_size
         ordinals, epochs = self.order.at_step(step)
         ordinals, epochs = ordinals[self._part], epochs[self._part]
-        draws = uniforms(sample_keys(config.seed, epochs, ordinals, "crop"), 4)
+        draws = Draws.of(config.seed, epochs, ordinals)
         rgb = np.empty((len(ordinals), size, size, 3), dtype=np.uint8)
         decoded = np.zeros(len(ordinals), dtype=np.bool_)
         captions, undecodable, gone = [""] * len(ordinals), [], []
@@ -180,13 +182,13 @@ class Batcher:
                 gone.append(ordinal)
                 continue
             try:
-                _draw(rgb[i], pair[0], draws[i], config.crop, config.flip)
+                _draw(rgb[i], pair[0], draws.crop[i], config.crop, config.flip)
             except DecodeError as error:
                 undecodable.append((ordinal, str(error)))
                 continue
             decoded[i], captions[i] = True, pair[1]
         rgb[~decoded] = 0
-        return Draft(step, ordinals, epochs, decoded, rgb, tuple(captions), tuple(undecodable), tuple(gone))
+        return Draft(step, ordinals, epochs, decoded, rgb, tuple(captions), tuple(undecodable), tuple(gone), draws)
 
     def finished(self, draft: Draft, empty: EmptySlots) -> Batch:
         """The batch that a draft is by now: the same, bit for bit, whenever it was drafted.
@@ -215,6 +217,7 @@ class Batcher:
             captions=tuple(c if is_real else "" for c, is_real in zip(draft.captions, real.tolist(), strict=True)),
             undecodable=tuple((o, why) for o, why in draft.undecodable if not empty.is_empty(o, draft.step)),
             fed_sha256=fed_sha256(fed, self.reader.commitments(fed)),
+            draws=draft.draws,
         )
 
 

@@ -8,6 +8,8 @@ Every draw is keyed by (seed, epoch, ordinal, purpose): see training/randomness.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -15,33 +17,67 @@ from torch import Tensor
 
 from training.config import TrainingConfig
 from training.denoiser import Denoiser
-from training.randomness import normals, sample_keys, uniforms
+from training.randomness import keys_of_purposes, normals, uniforms
 
 Ints = npt.NDArray[np.int64]
 
 _GOLDEN_RATIO = 0.6180339887498949
 
 
+_PURPOSES, _TIMELESS = ("crop", "caption", "timestep", "noise"), ("timestep",)
+
+
+@dataclass(frozen=True, slots=True)
+class Draws:
+    """All that is drawn for B exposures, each by its own key; what is dear, the noise, when it is asked for.
+
+    `crop`: [B, 4] uniforms (scale, top, left, mirrored).
+    """
+
+    crop: npt.NDArray[np.float64]
+    _epochs: Ints
+    _captions: npt.NDArray[np.float64]
+    _starts: npt.NDArray[np.float64]
+    _noise: npt.NDArray[np.uint64]
+
+    @classmethod
+    def of(cls, seed: int, epochs: Ints, ordinals: Ints) -> Draws:
+        keys = keys_of_purposes(seed, epochs, ordinals, _PURPOSES, _TIMELESS)
+        few = uniforms(keys[:3].reshape(-1), 4).reshape(3, -1, 4)
+        return cls(few[0], epochs, few[1, :, 0], few[2, :, 0], keys[3])
+
+    def noise(self, image_size: int) -> Tensor:
+        """Standard normal noise of each exposure, [B, 3, S, S] float32."""
+        flat = normals(self._noise, 3 * image_size**2)
+        return torch.from_numpy(flat).reshape(-1, 3, image_size, image_size)
+
+    def timesteps(self, mean: float, std: float) -> Tensor:
+        """Logit-normal timesteps (Esser et al. 2024), [B] float32 in (0, 1).
+
+        The epochs of one sample walk through its quantiles by the golden ratio from a keyed start, which covers them
+        more evenly than independent draws would and still depends on nothing but (seed, epoch, ordinal).
+        """
+        quantile = np.clip((self._starts + self._epochs * _GOLDEN_RATIO) % 1.0, 1e-4, 1 - 1e-4)
+        return torch.sigmoid(mean + std * torch.special.ndtri(torch.from_numpy(quantile))).float()
+
+    def kept_captions(self, dropout: float) -> npt.NDArray[np.bool_]:
+        """Which exposures keep their caption, [B]; the rest learn the unconditional field for guidance."""
+        return self._captions >= dropout
+
+
 def draw_noise(seed: int, epochs: Ints, ordinals: Ints, image_size: int) -> Tensor:
-    """Standard normal noise of each exposure, [B, 3, S, S] float32."""
-    flat = normals(sample_keys(seed, epochs, ordinals, "noise"), 3 * image_size**2)
-    return torch.from_numpy(flat).reshape(-1, 3, image_size, image_size)
+    """Noise alone, as `Draws.noise`."""
+    return Draws.of(seed, epochs, ordinals).noise(image_size)
 
 
 def draw_timesteps(seed: int, epochs: Ints, ordinals: Ints, mean: float, std: float) -> Tensor:
-    """Logit-normal timesteps (Esser et al. 2024), [B] float32 in (0, 1).
-
-    The epochs of one sample walk through its quantiles by the golden ratio from a keyed start, which covers them
-    more evenly than independent draws would and still depends on nothing but (seed, epoch, ordinal).
-    """
-    start = uniforms(sample_keys(seed, np.zeros_like(ordinals), ordinals, "timestep"), 1)[:, 0]
-    quantile = np.clip((start + epochs * _GOLDEN_RATIO) % 1.0, 1e-4, 1 - 1e-4)
-    return torch.sigmoid(mean + std * torch.special.ndtri(torch.from_numpy(quantile))).float()
+    """Timesteps alone, as `Draws.timesteps`."""
+    return Draws.of(seed, epochs, ordinals).timesteps(mean, std)
 
 
 def draw_kept_captions(seed: int, epochs: Ints, ordinals: Ints, dropout: float) -> Tensor:
-    """Which exposures keep their caption, [B] bool; the rest learn the unconditional field for guidance."""
-    return torch.from_numpy(uniforms(sample_keys(seed, epochs, ordinals, "caption"), 1)[:, 0] >= dropout)
+    """Kept captions alone, as `Draws.kept_captions`."""
+    return torch.from_numpy(Draws.of(seed, epochs, ordinals).kept_captions(dropout))
 
 
 def expected_picture(denoiser: Denoiser, x_t: Tensor, t: Tensor, text: Tensor, mask: Tensor, precision: str) -> Tensor:

@@ -54,7 +54,7 @@ from training.conditioning import CaptionTokens, TextEncoder
 from training.config import TrainingConfig
 from training.curriculum import plan
 from training.denoiser import Denoiser
-from training.diffusion import draw_kept_captions, draw_noise, draw_timesteps, flow_loss
+from training.diffusion import flow_loss
 from training.ema import Ema
 from training.loading import DAY_S, GenerationWatch, Loader
 from training.numerics import differences, enforce_determinism, observe_contract
@@ -232,10 +232,10 @@ def train(
                 enter([ordinal], step)
                 on_event("picture-undecodable", f"slot {ordinal}", reason)
             real = torch.from_numpy(batch.real)
-            kept = draw_kept_captions(config.seed, batch.epochs, batch.ordinals, config.caption_dropout)
-            text, mask = captions.batch([c if k else "" for c, k in zip(batch.captions, kept.tolist(), strict=True)])
-            noise = draw_noise(config.seed, batch.epochs, batch.ordinals, config.denoiser.image_size)
-            t = draw_timesteps(config.seed, batch.epochs, batch.ordinals, config.timestep_mean, config.timestep_std)
+            kept = batch.draws.kept_captions(config.caption_dropout).tolist()
+            text, mask = captions.batch([c if k else "" for c, k in zip(batch.captions, kept, strict=True)])
+            noise = batch.draws.noise(config.denoiser.image_size)
+            t = batch.draws.timesteps(config.timestep_mean, config.timestep_std)
             pixels, noise, t = batch.pixels_on(device), noise.to(device), t.to(device)
             text, mask, real = text.to(device), mask.to(device), real.to(device)
 

@@ -27,6 +27,18 @@ def sample_keys(seed: int, epochs: npt.ArrayLike, ordinals: npt.ArrayLike, purpo
     return _mix(_mix(keys) + np.asarray(ordinals, dtype=np.int64).astype(np.uint64) * _GOLDEN)
 
 
+def keys_of_purposes(
+    seed: int, epochs: Ints, ordinals: Ints, purposes: tuple[str, ...], timeless: tuple[str, ...] = ()
+) -> Words:
+    """`sample_keys` of several purposes, [purposes, N], at once: of a small batch the calls are what it costs.
+
+    timeless: purposes of which every epoch draws the same, as if it were epoch 0.
+    """
+    start, step = _purpose_keys(seed, purposes, timeless)
+    keys = epochs.astype(np.uint64) * step + start
+    return _mix(_mix(keys) + ordinals.astype(np.uint64) * _GOLDEN)
+
+
 def words(keys: Words, count: int) -> Words:
     """`count` 64-bit words a key, [N, count]."""
     counters = np.arange(1, count + 1, dtype=np.uint64) * _GOLDEN
@@ -54,6 +66,14 @@ def normals(keys: Words, count: int) -> npt.NDArray[np.float32]:
 def _purpose_key(seed: int, purpose: str) -> np.uint64:
     digest = hashlib.blake2b(f"custody-draw-1:{seed}:{purpose}".encode(), digest_size=8).digest()
     return np.uint64(int.from_bytes(digest, "big"))
+
+
+@cache
+def _purpose_keys(seed: int, purposes: tuple[str, ...], timeless: tuple[str, ...]) -> tuple[Words, Words]:
+    """Where each purpose's keys start, and how far it is from an epoch to the next, [purposes, 1] each."""
+    starts = [_purpose_key(seed, purpose) for purpose in purposes]
+    steps = [np.uint64(0) if purpose in timeless else _GOLDEN for purpose in purposes]
+    return np.array(starts, np.uint64)[:, None], np.array(steps, np.uint64)[:, None]
 
 
 def _mix(z: Words) -> Words:

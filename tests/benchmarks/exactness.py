@@ -35,12 +35,11 @@ from training.batches import Batcher, EmptySlots, TombstoneWatch, _draw
 from training.conditioning import CaptionTokens
 from training.config import TrainingConfig, preset
 from training.denoiser import Denoiser
-from training.diffusion import draw_kept_captions, draw_noise, draw_timesteps, flow_loss
+from training.diffusion import Draws, flow_loss
 from training.ema import Ema
 from training.loading import GenerationWatch
 from training.loop import _optimizers, train
 from training.order import Order, whole_epochs
-from training.randomness import sample_keys, uniforms
 from training.step_log import StepLog, StepRow
 from training.tally import Tally
 
@@ -255,9 +254,9 @@ def _parts(reader: DatasetReader, config: TrainingConfig, stones: Path, folder: 
     ordinals, epochs, left = made.ordinals, made.epochs, list(range(reader.slots))
 
     def keyed(step: int) -> None:
-        uniforms(sample_keys(config.seed, epochs, ordinals, "crop"), 4)
-        draw_kept_captions(config.seed, epochs, ordinals, config.caption_dropout)
-        draw_timesteps(config.seed, epochs, ordinals, config.timestep_mean, config.timestep_std)
+        draws = Draws.of(config.seed, epochs, ordinals)
+        draws.kept_captions(config.caption_dropout)
+        draws.timesteps(config.timestep_mean, config.timestep_std)
 
     def drawn(step: int) -> None:
         torch.rand(batch, 4, dtype=torch.float64).numpy()
@@ -279,7 +278,7 @@ def _parts(reader: DatasetReader, config: TrainingConfig, stones: Path, folder: 
         return {
             "order": _cpu_s(order.at_step) - _cpu_s(lambda step: left[step % 9 : step % 9 + batch]),
             "keyed draws but the noise": _cpu_s(keyed) - _cpu_s(drawn),
-            "keyed noise": _cpu_s(lambda step: draw_noise(config.seed, epochs, ordinals, size))
+            "keyed noise": _cpu_s(lambda step: made.draws.noise(size))
             - _cpu_s(lambda step: torch.randn(batch, 3, size, size)),
             "tombstones, generation, schedule": _cpu_s(looks),
             "what is empty by now, and the digest": _cpu_s(lambda step: batcher.finished(draft, empty)),

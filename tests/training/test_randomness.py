@@ -1,8 +1,12 @@
 """Random numbers belong to a sample, not to a stream."""
 
 import numpy as np
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from training.randomness import normals, sample_keys, uniforms, words
+from training.diffusion import Draws
+from training.randomness import keys_of_purposes, normals, sample_keys, uniforms, words
 
 PINNED = ["0x15ff2adb2df19b3f", "0xafdc953f97cfbd50", "0x8db7ad2eebfd6c84", "0x29bd41e67f623efa"]
 
@@ -24,6 +28,29 @@ def test_every_part_of_the_key_matters():
         sample_keys(3, [1], [5], "timestep")[0],
     ]
     assert len({int(k) for k in [base, *others]}) == 5
+
+
+@given(
+    st.integers(0, 2**63 - 1),
+    st.lists(st.tuples(st.integers(-1, 2**40), st.integers(-1, 2**40)), min_size=1, max_size=9),
+)
+def test_draws_at_once_are_those_of_each_purpose(seed, slots):
+    """All that a batch draws comes of one call, and is what each purpose's own key gives, bit for bit."""
+    epochs, ordinals = (np.array(each, dtype=np.int64) for each in zip(*slots, strict=True))
+    keys = keys_of_purposes(seed, epochs, ordinals, ("noise", "timestep", "crop"), ("timestep",))
+    first = np.zeros_like(epochs)
+    expected = [
+        sample_keys(seed, e, ordinals, p) for e, p in ((epochs, "noise"), (first, "timestep"), (epochs, "crop"))
+    ]
+    assert np.array_equal(keys, expected)
+    draws = Draws.of(seed, epochs, ordinals)
+    assert np.array_equal(draws.crop, uniforms(keys[2], 4))
+    assert np.array_equal(draws.noise(2).numpy().reshape(len(slots), -1), normals(keys[0], 12))
+    caption = uniforms(sample_keys(seed, epochs, ordinals, "caption"), 1)[:, 0]
+    assert np.array_equal(draws.kept_captions(0.4), caption >= 0.4)
+    start = uniforms(keys[1], 1)[:, 0] + epochs * 0.6180339887498949
+    quantile = torch.from_numpy(np.clip(start % 1.0, 1e-4, 1 - 1e-4))
+    assert torch.equal(draws.timesteps(0.2, 1.5), torch.sigmoid(0.2 + 1.5 * torch.special.ndtri(quantile)).float())
 
 
 def test_the_numbers_are_pinned():
