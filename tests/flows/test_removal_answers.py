@@ -89,7 +89,7 @@ def test_what_is_told_of_a_page_and_a_domain(home: Home) -> None:
     assert after.state == "answered"
 
 
-@pytest.mark.parametrize(("named", "value"), [("creator", "Painter 3"), ("text", "our Jo"), ("key", "0" * 32)])
+@pytest.mark.parametrize(("named", "value"), [("creator", "Painter 3"), ("text", "our Jo")])
 def test_a_name_or_a_text_tells_nothing(home: Home, named: str, value: str) -> None:
     """Who says a name has proved nothing: no address, no count, no text of those that match, vouched for or not."""
     request = requests.add(home, named, value, kind="access")

@@ -120,8 +120,10 @@ def add(
         InputError: the value is no URL, host, digest, key or picture, or names nothing.
     """
     ask = Ask(named, value, kind, regime, due_on, requester, threshold=threshold, face=face)
-    [filed] = file(home, [(ask, look_up(home, ask))], by=by)
-    return show(home, filed.removal)
+    found = look_up(home, ask)
+    with home.ledger() as ledger:
+        [filed] = _file(ledger, home, [(ask, found)], by=by)
+        return shown(ledger, home, filed)
 
 
 def file(
@@ -134,23 +136,30 @@ def file(
     Raises:
         InputError: as `check` does; nothing is filed.
     """
-    now = utc_now()
     with home.ledger() as ledger:
-        home.tombstones(ledger)  # lost ones are no place to begin
-        requests = _requests_of(ledger, home, asks, now)
-        names = [request.removal for request in requests]
-        removals.record_many(
-            ledger,
-            [(request, ask.requester) for request, (ask, _) in zip(requests, asks, strict=True)],
-            key=key or f"received:{names[0]}",
-            by_whom=by,
-            keys=home.keys,
-        )
-        proposed = {name: found.matches for name, (_, found) in zip(names, asks, strict=True)}
-        hold(ledger, home, names, proposed, now=now)
-        publish(ledger, home.snapshot_path, now=now)
+        names = _file(ledger, home, asks, by=by, key=key)
         standing = {request.removal: request for request in removals.requests(ledger)}
         return tuple(standing[name] for name in names)
+
+
+def _file(
+    ledger: Ledger, home: Home, asks: Sequence[tuple[Ask, Found]], *, by: str, key: str | None = None
+) -> list[str]:
+    now = utc_now()
+    home.tombstones(ledger)  # lost ones are no place to begin
+    requests = _requests_of(ledger, home, asks, now)
+    names = [request.removal for request in requests]
+    removals.record_many(
+        ledger,
+        [(request, ask.requester) for request, (ask, _) in zip(requests, asks, strict=True)],
+        key=key or f"received:{names[0]}",
+        by_whom=by,
+        keys=home.keys,
+    )
+    proposed = {name: found.matches for name, (_, found) in zip(names, asks, strict=True)}
+    hold(ledger, home, names, proposed, now=now)
+    publish(ledger, home.snapshot_path, now=now)
+    return names
 
 
 def check(home: Home, ask: Ask) -> tuple[str, str | None]:
