@@ -23,7 +23,7 @@ BENCHMARKS = (
     "loader",
     *("trace", "curriculum"),
     *("exactness", "after_kill", "forgetting"),
-    *("person_search", "needles", "recognising", "in_force"),
+    *("person_search", "needles", "recognising", "in_force", "removal_scale"),
 )
 RESULTS = Path(__file__).resolve().parent.parent.parent / "docs" / "benchmarks.md"
 
