@@ -20,6 +20,7 @@ from policy.suppression import SUPPRESSION_FILE
 from tests.builders import ask
 from tests.curation.drawn import face, photo_like
 from tests.flows.comebacks import Comeback, copies_of, page, png, text_of
+from tests.flows.downloaded import downloaded
 from tests.flows.site import Answer, Site
 
 PICTURES = {
@@ -111,6 +112,31 @@ def test_a_lost_or_old_list_lets_nothing_in(back: Comeback) -> None:
                 stage(back.home)
     file.write_bytes(body)
     decide(back.home)
+
+
+def test_no_way_leads_to_a_removed_address(back: Comeback) -> None:
+    """A redirect to what was removed is not followed, and the address that leads there is not written down."""
+    back.site.answers["/way"] = Answer(status=302, headers=[("Location", back.site.url("/windmill.png"))])
+    asked = back.site.requests["/windmill.png"]
+    back.show({"/way": text_of("windmill"), **KEPT})
+    assert back.site.requests["/way"]
+    assert back.site.requests["/windmill.png"] == asked
+    assert back.fate("/way") == "nothing on record"
+    assert ask(back.home, 'SELECT count(*) FROM "fetch" WHERE url = ?', back.site.url("/way")) == [(0,)]
+
+
+def test_a_folder_brings_no_copy_in(back: Comeback, tmp_path: Path) -> None:
+    """What img2dataset downloaded meets the same checks: no pixels of a copy are kept."""
+    copies = copies_of(PICTURES["windmill"])
+    files = {name: png(decode(copies[name])) for name in ("the same bytes", "mirrored", "crop of 10 %")}
+    assert files["the same bytes"] == copies["the same bytes"]
+    named = {f"/given/{number}": body for number, body in enumerate(files.values())}
+    folder = downloaded(tmp_path / "given", {back.site.url(path): body for path, body in named.items()}, licence="CC0")
+    kept = back.kept()
+    crawl.crawl(back.home, crawl.job(back.home, (), [crawl.source("img2dataset", str(folder))]))
+    decide(back.home)
+    assert back.kept() == kept
+    assert [back.fate(path).rpartition(" ")[2] for path in named] == ["record", "record", "near-tombstoned"]
 
 
 # ── what was on its way, or in the home before ─────────────────────────────────────────────────────────────────────
