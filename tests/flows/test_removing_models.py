@@ -28,7 +28,7 @@ from flows.stages.removing.exposure import (
 )
 from flows.stages.removing.models import plan_models, serve_models, waiting
 from flows.stages.removing.requests import add
-from flows.stages.removing.withdrawing import Withdrawal, read_list, record_drawn, withdraw
+from flows.stages.removing.withdrawing import Withdrawal, carry_through, read_list, record_drawn, withdraw
 from flows.stages.sample import sample
 from flows.stages.seal import seal
 from flows.stages.train import clear, newest_run, open_dataset, register_run, run_lock
@@ -319,6 +319,9 @@ def test_the_list_of_withdrawn_models_cannot_be_changed(served) -> None:  # type
     listed = WithdrawalList.verified(text, public_key=home.keys.public_key)
     assert {each.checkpoint for each in listed.withdrawn} == {each.checkpoint for each in withdrawals(home)}
     assert listed == read_list(home)
+    some = listed.withdrawn[0]
+    assert listed.find({"renamed.safetensors": some.weights[0][1]}) == some
+    assert listed.find({"renamed.safetensors": "0" * 64}) is None
     reasons = {each.checkpoint: each.reason for each in listed.withdrawn}
     assert (reasons[f"{PICTURES}-{STEPS:07d}"], reasons[f"{TUNED}-0000002"]) == ("removal", "lineage")
     for at in range(0, len(text), 97):
@@ -329,7 +332,13 @@ def test_the_list_of_withdrawn_models_cannot_be_changed(served) -> None:  # type
         WithdrawalList.verified(text, public_key=b"0" * 32)
     home.withdrawn_path.write_text(text.replace('"removal"', '"lineage"', 1))
     assert [failure.where for failure in verify(home)] == ["withdrawn.json"]
-    home.withdrawn_path.write_text(text)
+    carry_through(home)
+    assert home.withdrawn_path.read_text("utf-8") == text
+    # A home that was restored may know of less than was published: nothing comes off the list again.
+    more = replace(listed, number=99, withdrawn=(*listed.withdrawn, replace(some, checkpoint="zz-0000001")))
+    home.withdrawn_path.write_text(more.signed(home.keys))
+    carry_through(home)
+    assert read_list(home) == more
 
 
 def test_killed_between_its_parts_it_goes_on(home: Home) -> None:

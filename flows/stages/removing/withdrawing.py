@@ -160,7 +160,7 @@ def withdrawal_failures(home: Home, ledger: Ledger) -> list[Failure]:
         listed = {each.checkpoint for each in read_list(home).withdrawn}
     except (CustodyError, OSError) as error:
         return [*failures, Failure(getattr(error, "what", str(error)), "withdrawn.json")]
-    if listed != names:
+    if not names <= listed:
         failures.append(Failure("the list of withdrawals is not that of the ledger", "withdrawn.json"))
     return failures
 
@@ -295,17 +295,28 @@ def _write_list(
     files: Mapping[str, tuple[str, Mapping[str, str]]],
     rows: Sequence[tuple[object, ...]],
 ) -> None:
-    """Issue the list anew, and its copy, where they are not what the ledger says: the same rows give the same bytes."""
-    models = []
-    for each in sorted(gone, key=lambda each: each.checkpoint):
+    """Issue the list anew, and its copy, where they are not what the ledger says: the same rows give the same bytes.
+
+    What an earlier list of ours names stays on it, and the number never falls: the ledger may be a restored one.
+    """
+    models: dict[str, WithdrawnModel] = {}
+    for each in gone:
         recorded = files.get(each.checkpoint, ("", {}))[1]
         weights = tuple((n, sha) for n, sha in sorted(recorded.items()) if n.endswith(_WEIGHTS))
         reason = "removal" if each.tier == "direct" else "lineage"
-        models.append(WithdrawnModel(each.checkpoint, weights, reason, each.replaced_by, each.withdrawn_at))
-    issued = max(each.withdrawn_at for each in models)
-    text = WithdrawalList(len(rows), issued, tuple(models)).signed(home.keys)
+        models[each.checkpoint] = WithdrawnModel(each.checkpoint, weights, reason, each.replaced_by, each.withdrawn_at)
     copy = home.settings.removals.withdrawal_list_copy
-    for path in (home.withdrawn_path, *([Path(copy).expanduser()] if copy else [])):
+    places = [home.withdrawn_path, *([Path(copy).expanduser()] if copy else [])]
+    earlier = [found for place in places if (found := _earlier(home, place)) is not None]
+    for found in earlier:
+        models = {each.checkpoint: each for each in found.withdrawn} | models
+    withdrawn = tuple(models[name] for name in sorted(models))
+    issued = max(each.withdrawn_at for each in withdrawn)
+    number = max(
+        [len(rows), *(found.number if found.withdrawn == withdrawn else found.number + 1 for found in earlier)]
+    )
+    text = WithdrawalList(number, issued, withdrawn).signed(home.keys)
+    for path in places:
         try:
             if not path.is_file() or path.read_text("utf-8") != text:
                 write_durably(path, text.encode())
@@ -315,6 +326,14 @@ def _write_list(
                 where=str(path),
                 remedy="Give access or make room, then run the same command again",
             ) from error
+
+
+def _earlier(home: Home, place: Path) -> WithdrawalList | None:
+    """The list that lies there, if it is one of ours; anything else is written over."""
+    try:
+        return WithdrawalList.verified(place.read_text("utf-8"), public_key=home.keys.public_key)
+    except (OSError, ValueError, IntegrityError):
+        return None
 
 
 def refuse_listed(home: Home, digests: Mapping[str, str], where: str) -> None:
