@@ -13,6 +13,7 @@ import json
 import lzma
 import os
 import pickle
+import random
 import sqlite3
 import tarfile
 import zipfile
@@ -505,6 +506,22 @@ def test_a_picture_across_chunks_is_whole(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "a.pack").write_bytes(bytes(2_500) + encoded(GONE) + encoded(STAYS) + bytes(700))
     report = scan(tmp_path, PICTURES)
     assert (report.pictures, [hit.count for hit in report.hits], report.unread) == (2, [1], ())
+
+
+def test_the_first_bytes_of_a_picture_alone_are_none(tmp_path: Path) -> None:
+    """Marks that stand in a log, or in bytes by chance, are neither pictures nor something unread."""
+    chance = random.Random(1)
+    for number, mark in enumerate(
+        (b"GIF89a", b"RIFF\x10\0\0\0WEBPVP8 ", b"\0\0\0\x20ftypavif", b"\xff\xd8\xff\xe0\0\x10JFIF\0",
+         b"\x89PNG\r\n\x1a\n",
+         b";base64,", b"\x1f\x8b\x08", b"PK\x03\x04")
+    ):  # fmt: skip
+        (tmp_path / f"{number}.log").write_bytes((b"format " + mark + b" is unknown; see the manual, 7\n") * 20)
+        (tmp_path / f"{number}.bin").write_bytes(
+            b"".join(chance.randbytes(2_000) + mark for _ in range(30)) + bytes(99)
+        )
+    report = scan(tmp_path, PICTURES)
+    assert (report.hits, report.unread, report.pictures) == ((), (), 0)
 
 
 # ── what is gathered ─────────────────────────────────────────────────────────────────────────────────────────────

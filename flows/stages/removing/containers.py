@@ -31,7 +31,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from curation.images import DecodeError
-from flows.stages.removing.likeness import NO_PICTURE, Pictures, is_cut, picture_end
+from flows.stages.removing.likeness import NO_PICTURE, Pictures, has_header, picture_end
 from flows.stages.removing.searching import Bytes, Mark, Search, texts_of
 from policy.column_scan import ColumnScan
 from policy.errors import CustodyError
@@ -40,6 +40,7 @@ HELD_BYTES: Final = 64 << 20  # of what lies within something else and is to be 
 EXPANDED_BYTES: Final = 16 << 30  # what one compressed stream may come to
 MAX_DEPTH: Final = 8
 _HEAD_BYTES: Final = 512
+_HEADER_BYTES: Final = 1 << 20  # of a picture: its size stands in them
 _BLOCK: Final = 512  # of a tar
 
 
@@ -436,16 +437,19 @@ class Looking:
         if end is None:
             if not whole:
                 return None
-            if is_cut(mark.what, view, mark.at):
+            if has_header(bytes(view[mark.at : mark.at + _HEADER_BYTES])):
                 self._unread(where, "a picture that is cut, or larger than is looked at")
             return NO_PICTURE
         body = bytes(view[mark.at : end])
-        self.found.pictures += 1
         try:
             likeness = self._pictures.judge(body)
         except DecodeError as error:
+            if mark.at and not has_header(body):
+                return NO_PICTURE  # in the midst of something the first bytes of one may be chance
             self._unread(where, f"a picture that cannot be decoded ({error.code})")
+            self.found.pictures += 1
         else:
+            self.found.pictures += 1
             if likeness == "removed":
                 self.found.add(where, Counter(picture=1))
             self.found.alike += likeness == "either"

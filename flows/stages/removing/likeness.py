@@ -257,10 +257,10 @@ def _avif_end(view: memoryview, at: int) -> int | None:
     return place if has_data and place <= len(view) else None
 
 
-def is_cut(what: str, view: memoryview, at: int) -> bool:
-    """Of what has no end: whether a decoder takes it for the beginning of a picture all the same."""
+def has_header(body: bytes) -> bool:
+    """Whether a decoder takes the beginning of these bytes for that of a picture."""
     try:
-        read_header(bytes(view[at : at + (1 << 20)]), _LIMITS)
-    except DecodeError:
-        return False
+        read_header(body, _LIMITS)
+    except DecodeError as error:
+        return error.code == "too-many-pixels"
     return True
