@@ -12,7 +12,7 @@ from curation.picture_search import PictureMatch
 from flows.home import Home
 from flows.stages.decide import decide
 from flows.stages.evidence import evidence_batches, newest_evidence
-from flows.stages.removing import approving, intake_csv, pictures, requests
+from flows.stages.removing import applying, approving, intake_csv, pictures, requests
 from flows.stages.seal import select
 from policy import removals
 from policy.errors import InputError
@@ -184,6 +184,18 @@ def test_who_asked_is_forgotten_when_the_request_is_closed(home: Home, monkeypat
     requests.look_again(home)
     assert sealed not in home.ledger_path.read_bytes() + home.snapshot_path.read_bytes()
     assert verdicts(home, request.id) == {"unset removal-rejected": 1}
+
+
+def test_who_asked_is_forgotten_with_what_was_asked(home: Home) -> None:
+    """Applying a request takes both out in one go: afterwards neither the ciphertext nor anything to read is left."""
+    request = requests.add(home, "url", image_url(1), requester=REQUESTER)
+    [(sealed,)] = ask(home, "SELECT identity FROM requester")
+    approving.approve(home, request.id, by="Ann")
+    [applied] = applying.apply(home, request.id, scan=False, receipts=False)
+    assert (applied.state, requests.show(home, request.id).requester) == ("applied", False)
+    assert not [p for p in home.path.rglob("*") if p.is_file() and sealed in p.read_bytes()]
+    with home.ledger(readonly=True) as ledger:
+        assert ledger.verify(home.keys) == ()
 
 
 # ── kinds ──────────────────────────────────────────────────────────────────────────────────────────────────────────

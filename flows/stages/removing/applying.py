@@ -285,8 +285,11 @@ def _erase(home: Home, ledger: Ledger, names: Sequence[str], waiting: Sequence[s
     erased = ledger.erase_rows(erasure_selections(), {"removals": list(names)})
     if not erased and not waiting:
         return  # applied before, and nothing has come since
-    ledger.compact()
     now = utc_now()
+    if home.settings.removals.keep_requester_days == 0:
+        for name in waiting:
+            removals.forget_requester(ledger, name, now=now, reason="the request is closed")
+    ledger.compact()
     done = [Done(name, "ledger", "compacted", "ledger.duckdb") for name in names]
     removals.record_steps(ledger, done, now=now)
     removals.advance_many(ledger, waiting, State.APPLIED, now=now)
