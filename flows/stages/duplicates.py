@@ -255,7 +255,10 @@ def _matched(
 
 
 def _record(home: Home, new: Sequence[tuple[str, DuplicateOf]]) -> None:
-    """Append what was found: a row a content that had not been compared, or that something else stands for now."""
+    """Append what was found: a row a content that had not been compared, or that something else stands for now.
+
+    What was removed while it was being compared is named in no row, and its embedding goes.
+    """
     rows: list[dict[str, object]] = [
         {
             "content_sha256": sha,
@@ -268,6 +271,11 @@ def _record(home: Home, new: Sequence[tuple[str, DuplicateOf]]) -> None:
         for sha, found in new
     ]
     with home.ledger() as ledger:
+        tombstones = home.tombstones(ledger)
+        named = {content for sha, found in new for content in (sha, found.representative)}
+        if gone := {content for content in named if tombstones.covers_content(content)}:
+            forget_vectors(home, sorted(gone))
+        rows = [row for row in rows if gone.isdisjoint({row["content_sha256"], row["representative_sha256"]})]
         head, _ = ledger.head()
         ledger.append("duplicate", rows, key=f"duplicates/{head}/{unit_id(*(sha for sha, _ in new))}")
 

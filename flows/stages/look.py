@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -32,14 +33,17 @@ from flows.stages.parts import unit_id
 from flows.stages.removing.suppressing import SUPPRESSED_BY, alike
 from flows.terminal import Progress, silent
 from policy.duplicates import DUPLICATE
+from policy.errors import InputError
 from policy.evidence import REMOVED_LIKENESS, DuplicateOf, Evidence, Score
 from policy.ledger import Ledger
 from policy.quality import QUALITY
 from policy.ruleset import judge
 from policy.safety import SAFETY
+from policy.tombstones import Tombstones
 from policy.verdict import Verdict
 
 if TYPE_CHECKING:
+    from curation.pixel_store import PixelStore
     from curation.scores import Scorer
 
 OBSERVER = "custody-look/1"
@@ -309,6 +313,8 @@ def _score_unit(home: Home, scorer: Scorer, contents: Sequence[str], pace: Pace)
     ]
     if rows:
         with home.ledger() as ledger:
+            tombstones = home.tombstones(ledger)  # what was removed while it was being measured leaves no row
+            rows = [row for row in rows if not tombstones.covers_content(str(row["content_sha256"]))]
             head, _ = ledger.head()  # the same contents may be measured once more, of other pixels
             ledger.append("score", rows, key=f"look/{head}/{scorer.digest[:16]}/{unit_id(*contents)}")
     return set(contents) - {content for content, _ in measured}
@@ -332,7 +338,7 @@ def _scored(home: Home, scorer: Scorer, contents: Sequence[str], pace: Pace) -> 
         return list(zip(there, scorer.score(pictures), strict=True)) if there else []
 
     workers = home.settings.images.decode_workers
-    batches = ([(sha, store.get(sha)) for sha in part] for part in _parts(contents, BATCH))
+    batches = (list(_bodies(store, part)) for part in _parts(contents, BATCH))
     with ThreadPoolExecutor(workers) as threads:
         # A few batches ahead, so that memory does not grow with the unit.
         waiting = [(batch, threads.submit(score, batch)) for batch in itertools.islice(batches, 2 * workers)]
@@ -341,6 +347,13 @@ def _scored(home: Home, scorer: Scorer, contents: Sequence[str], pace: Pace) -> 
             yield from future.result()
             pace.add(len(batch))
             waiting += [(batch, threads.submit(score, batch)) for batch in itertools.islice(batches, 1)]
+
+
+def _bodies(store: PixelStore, contents: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+    """(content, its kept picture) of those that are there: one that was removed meanwhile is not."""
+    for sha in contents:
+        with suppress(InputError):
+            yield sha, store.get(sha)
 
 
 def by(scorer: Scorer) -> str:
@@ -364,12 +377,25 @@ def _record(home: Home, passing: pa.Table, known: Known, progress: Progress) -> 
     for part in _parts(outdated, PAIRS_AT_ONCE):
         with home.ledger() as ledger:
             evidence = newest_evidence(ledger, part)
-            written = [(pair, looked_at(evidence[pair], known, languages)) for pair in part if pair in evidence]
+            tombstones = home.tombstones(ledger)
+            written = [
+                (pair, _named_by_nobody(looked_at(evidence[pair], known, languages), tombstones))
+                for pair in part
+                if pair in evidence
+            ]
             head, _ = ledger.head()
             ledger.append_many(evidence_batches(ledger, written, "look", f"look/{head}/{unit_id(*part)}"))
         done += len(part)
         progress(done, len(outdated), "look: evidence")
     return done
+
+
+def _named_by_nobody(evidence: Evidence, tombstones: Tombstones) -> Evidence:
+    """The evidence, as not compared where what stood for it was removed since it was compared."""
+    found = evidence.duplicate
+    if found is None or not tombstones.covers_content(found.representative):
+        return evidence
+    return replace(evidence, duplicate=None)
 
 
 def looked_at(evidence: Evidence, known: Known, languages: bool = False) -> Evidence:

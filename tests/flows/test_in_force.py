@@ -16,11 +16,12 @@ from curation.pixel_store import PixelStore
 from curation.shard_reader import DatasetReader
 from flows.home import Home
 from flows.stages.decide import decide
-from flows.stages.look import look
+from flows.stages.look import Looking, look
 from flows.stages.removing import applying, approving, requests, suppressing
 from flows.stages.removing.keyed import Leftovers, leftovers
 from flows.stages.seal import seal
 from policy.errors import RefusedError
+from policy.quality import QUALITY
 from policy.suppression import Suppression
 from policy.tombstones import Tombstones
 from tests.builders import ROOT, ask, policy_without, replaced
@@ -87,6 +88,32 @@ def test_what_is_removed_while_it_is_sealed_is_not_in_it(home: Home, applied: bo
     with home.ledger(readonly=True) as ledger:
         held = leftovers(home, ledger, home.tombstones(ledger))
     assert held == Leftovers()
+
+
+def test_what_is_removed_while_it_is_looked_at_leaves_nothing(tmp_path: Path) -> None:
+    """A removal that is carried through between two units of a look: neither a score nor a comparison names it after,
+    and the look goes on without it.
+    """
+    policy = replaced(policy_without("safety"), {'suppression = "near"': 'suppression = "exact"'})
+    home = sealable_home(tmp_path / "home", 4, drawn, policy_text=policy, looked_at=False)
+    removed = contents(home)[0]
+    looking = Looking(home)
+    for mechanism in looking.mechanisms:
+        units = looking.begin(mechanism)
+        if mechanism == QUALITY:
+            applying.apply(home, remove(home, removed), scan=False, receipts=False)
+        for unit in range(units):
+            looking.do(unit)
+    looking.finish()
+    with home.ledger(readonly=True) as ledger:
+        assert leftovers(home, ledger, home.tombstones(ledger)) == Leftovers()
+        for sql in (
+            "SELECT count(*) FROM score WHERE content_sha256 = $sha",
+            "SELECT count(*) FROM duplicate WHERE $sha IN (content_sha256, representative_sha256)",
+            "SELECT count(*) FROM evidence WHERE contains(body_json, $sha)",
+        ):
+            assert ledger.query(sql, {"sha": removed}) == [(0,)], sql
+    assert not [path for path in home.vectors_path.rglob("*.vectors") if bytes.fromhex(removed) in path.read_bytes()]
 
 
 @pytest.fixture(scope="module")
