@@ -20,6 +20,7 @@ from policy.provenance import TrainingRun
 # Of a page or a site there may be thousands.
 SHOWN = 20
 _KEYS_AT_ONCE = 1000  # bounds the counts of keys x checkpoints
+_STRETCHES = 64  # of one count: where there are more, few samples share one
 
 _SLOTS = """
 WITH named AS (SELECT unnest($pairs::VARCHAR[]) AS pair_key),
@@ -163,19 +164,45 @@ def trace_keys(ledger: Ledger, keys: Sequence[str]) -> Iterator[TracedKey]:
     runs, schedules, by_run = read_runs(ledger), *_by_run(ledger.query(_CHECKPOINTS))
     for dataset, group in itertools.groupby(found, key=lambda row: row[1]):
         of_dataset = [rows for run, rows in by_run.items() if run in runs and runs[run].dataset == dataset]
-        names = np.array([row.checkpoint for rows in of_dataset for row in rows], dtype=object)
+        named = _Counted([row.checkpoint for rows in of_dataset for row in rows])
         slots = [(key, ordinal) for key, _, ordinal in group]
         for start in range(0, len(slots), _KEYS_AT_ONCE):
             some = slots[start : start + _KEYS_AT_ONCE]
             ordinals = np.array([ordinal for _, ordinal in some], dtype=np.int64)
-            counts = np.zeros((len(names), len(some)), dtype=np.int64)
+            counts = np.zeros((len(named.names), len(some)), dtype=np.int64)
             seen_by = (e for rows in of_dataset for e in _exposures(runs[rows[0].run], rows, schedules, ordinals))
             for at, (_, which, _) in enumerate(seen_by):
                 counts[at] = np.bincount(which, minlength=len(some))
             for (key, ordinal), of_key in zip(some, counts.T.copy(), strict=True):
-                saw = of_key.nonzero()[0]
-                pairs = zip(names[saw].tolist(), of_key[saw].tolist(), strict=True)
-                yield TracedKey(key, dataset, ordinal, tuple(pairs))
+                yield TracedKey(key, dataset, ordinal, named.pairs(of_key))
+
+
+class _Counted:
+    """Makes (checkpoint, how often) pairs. A sample's count rises a few times a run: the stretches between are slices
+    of pairs that all samples share, and what a thousand checkpoints cost is one copy of pointers.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = names
+        self._pairs: dict[int, list[tuple[str, int]]] = {}
+
+    def pairs(self, counts: npt.NDArray[np.int64]) -> tuple[tuple[str, int], ...]:
+        """Of the checkpoints whose count is not 0, in their order; counts [checkpoints]."""
+        rises = np.flatnonzero(counts[1:] != counts[:-1]) + 1
+        if len(rises) > _STRETCHES:
+            return tuple((name, count) for name, count in zip(self.names, counts.tolist(), strict=True) if count)
+        edges = [0, *rises.tolist(), len(counts)]
+        found: list[tuple[str, int]] = []
+        for start, end in itertools.pairwise(edges):
+            if count := int(counts[start]) if end else 0:
+                found += self._of(count)[start:end]
+        return tuple(found)
+
+    def _of(self, count: int) -> list[tuple[str, int]]:
+        """Every checkpoint with this count."""
+        if count not in self._pairs:
+            self._pairs[count] = [(name, count) for name in self.names]
+        return self._pairs[count]
 
 
 def read_runs(ledger: Ledger) -> dict[str, TrainingRun]:

@@ -12,12 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from curation.shard_reader import read_commitments, read_manifest
 from flows.home import Home
 from flows.stages import audits
 from flows.stages.schedules import LedgerSchedules, ScheduleWriter
-from flows.stages.trace import trace, trace_keys
+from flows.stages.trace import _Counted, trace, trace_keys
 from flows.stages.train import register_run
 from flows.stages.verify import verify, verify_runs
 from policy.errors import InputError, IntegrityError
@@ -322,3 +324,16 @@ def test_what_was_trained_verifies_also_when_it_was_registered_again(home: Home)
     assert verify(home) == []
     register_run(home, run_dir(home))
     assert verify_runs(home) == []
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 40)), max_size=100))
+def test_counts_of_many_checkpoints_are_named_as_one_by_one(stretches: list[tuple[int, int]]) -> None:
+    """However often a count changes, each checkpoint that saw a sample is named with its own count, in order."""
+    counts = [count for count, length in stretches for _ in range(length)]
+    names = [f"c{number}" for number in range(len(counts))]
+    expected = tuple((name, count) for name, count in zip(names, counts, strict=True) if count)
+    named = _Counted(names)
+    assert named.pairs(np.array(counts, dtype=np.int64)) == expected
+    assert named.pairs(np.array(counts[::-1], dtype=np.int64)) == tuple(
+        (name, count) for name, count in zip(names, counts[::-1], strict=True) if count
+    )
