@@ -533,10 +533,11 @@ def removal_replay(home_path: Path, as_json: bool, removal_ids: tuple[str, ...],
     All removals in force go into one replay. Killed at any moment, it goes on when it is run again.
     """
     from flows.stages.removing.models import serve_models
+    from flows.stages.removing.receipts import issue_again
 
-    served = serve_models(
-        open_home(home_path), *removal_ids, exact=exact, offline=offline, progress=progress_bar(as_json)
-    )
+    home = open_home(home_path)
+    served = serve_models(home, *removal_ids, exact=exact, offline=offline, progress=progress_bar(as_json))
+    issue_again(home, removal_ids)
     if as_json:
         print_json(served)
         return
@@ -634,6 +635,34 @@ def _print_told(told: Any, as_json: bool) -> None:
 def _taken(shown: Any) -> int:
     """The matches that are taken out as things stand."""
     return sum(match.state in ("matched", "approved") for match in shown.matches)
+
+
+@removal.command("drill")
+@common
+@click.option("--samples", type=click.IntRange(1, 1000), default=3, show_default=True, help="How many are removed.")
+@click.option("--seed", type=int, default=None, help="Picks them: the same ones again.")
+@click.option("--keep", type=click.Path(path_type=Path), default=None, help="A new directory that the copy stays in.")
+@click.option("--models", is_flag=True, help="Serve the models as well; else what that would take is reckoned.")
+def removal_drill(
+    home_path: Path, as_json: bool, samples: int, seed: int | None, keep: Path | None, models: bool
+) -> None:
+    """Go the whole way of a removal in a copy of the home: times and leftovers. To be done every quarter."""
+    from flows.stages.removing import drill as stage
+
+    home = open_home(home_path)
+    bar = progress_bar(as_json)
+    done = stage.drill(home, samples=samples, seed=seed, keep=keep, models=models, progress=bar)
+    if as_json:
+        print_json({**dataclasses.asdict(done), "passed": done.passed})
+    else:
+        print_table(("part", "seconds"), [(part.name, f"{part.seconds:,.1f}") for part in done.parts])
+        answer(f"{counted(done.samples, 'sample')} (--seed {done.seed}): {done.hits} hits, {done.left} left by tokens")
+        answer(f"  {counted(done.checkpoints, 'checkpoint')} had seen them; in time: {'yes' if done.in_time else 'NO'}")
+        for failure in done.failures:
+            answer(f"FAILED  {escape(failure)}")
+        if done.unread:
+            say(f"  {counted(done.unread, 'place')} could not be read: custody removal scan tells which")
+    sys.exit(0 if done.passed else 1)
 
 
 def _print_removal(shown: Any, as_json: bool) -> None:

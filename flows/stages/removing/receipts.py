@@ -110,6 +110,14 @@ def issue(home: Home, names: Sequence[str]) -> tuple[Issued, ...]:
     )
 
 
+def issue_again(home: Home, names: Sequence[str]) -> tuple[Issued, ...]:
+    """The receipts of those of these requests that are applied by now: after more was done for them, as by a replay."""
+    with home.ledger(readonly=True) as ledger:
+        applied = {r.removal for r in removals.requests(ledger) if r.state is State.APPLIED}
+    ready = [name for name in dict.fromkeys(names) if name in applied]
+    return issue(home, ready) if ready else ()
+
+
 def copy_to(home: Home, issued: Sequence[Issued], folder: Path) -> None:
     """Put copies of receipts and pages into a folder. Raises StorageError."""
     try:
