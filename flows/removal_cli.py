@@ -406,14 +406,18 @@ def removal_held(home_path: Path, as_json: bool) -> None:
 @click.option("--by", required=True, help="Who has looked.")
 @click.option("--reason", required=True, help="Why it is another picture.")
 def removal_release(home_path: Path, as_json: bool, sha256: str, by: str, reason: str) -> None:
-    """Let in a picture that is like a removed one: it is another. The next crawl of its page takes it."""
+    """Let in a picture that is like a removed one: it is another.
+
+    The next `custody decide` lets it in, or, if no pixels of it are kept, the next crawl of its page.
+    """
     from flows.stages.removing import suppressing as stage
 
     released = stage.release(open_home(home_path), sha256, by=by, reason=reason)
     if as_json:
         print_json(released)
     else:
-        answer(f"Released {released.content_sha256}: the next crawl of its page takes it")
+        answer(f"Released {released.content_sha256}: the next custody decide lets it in")
+        say("  if no pixels of it are kept, the next crawl of its page")
 
 
 @removal.command("apply")

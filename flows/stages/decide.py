@@ -71,15 +71,6 @@ FROM said LEFT JOIN before USING (pair_key, rule) GROUP BY ALL ORDER BY pairs DE
 """
 # Where no rule ever objected, nothing stands denied or deferred.
 _ANY_OBJECTION = "SELECT 1 FROM decision WHERE verdict IS NULL OR verdict NOT IN ('allow', 'unset') LIMIT 1"
-# What is like a removed picture may be that one: it waits without its pixels.
-_ANY_LIKE_REMOVED = "SELECT 1 FROM decision WHERE reason_code = 'near-tombstoned' LIMIT 1"
-_LIKE_REMOVED = """
-SELECT DISTINCT content_sha256 FROM evidence
-SEMI JOIN (
-    SELECT pair_key FROM latest_decision WHERE rule = 'tombstone' AND reason_code = 'near-tombstoned'
-) AS held USING (pair_key)
-WHERE content_sha256 IS NOT NULL
-"""
 # Contents of which nothing is allowed and nothing was decided otherwise for so long: nobody waits for them any more.
 _DEFERRED_LONG = """
 SELECT content_sha256 FROM evidence JOIN standing USING (pair_key)
@@ -120,13 +111,11 @@ def decide(home: Home, progress: Progress = silent) -> DecideSummary:
 
 
 def unwanted(ledger: Ledger, home: Home) -> frozenset[str]:
-    """The contents whose pixels are kept and need not be: denied, like what was removed, or deferred for too long."""
+    """The contents whose pixels are kept and need not be: denied, or deferred for longer than the ruleset waits."""
     kept = frozenset(PixelStore(home.pixels_path).keys())
     if not kept or not ledger.query(_ANY_OBJECTION):
         return frozenset()
     gone = {s for (s,) in ledger.query("SELECT content_sha256 FROM standing_content WHERE denied")}
-    if ledger.query(_ANY_LIKE_REMOVED):
-        gone |= {s for (s,) in ledger.query(_LIKE_REMOVED)}
     before = _naive(utc_now()) - home.ruleset.defer_for
     return kept & (gone | {s for (s,) in ledger.query(_DEFERRED_LONG, {"before": before})})
 

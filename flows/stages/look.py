@@ -27,7 +27,6 @@ import pyarrow as pa
 from flows.home import Home, utc_now
 from flows.pace import Pace
 from flows.stages.decide import DecideSummary, decide, judge_pairs
-from flows.stages.duplicates import forget_vectors
 from flows.stages.evidence import evidence_batches, newest_evidence
 from flows.stages.parts import unit_id
 from flows.stages.removing.suppressing import SUPPRESSED_BY, alike
@@ -217,8 +216,6 @@ class Looking:
         """Write the evidence anew of what has something new to be said of, and judge."""
         self._end_turn()
         pairs = _record(self._home, self._passing, self._known, self._progress)
-        if self._held:
-            forget_vectors(self._home, sorted(self._held))
         decided = decide(self._home, self._progress)
         stood_for = sum(found.representative != content for content, found in self._known.duplicates.items())
         return LookSummary(len(self._contents), tuple(self._looked), len(self._unreadable), stood_for, pairs, decided)

@@ -39,7 +39,9 @@ def jpeg(number: int) -> bytes:
 @pytest.fixture
 def home(tmp_path: Path) -> Home:
     made = sealable_home(tmp_path / "home", PICTURES, jpeg, looked_at=False)
-    made.policy_path.write_text(policy_without("duplicate"))
+    # Squares of noise are like one another: what is like a removed picture is not what is tested here.
+    exact = {'suppression = "near"': 'suppression = "exact"'}
+    made.policy_path.write_text(replaced(policy_without("duplicate"), exact))
     return Home.open(made.path)
 
 
