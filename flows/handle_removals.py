@@ -9,7 +9,7 @@ from prefect.artifacts import create_table_artifact
 from prefect.client.schemas.objects import State
 from prefect.states import Failed
 
-from flows.stages.removing import applying, models, requests
+from flows.stages.removing import applying, models, receipts, requests
 from flows.steps import ProgressReport, custody_flow, custody_task, home_at, report_counts
 
 
@@ -80,5 +80,6 @@ def models_waiting(home: str) -> list[str]:
 def serve_models(home: str, removal_ids: list[str]) -> dict[str, int]:
     """Replay or withdraw what saw them; how many runs by what became of them, and of the rest that never saw any."""
     done = models.serve_models(home_at(home), *removal_ids, progress=ProgressReport("models"))
+    receipts.issue_again(home_at(home), removal_ids)
     counts = Counter(f"{run.action} {run.tier}".strip() for run in done.runs)
     return {**counts, "removals": len(done.removals), "never saw them": len(done.never_seen)}

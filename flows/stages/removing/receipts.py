@@ -54,7 +54,7 @@ _DATASETS = "SELECT dataset, root, slots FROM dataset"
 _EXPORTS = "SELECT export, checkpoint, exported_at FROM export ORDER BY exported_at, export"
 _RECORDS = "SELECT checkpoint, files_json FROM checkpoint ORDER BY batch_seq, row_no"
 # What differs between two receipts that say the same.
-_OF_THE_TIME: Final = ("receipt", "ledger", "key")
+_OF_THE_TIME: Final = ("receipt", "ledger", "erased_up_to", "key")
 
 
 @dataclass(frozen=True, slots=True)
