@@ -18,7 +18,7 @@ from typing import Any, Final
 from curation.pair import canonical_url
 from flows.home import Home, utc_now
 from flows.stages.removing.guarding import HOLDING, guard_of, holds_at_once
-from flows.stages.removing.standing import Removal, days_left, shown
+from flows.stages.removing.standing import Removal, days_left, listed, shown
 from policy import removals
 from policy.errors import InputError, RefusedError
 from policy.ledger import Ledger
@@ -204,9 +204,8 @@ def hold(
     ]
     held = {r.removal: _pairs(matches.get(r.removal, ()), HELD) for r in holding}
     decide(ledger, home, held, "defer", "removal-held")
-    for request in holding:
-        if request.state is State.RECEIVED:
-            removals.advance(ledger, request.removal, State.HELD, now=now)
+    waiting = [request.removal for request in holding if request.state is State.RECEIVED]
+    removals.advance_many(ledger, waiting, State.HELD, now=now)
     reserved = {r.removal: matches.get(r.removal, ()) for r in requests if r.state is State.RESERVED}
     reserve(ledger, home, reserved, now=now)
 
@@ -343,11 +342,14 @@ def show(home: Home, removal: str) -> Removal:
 
 
 def list_removals(home: Home) -> tuple[Removal, ...]:
-    """All requests: those that somebody waits for by the day they are due, then the closed ones, the oldest first."""
+    """All requests: those that somebody waits for by the day they are due, then the closed ones, the oldest first.
+
+    Without what is proposed, and of slots with those alone that are emptied: `show` has them.
+    """
     with home.ledger(readonly=True) as ledger:
-        listed = [shown(ledger, home, request.removal) for request in removals.requests(ledger)]
-    far = max((r.due_at for r in listed), default=utc_now())
-    return tuple(sorted(listed, key=lambda r: (r.days_left is None, far if r.days_left is None else r.due_at)))
+        told = listed(ledger, home)
+    far = max((r.due_at for r in told), default=utc_now())
+    return tuple(sorted(told, key=lambda r: (r.days_left is None, far if r.days_left is None else r.due_at)))
 
 
 def check_deadlines(home: Home) -> dict[str, int]:

@@ -106,6 +106,42 @@ def all_shown(ledger: Ledger, home: Home, names: Sequence[str]) -> tuple[Removal
     )
 
 
+def listed(ledger: Ledger, home: Home) -> tuple[Removal, ...]:
+    """All requests as `shown` tells each, with few questions for all of them: without proposals, and with those slots
+    alone that are emptied.
+    """
+    requests, now = removals.requests(ledger), utc_now()
+    names = [request.removal for request in requests]
+    matches, known, late = matches_of_all(ledger, names), removals.identities(ledger), removals.escalated(ledger)
+    scans, receipts = dict(scan_outcomes(ledger, names)), dict(ledger.query(_RECEIPTS, {"removals": names}))
+    slots: dict[str, list[Slot]] = {}
+    for dataset, emptied in sorted(home.tombstones(ledger).slot_removals.items()):
+        for ordinal, by in sorted(emptied.items()):
+            slots.setdefault(by, []).append(Slot(dataset, ordinal))
+    told = []
+    for one in requests:
+        found = matches.get(one.removal, ())
+        waits = needs(one, guard_of(ledger, home, one, found)) if one.state.is_undecided else ()
+        approved = one.state is State.AWAITING_SECOND and removals.events(ledger, one.removal, State.AWAITING_SECOND)
+        told.append(
+            Removal(
+                *(one.removal, one.kind, one.regime, one.state.value, one.received_at, one.due_at),
+                found,
+                tuple(slots.get(one.removal, ())),
+                _advice(one, 0, found, waits),
+                scan=scans.get(one.removal, ""),
+                receipt=receipts.get(one.removal, ""),
+                named_kind=one.named_kind,
+                days_left=days_left(one, now),
+                needs=waits,
+                first_approver=(approved[-1][0] or "") if approved else "",
+                escalated=one.removal in late,
+                requester=one.removal in known,
+            )
+        )
+    return tuple(told)
+
+
 _RECEIPTS = """
 SELECT removal, path FROM receipt WHERE list_contains($removals::VARCHAR[], removal)
 QUALIFY row_number() OVER (PARTITION BY removal ORDER BY batch_seq DESC, row_no DESC) = 1
