@@ -21,8 +21,8 @@ _SCANS = {
     "clean": "Everything in the home was searched for what was removed, in all its forms: nothing was found.",
     "hits": "Everything in the home was searched for what was removed, and SOMETHING WAS FOUND: see below.",
     "incomplete": "Nothing was found, and not everything could be read: see the places below.",
-    "values-gone": "A search by value was not possible any more: the work was interrupted after the erasure. What can "
-    "still be checked by keyed tokens (rows, kept pictures, sealed slots) was, and holds nothing.",
+    "values-gone": "A search by value was not possible any more. What can still be checked by keyed tokens (rows, kept "
+    "pictures, sealed slots) was, and holds nothing.",
     "not-asked": "No search was made.",
 }
 

@@ -14,6 +14,7 @@ from flows.stages.removing import drill as stage
 from flows.stages.seal import seal
 from policy.errors import InputError, RefusedError, StorageError
 from policy.removals import requests
+from policy.ruleset import Ruleset
 from tests.builders import replaced
 from tests.flows.sealable import sealable_home
 from tests.training.toy_dataset import flat_picture
@@ -26,7 +27,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     text = replaced(
         DEFAULT_TEXT, {'suppression_copy = ""  ': f"suppression_copy = {json.dumps(str(place / 'copy'))}  "}
     )
-    made = sealable_home(place / "home", 6, flat_picture, settings_text=text)
+    exact = replaced(Ruleset.default_text(), {'suppression = "near"': 'suppression = "exact"'})  # no model is needed
+    made = sealable_home(place / "home", 6, flat_picture, settings_text=text, policy_text=exact)
     seal(made, name="apples")
     return made
 

@@ -20,6 +20,7 @@ from flows.stages.seal import seal
 from flows.stages.verify import verify
 from policy.copies import RESTORING
 from policy.errors import HomeError, InputError, KeyFileError, RefusedError
+from policy.ruleset import Ruleset
 from tests.builders import replaced
 from tests.flows.sealable import sealable_home, text_of
 from tests.training.toy_dataset import flat_picture
@@ -49,7 +50,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
             'suppression_copy = ""  ': f"suppression_copy = {json.dumps(str(place / 'copy'))}  ",
         },
     )
-    home = sealable_home(place / "home", COUNT, flat_picture, settings_text=text)
+    exact = replaced(Ruleset.default_text(), {'suppression = "near"': 'suppression = "exact"'})  # no model is needed
+    home = sealable_home(place / "home", COUNT, flat_picture, settings_text=text, policy_text=exact)
     seal(home, name="book")
     first = removed(home, GONE)
     shutil.copytree(home.path, place / "backup")

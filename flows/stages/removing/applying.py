@@ -26,7 +26,7 @@ from flows.stages.removing.generations import changed_shards, generation_before
 from flows.stages.removing.keyed import covered_matches, leftovers
 from flows.stages.removing.needles import Needles, gather
 from flows.stages.removing.scanning import ScanReport, scan_home
-from flows.stages.removing.standing import Removal, all_shown
+from flows.stages.removing.standing import Removal, all_shown, scan_outcomes
 from flows.stages.removing.suppressing import suppress
 from flows.stages.seal import record_generation
 from flows.terminal import Progress, silent
@@ -306,14 +306,8 @@ def _scan(home: Home, names: Sequence[str], known: Sequence[str], needles: Needl
         steps = (
             [] if report is None else [Done(n, "scan", "needles", "home", after=_said(report, known)) for n in known]
         )
-        scanned = dict(
-            ledger.query(
-                "SELECT removal, max(batch_seq) FROM removal_step WHERE part = 'scan' AND"
-                " list_contains($removals::VARCHAR[], removal) GROUP BY removal",
-                {"removals": list(names)},
-            )
-        )
-        if blind := [name for name in names if name not in known and name not in scanned]:
+        clean = {name for name, outcome in scan_outcomes(ledger, names) if outcome == "clean"}
+        if blind := [name for name in names if name not in known and name not in clean]:
             left = leftovers(home, ledger, home.tombstones(ledger))
             for name in blind:
                 after = {"why": "values-gone", "left": left.of(name), "unread": len(left.unread)}

@@ -403,8 +403,8 @@ def _scan(done: Sequence[_Step]) -> dict[str, Any]:
     if step.action == "tokens":
         left = sum(report["left"].values())
         detail = (
-            "The work was interrupted after the erasure: the values to look for were gone before the scan could run. "
-            "What is kept in keyed form was compared instead: rows, kept pictures, live slots."
+            "The values to look for were gone before the scan could run, since they went with the process that erased "
+            "them. What is kept in keyed form was compared instead: rows, kept pictures, live slots."
         )
         return {"outcome": outcome, "detail": detail, "hits": left or None, "report": report}
     together = f"One scan for {report['requests']} requests. " if report["requests"] > 1 else ""
