@@ -78,6 +78,7 @@ from training.tally import Tally
 KIND = "unlearning"
 METHODS = ("loss-matching", "neggrad")
 LEAST_TARGETS = 10  # held-out slots that set targets
+MOST_HELD_OUT = 400
 RETAINED_MEASURED = 64
 _WARMUP_STEPS, _COOLDOWN = 5, 0.5
 _NAMED = 5  # ordinals that a message names
@@ -406,14 +407,30 @@ def seen_by(run_dir: Path, record: CheckpointRecord) -> Mask:
     return seen
 
 
-def never_fed(run_dir: Path, checkpoint: Path, reader: DatasetReader, *, withheld: Collection[int] = ()) -> Samples:
-    """The stored slots that a checkpoint never saw, but for `withheld` ones: what may be held out of its dataset.
+def never_fed(
+    run_dir: Path,
+    checkpoint: Path,
+    reader: DatasetReader,
+    *,
+    among: DatasetReader | None = None,
+    withheld: Collection[int] = (),
+    most: int = MOST_HELD_OUT,
+) -> Samples:
+    """What may be held out: stored slots whose picture the checkpoint never saw, up to `most` of them, evenly.
 
-    Mostly there are none after the first epoch; a sibling dataset is held out then.
+    reader: the dataset that it was trained on; among: the one to choose from, that one by default. Of its own dataset
+    there are mostly none after the first epoch. withheld: slots of that dataset which may not be used.
     """
-    unseen = ~seen_by(run_dir, load_denoiser(checkpoint).record) & reader.live()
-    unseen[list(withheld)] = False
-    return Samples(reader, tuple(np.flatnonzero(unseen).tolist()))
+    seen = seen_by(run_dir, load_denoiser(checkpoint).record)
+    chosen = reader if among is None else among
+    there = chosen.live().copy()
+    there[list(withheld)] = False
+    if _is_same(reader, chosen):
+        there &= ~seen
+    # Some of them may be fed pictures under another name; more are not asked for than are needed.
+    asked = Samples(chosen, _spread(np.flatnonzero(there).tolist(), most))
+    known = set(_same_pictures(asked, reader, seen))
+    return Samples(chosen, tuple(o for o in asked.ordinals if o not in known))
 
 
 def _fed(run: TrainingRun, schedule: Sequence[ScheduleEntry], upto_step: int) -> Mask:
