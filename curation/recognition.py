@@ -24,7 +24,7 @@ from PIL import Image, ImageOps
 
 from curation.duplicates import MIN_QUALITY
 from curation.fingerprints import pdq
-from curation.hash_index import Words, distances, transposed, words_of
+from curation.hash_index import HashIndex, words_of
 from curation.near_embedding import WIDTH, Embedder, Vectors
 from policy.suppression import Marks
 
@@ -32,7 +32,6 @@ Rgb = npt.NDArray[np.uint8]
 
 LEAST_QUALITY: Final = 10  # of PDQ: below it there is so little to be seen that every plain picture is like it
 HASHED: Final = ("as it is", "q40", "half")  # whose hashes are marks; PDQ of the turned ones follows from these
-_AT_ONCE: Final = 1 << 20  # comparisons of hashes
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +163,7 @@ class Recogniser:
     def __init__(
         self, removed: Iterable[tuple[str, Marks]], *, max_distance: int, min_cosine: float, model: str
     ) -> None:
-        self._max_distance, self._min_cosine = max_distance, min_cosine
+        self._min_cosine = min_cosine
         hashes: list[tuple[str, str]] = []
         vectors: list[tuple[str, bytes]] = []
         self.of_other_models = 0
@@ -175,7 +174,7 @@ class Recogniser:
             elif marks.vectors:
                 self.of_other_models += 1
         self._hashed_for = [removal for removal, _ in hashes]
-        self._words: Words = words_of([value for _, value in hashes])
+        self._index = HashIndex(words_of([value for _, value in hashes]), max_distance)
         self._embedded_for = [removal for removal, _ in vectors]
         raw = np.frombuffer(b"".join(vector for _, vector in vectors), np.int8)
         self._units = _unit(raw.reshape(-1, WIDTH))
@@ -189,18 +188,10 @@ class Recogniser:
         """The removed picture that each hash is nearest to, within the distance, in whatever orientation."""
         found: list[Recognised | None] = [None] * len(hashes)
         there = [place for place, value in enumerate(hashes) if value is not None]
-        if not len(self._words) or not there:
-            return found
-        asked = words_of([hashes[place] or "" for place in there])
-        turned = transposed(asked)
-        step = max(1, _AT_ONCE // len(self._words))
-        for start in range(0, len(there), step):
-            rows = range(start, min(start + step, len(there)))
-            ways = [self._nearest(words[rows.start : rows.stop]) for words in (asked, turned)]
-            for number, row in enumerate(rows):
-                bits, nearest = min((int(way[0][number]), int(way[1][number])) for way in ways)
-                if bits <= self._max_distance:
-                    found[there[row]] = Recognised(self._hashed_for[nearest], "pdq", 1 - bits / 256)
+        if self._hashed_for and there:
+            near = self._index.near(words_of([hashes[place] or "" for place in there]), most=1, threads=1)
+            for query, row, bits in zip(near.query.tolist(), near.row.tolist(), near.distance.tolist(), strict=True):
+                found[there[query]] = Recognised(self._hashed_for[row], "pdq", 1 - bits / 256)
         return found
 
     def by_vector(self, vectors: Vectors) -> list[Recognised | None]:
@@ -225,14 +216,6 @@ class Recogniser:
             if other is not None and (known is None or other.likeness > known.likeness):
                 found[place] = other
         return found
-
-    def _nearest(self, asked: Words) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Of each hash the fewest bits that differ, and of which mark."""
-        count = len(self._words)
-        bits, _ = distances(np.repeat(asked, count, axis=0), np.tile(self._words, (len(asked), 1)))
-        by_query = bits.reshape(len(asked), count).astype(np.int64)
-        nearest = by_query.argmin(axis=1)
-        return by_query[np.arange(len(asked)), nearest], nearest
 
 
 def is_plain(quality: int | None) -> bool:

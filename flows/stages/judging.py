@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import re
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,7 +22,7 @@ from typing import Self
 
 import pyarrow as pa
 
-from curation.recognition import Recogniser
+from curation.recognition import Recognised, Recogniser
 from flows.home import Home
 from policy.errors import StorageError
 from policy.evidence import REMOVED_LIKENESS, Evidence, RemovedLikeness, Shared
@@ -119,6 +120,7 @@ class Judging:
         self._tombstones, self._grants = asked.tombstones(), asked.grants
         self._suppression = asked.suppression()
         self._recogniser = _recogniser(ruleset, self._suppression) if self._suppression else None
+        self._copies: Mapping[str | None, Recognised] = {}  # of a chunk's hashes those of removed pictures' copies
         # No lists at all answer nothing; where the ruleset does not ask them they have not been asked.
         self._silent = asked.registries.silent if asked.registries is not None else None
         self._lists = asked.registries if asked.registries is not None and asked.registries.lists else None
@@ -135,6 +137,8 @@ class Judging:
         """
         decisions: list[tuple[object, ...]] = []
         signals: list[tuple[object, ...]] = []
+        if self._recogniser is not None:
+            self._copies = _copies(self._recogniser, pairs.column("body_json").to_pylist())
         columns, versions, mechanisms = pairs.to_pydict(), self._versions, self._ruleset.mechanisms
         for pair, evidence_id, body, fresh, rules, words in zip(*(columns[name] for name in _CHUNK), strict=True):
             stood = dict(zip(rules, words, strict=True)) if rules else _NOTHING_STOOD
@@ -174,7 +178,7 @@ class Judging:
         found: RemovedLikeness | None = None
         if (measured := evidence.score(REMOVED_LIKENESS)) is not None:
             found = RemovedLikeness("", "embedding", measured)
-        if self._recogniser is not None and (copy := self._recogniser.by_hash([evidence.pdq])[0]) is not None:
+        if (copy := self._copies.get(evidence.pdq)) is not None:
             found = RemovedLikeness(copy.removal, copy.method, copy.likeness)
         sha256 = evidence.content_sha256
         return None if found is None or (sha256 and self._suppression.is_spared(sha256)) else found
@@ -194,6 +198,13 @@ def _recogniser(ruleset: Ruleset, suppression: Suppression) -> Recogniser:
     return Recogniser(hashes, max_distance=rules.pdq_max_distance, min_cosine=rules.min_cosine, model="")
 
 
+def _copies(recogniser: Recogniser, bodies: Iterable[str]) -> dict[str | None, Recognised]:
+    """The hashes in a chunk's evidence that are those of copies, all asked at once."""
+    hashes = sorted({found[1] for body in bodies if (found := _PDQ.search(body)) is not None})
+    return {value: copy for value, copy in zip(hashes, recogniser.by_hash(hashes), strict=True) if copy is not None}
+
+
+_PDQ = re.compile(r'"pdq":"([0-9a-f]{64})"')  # in canonical JSON, where no text has quotes that are not escaped
 _NOTHING_STOOD: Mapping[str, int] = MappingProxyType({})
 _CHUNK = ("pair_key", "evidence_id", "body_json", "fresh", "rules", "said")
 
