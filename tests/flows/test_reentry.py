@@ -19,7 +19,7 @@ from policy.errors import InputError, IntegrityError, RefusedError
 from policy.suppression import SUPPRESSION_FILE
 from tests.builders import ask
 from tests.curation.drawn import face, photo_like
-from tests.flows.comebacks import Comeback, copies_of, page, png, text_of
+from tests.flows.comebacks import Comeback, copies_of, jpeg, page, png, text_of
 from tests.flows.downloaded import downloaded
 from tests.flows.site import Answer, Site
 
@@ -146,7 +146,8 @@ def test_what_is_removed_while_it_is_crawled_is_not_kept(site: Site, tmp_path: P
     """An approval between two requests of a crawl keeps out what was not asked yet without asking it, and what was,
     before it is on record; so are copies, and no pixels are left of either.
     """
-    pictures = {"mill": photo_like(11, 90), "clown": face("open", size=90)}
+    mill = photo_like(11, 90)
+    pictures = {"mill": mill, "twin": decode(jpeg(mill, 40)), "clown": face("open", size=90)}
     back = Comeback.begin(tmp_path / "home", site, pictures)
     site.answers["/copy.jpg"] = Answer(copies_of(pictures["mill"])["JPEG q40"], "image/jpeg")
     site.answers["/new.png"] = Answer(png(np.kron(np.eye(6, dtype=np.uint8)[:, ::-1, None] * 200, TILE)), "image/png")
@@ -168,4 +169,5 @@ def test_what_is_removed_while_it_is_crawled_is_not_kept(site: Site, tmp_path: P
         "/copy.jpg": "nothing on record",
         "/new.png": "trainable",
     }
+    assert back.fate("/twin.png") == "deny tombstoned-copy"  # a copy on record that nobody has compared
     assert back.kept() == {hashlib.sha256(site.answers["/new.png"].body).hexdigest()}
