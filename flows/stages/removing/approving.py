@@ -85,8 +85,9 @@ def approve(
         _require_approvable(request, credit_line)
         in_force = removal in home.tombstones(ledger).removals
         if request.state.is_undecided and not in_force:
-            _take_stock(ledger, request, with_near, near)
-            if not _is_settled(ledger, home, request, by=by, reason=reason):
+            accepted = _taken_in(ledger, removal, with_near, near)
+            _match_anew(ledger, request)
+            if not _is_settled(ledger, home, request, accepted, by=by, reason=reason):
                 publish(ledger, home.snapshot_path, now=now)
                 return shown(ledger, home, removal)
         elif request.state is not State.APPLIED and _taken_in(ledger, removal, with_near, near):
@@ -133,23 +134,33 @@ def _require_approvable(request: RemovalRequest, credit_line: str) -> None:
         raise InputError("only a request of the kind attribution sets a credit line", where="--credit-line")
 
 
-def _take_stock(ledger: Ledger, request: RemovalRequest, with_near: bool, near: Sequence[str]) -> None:
-    """What was crawled since the request came belongs to it, too, and so does what the approver takes in."""
-    removal, now = request.removal, utc_now()
-    record_state(ledger, removal, _taken_in(ledger, removal, with_near, near), APPROVED, now=now)
+def _match_anew(ledger: Ledger, request: RemovalRequest) -> None:
+    """What was crawled since the request came belongs to it, too."""
     if request.named_value is not None:
-        record_matches(ledger, removal, match(ledger, request.named_kind, request.named_value), now=now)
-    # Bytes that are taken are taken wherever they hang by now.
+        found = match(ledger, request.named_kind, request.named_value)
+        record_matches(ledger, request.removal, found, now=utc_now())
+
+
+def _take(ledger: Ledger, removal: str, accepted: Sequence[Match]) -> None:
+    """What the approver takes in; and bytes that are taken are taken wherever they hang by now."""
+    now = utc_now()
+    record_state(ledger, removal, accepted, APPROVED, now=now)
     taken = sorted({m.content_sha256 for m in matches_of(ledger, removal) if m.state in TAKEN and m.content_sha256})
     placed = match_many(ledger, [(sha, "content", sha) for sha in taken])
     spread = [replace(found, method=SAME_CONTENT) for sha in taken for found in placed[sha]]
     record_matches(ledger, removal, spread, now=now)
 
 
-def _is_settled(ledger: Ledger, home: Home, request: RemovalRequest, *, by: str, reason: str) -> bool:
-    """Whether this approval is all that was missing; the first of two is recorded. Raises what stands in the way."""
+def _is_settled(
+    ledger: Ledger, home: Home, request: RemovalRequest, accepted: Sequence[Match], *, by: str, reason: str
+) -> bool:
+    """Whether this approval is all that was missing; the first of two is recorded. Raises what stands in the way: then
+    nothing was taken in.
+    """
     removal = request.removal
-    matches = matches_of(ledger, removal)
+    found = {one.keys: one for one in matches_of(ledger, removal)}
+    found |= {one.keys: replace(one, state=APPROVED) for one in accepted}
+    matches = tuple(found.values())
     if reviews(ledger, removal) and (
         unseen := len({m.group for m in matches if m.state in ("matched", LIKELY) and m.group is not None})
     ):
@@ -166,6 +177,7 @@ def _is_settled(ledger: Ledger, home: Home, request: RemovalRequest, *, by: str,
         )
     guard = guard_of(ledger, home, request, matches)
     if not guard.is_guarded:
+        _take(ledger, removal, accepted)
         return True
     if not guard.is_proven:
         concerned = "a whole domain" if request.named_kind == "domain" else f"{guard.samples} samples"
@@ -175,11 +187,13 @@ def _is_settled(ledger: Ledger, home: Home, request: RemovalRequest, *, by: str,
             remedy=f"custody removal prove {removal}",
         )
     if request.state is not State.AWAITING_SECOND:
+        _take(ledger, removal, accepted)
         removals.advance(ledger, removal, State.AWAITING_SECOND, now=utc_now(), by_whom=by, reason=reason)
         return False
     first = removals.events(ledger, removal, State.AWAITING_SECOND)[-1][0] or ""
     if removals.same_name(first, by):
         raise InputError(f"{by.strip()} has approved it already; it takes a second person", where="--by")
+    _take(ledger, removal, accepted)
     return True
 
 
