@@ -86,6 +86,18 @@ def test_a_review_after_the_first_approval_asks_for_both_again(home: Home) -> No
     assert home.tombstones().covers_content(content(0)) is None
 
 
+def test_a_refused_approval_takes_nothing_in(home: Home) -> None:
+    """What an approver wanted to take in beside is not taken by the next one who does not say so."""
+    policy = home.policy_path.read_text("utf-8").replace("four_eyes_over = 100", "four_eyes_over = 1")
+    home.policy_path.write_text(policy, "utf-8")
+    home = Home.open(home.path)
+    request = requests.add(home, "text", "a portrait of Ann Bee")
+    with pytest.raises(RefusedError, match="2 samples: whoever asks must prove"):
+        approving.approve(home, request.id, by="Ann", near=[content(8)])
+    assert approving.approve(home, request.id, by="Ann").state == "approved"
+    assert home.tombstones().covers_content(content(8)) is None
+
+
 def test_nothing_that_was_rejected_altogether_is_approved(home: Home) -> None:
     """Then the request is rejected, and the words say so."""
     request = requests.add(home, "url", image_url(1))
