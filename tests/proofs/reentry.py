@@ -1,6 +1,7 @@
 """Thirty removed pictures come back again and again, as copies under other addresses: none is let in.
 
-    make prove PROOF=reentry
+    make prove PROOF=reentry                  20 emoji and 10 photographs, crawled again three times
+    REENTRY=5,3,1 make prove PROOF=reentry    fewer
 
 The demo museum is crawled, and beside it a site with twenty emoji and ten photographs. These are removed. Then both are
 crawled three times more, and each time the site shows every removed picture under new addresses: the same bytes,
@@ -13,6 +14,7 @@ pictures that are wrongly held there the number is told. What is under .proofs/r
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 import shutil
 import sys
@@ -45,7 +47,7 @@ RESULTS = ROOT / "docs" / "proofs.md"
 TITLE = "# Proofs\n\nLong proofs (`make prove PROOF=name`) and what they found, newest last.\n"
 PORT_BASE = 27531
 MUSEUM_PICTURES = 150
-EMOJI, PHOTOGRAPHS, CRAWLS = 20, 10, 3
+EMOJI, PHOTOGRAPHS, CRAWLS = (int(n) for n in os.environ.get("REENTRY", "20,10,3").split(","))
 BEYOND = ("crop of 25 %", "crop of 40 %")
 HOW = {"nothing on record": "by bytes or hash", "defer near-tombstoned": "held by embedding"}
 
