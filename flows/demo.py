@@ -166,6 +166,7 @@ def _remove(home: Home, notes: Notes) -> None:
     """Someone names one URL of a sealed picture; everything with the same bytes goes."""
     from flows.handle_removals import handle_removals
     from flows.stages.removing import approving, requests
+    from flows.stages.removing.receipts import issue
     from flows.steps import run
 
     filed = requests.list_removals(home)
@@ -179,6 +180,8 @@ def _remove(home: Home, notes: Notes) -> None:
         approving.approve(home, filed[0].id, by="demo", reason="asked for by the demo")
     notes.facts["removal"] = filed[0].id
     run(handle_removals, str(home.path))
+    [receipt] = issue(home, [filed[0].id])
+    notes.facts |= {"receipt": receipt.path, "scan": receipt.scan}
 
 
 def _seen_by(home: Home, url: str) -> list[dict[str, Any]]:
@@ -390,6 +393,8 @@ def _removal_story(home: Home, notes: Notes) -> dict[str, Any]:
         "occurrences": len(shown.matches),
         "slots": [asdict(slot) for slot in shown.slots],
         "checkpoints": notes.facts.get("seen_by", []),
+        "receipt": notes.facts.get("receipt"),
+        "scan": notes.facts.get("scan"),
     }
 
 
@@ -576,7 +581,7 @@ def _removal_rows(story: dict[str, Any]) -> _Rows:
         times = "once" if c["count"] == 1 else f"{c['count']} times"
         saw = f"saw it {times}" if c["tier"] == "direct" else f"through {c['through']}"
         rows.append(("", f"{c['id']}: {c['tier']}, {saw}"))
-    return rows
+    return [*rows, ("", f"{removal['receipt']}: signed; every file here was read for what is gone: {removal['scan']}")]
 
 
 def _audit_rows(story: dict[str, Any]) -> _Rows:
@@ -592,7 +597,8 @@ def _next_commands(story: dict[str, Any], path: Path) -> list[tuple[str, str]]:
     return [
         (f"custody why {urls.get('x_robots', urls['sealed'])} {home}", "why it is out, with evidence"),
         (f"custody trace {urls['sealed']} {home}", "which checkpoints saw this one"),
-        (f"custody removal show {story['removal']['id']} {home}", "what became of the request"),
+        (f"custody removal verify {path / story['removal']['receipt']}", "check the receipt, without this home"),
+        (f"custody removal models {story['removal']['id']} {home}", "what ridding the model of it would take"),
         (f'custody sample "purple heart" lemon {home}', "draw something else"),
         (f"custody audit {home}", "what an auditor may ask"),
         (f'custody sql "{counted}" {home}', "or in SQL"),

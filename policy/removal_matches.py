@@ -497,8 +497,10 @@ _STOOD_FOR: Final = "json_extract_string(body_json, '$.duplicate.representative'
 def erasure_selections() -> Mapping[str, str]:
     """What `Ledger.erase_rows` empties for removals: every row about their matches. Parameter `$removals`.
 
-    The rows of a page and of its origin's documents stay: they are about others, too. Texts elsewhere that came from
-    an erased alt text (captions of other pictures, the caption bank) are lineage and are handled there.
+    The HTML of pages that showed a match goes, since its address and alt text stand in it; what was observed of such a
+    page for other pictures is evidence of its own, and stays. So does what was asked of the page, unless no other
+    picture of it stays, and what its origin says of itself. Texts elsewhere that came from an erased alt text (captions
+    of other pictures, the caption bank) are lineage and are handled there.
     """
 
     def rows(table: str, *columns: str, where: str = "true", **others: str) -> str:
@@ -524,11 +526,31 @@ def erasure_selections() -> Mapping[str, str]:
             " USING (batch_seq, row_no) GROUP BY e.evidence_id) gone ON t.evidence_id = gone.evidence_id"
         )
 
+    gone_pairs = _GONE.format(column="pair_key")
+    shown = (
+        f"SELECT o.page_url, min(gone.removal) AS removal FROM occurrence o JOIN ({gone_pairs}) gone"
+        " ON o.pair_key = gone.value WHERE o.page_url IS NOT NULL GROUP BY o.page_url"
+    )
+    # Once by the address that was asked and once by the one that answered: with one condition for both no hash join.
+    pages = " UNION ALL ".join(
+        f'SELECT f.batch_seq, f.row_no, f.body_sha256, shown.page_url, shown.removal FROM "fetch" f'
+        f" JOIN ({shown}) shown ON shown.page_url = f.{column} WHERE f.kind = 'page'"
+        for column in ("url", "final_url")
+    )
+    deserted = (
+        f"SELECT batch_seq, row_no, removal FROM ({pages}) p WHERE NOT EXISTS (SELECT 1 FROM occurrence o"
+        f" WHERE o.page_url = p.page_url AND o.pair_key NOT IN (SELECT value FROM ({gone_pairs})))"
+    )
+
     def own(table: str) -> str:
         return f"SELECT batch_seq, row_no, removal FROM {table} WHERE list_contains($removals::VARCHAR[], removal)"
 
     return {
-        "fetch": rows("fetch", "url_key", where="kind = 'image'"),
+        "document": (
+            f"SELECT d.batch_seq, d.row_no, min(p.removal) AS removal FROM document d JOIN ({pages}) p"
+            " ON p.body_sha256 = d.body_sha256 GROUP BY d.batch_seq, d.row_no"
+        ),
+        "fetch": " UNION ALL ".join((rows("fetch", "url_key", where="kind = 'image'"), deserted)),
         "occurrence": rows("occurrence", "pair_key", "url_key"),
         "content": rows("content", "content_sha256", "url_key"),
         "score": rows("score", "content_sha256"),

@@ -48,8 +48,9 @@ def test_every_command_of_the_readme_runs(
     for line in LINES:
         if not line.startswith("custody "):
             continue
-        if " ID" in line:
+        if " ID" in line or "/ID" in line:
             names["ID"] = requests.list_removals(home)[-1].id
+            names["papers/ID.json"] = f"{names['papers']}/{names['ID']}.json"
         if " GRANT " in line:
             names["GRANT"] = grants.list_grants(home)[-1].id
         arguments = [names.get(a, a) for a in shlex.split(line)[1:]]
@@ -104,6 +105,7 @@ def _examples(home: Home, museum: Museum, journey: Journey, folder: Path) -> dic
         "noise-to-apple.png": str(folder / "strip.png"),
         "captioned.html": str(folder / "captioned.html"),
         "doubtful.png": str(folder / "doubtful.png"),
+        "papers": str(folder / "papers"),
         "NAME": str(journey.said["train"]["checkpoints"][-1]["id"]),
     }
 

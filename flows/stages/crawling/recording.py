@@ -122,13 +122,13 @@ class Recorder:
     # ── pages ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def pages(self, part: Path) -> None:
-        """Append a page part: what was asked, and the HTML."""
-        for number, rows in enumerate(part_groups(part, [*_FETCH_COLUMNS, "body", "body_sha256"])):
+        """Append a page part: what was asked, and the HTML of pages that name nothing that was removed."""
+        for number, rows in enumerate(part_groups(part, [*_FETCH_COLUMNS, "body", "body_sha256", "page_json"])):
             self.outcomes.update(("page", outcome_of(row)) for row in rows)
             key = f"{self.crawl}/{part.stem}/{number}"
-            bodies = [(Document.digest(row["body"]), row["body"]) for row in rows if row["body"] is not None]
-            _append_documents(self.ledger, key, bodies)
             kept = [row for row in rows if not self._is_covered(str(row["url"]), None) and not _is_removed(row)]
+            whole = [row for row in kept if row["body"] is not None and not self._names_removed(row["page_json"])]
+            _append_documents(self.ledger, key, [(Document.digest(row["body"]), row["body"]) for row in whole])
             fetches = [_ledger_fetch(row, "page", part.stem) for row in kept]
             if fetches:
                 self.ledger.append("fetch", fetches, key=f"{key}/fetch")
@@ -282,6 +282,13 @@ class Recorder:
         if url is not None and tombstones.covers_url(url):
             return True
         return sha256 is not None and tombstones.covers_content(sha256) is not None
+
+    def _names_removed(self, page_json: str | None) -> bool:
+        """Whether a picture of the page is covered by its address: the HTML would bring back what was erased of it."""
+        tombstones = self.in_force.tombstones
+        if page_json is None or not (tombstones.tokens["url"] or tombstones.tokens["domain"]):
+            return False
+        return any(self._is_covered(pair["image_url"], None) for pair in json.loads(page_json)["pairs"])
 
     def _is_gone(self, row: Mapping[str, Any]) -> bool:
         """Whether a picture was removed, or is a removed one's copy, by now: what the crawl kept of it goes as well."""

@@ -119,11 +119,14 @@ def issue_again(home: Home, names: Sequence[str]) -> tuple[Issued, ...]:
 
 
 def copy_to(home: Home, issued: Sequence[Issued], folder: Path) -> None:
-    """Put copies of receipts and pages into a folder. Raises StorageError."""
+    """Put copies of receipts and pages into a folder, under the removal's name: the newest replaces older ones.
+
+    Raises StorageError.
+    """
     try:
         for one in issued:
             for path in (one.path, one.page):
-                write_durably(folder / Path(path).name, (home.path / path).read_bytes(), mode=0o600)
+                write_durably(folder / f"{one.removal}{Path(path).suffix}", (home.path / path).read_bytes(), mode=0o600)
     except OSError as error:
         raise StorageError(f"the receipt cannot be copied ({error.strerror})", where=str(folder)) from error
 
