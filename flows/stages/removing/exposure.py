@@ -16,7 +16,6 @@ from typing import Any
 from curation.caption_bank import BankText
 from flows.home import Home, utc_now
 from flows.stages.captioning.bank import StandingTexts
-from flows.stages.removing.standing import removal_slots
 from flows.stages.trace import Records, TracedCheckpoint
 from policy import removals
 from policy.errors import RefusedError
@@ -29,14 +28,24 @@ from policy.tombstones import Tombstones
 PART = "models"
 REACH, NAMED = "reach", "named"  # actions of removal_step
 
+_SLOTS_OF = """
+WITH taken AS (SELECT * FROM removal_taken WHERE list_contains($removals::VARCHAR[], removal))
+-- Not one condition with OR: each of these is a join of its own.
+SELECT removal, dataset, ordinal FROM slot JOIN taken USING (content_sha256)
+UNION SELECT removal, dataset, ordinal FROM slot JOIN taken USING (sample_key)
+UNION SELECT removal, dataset, ordinal FROM slot JOIN taken USING (pair_key)
+"""
 _LENT = """
 WITH given AS (
-    SELECT DISTINCT 'pair:' || pair_key AS source FROM removal_taken WHERE removal = $removal AND pair_key IS NOT NULL
+    SELECT DISTINCT removal, 'pair:' || pair_key AS source FROM removal_taken
+    WHERE list_contains($removals::VARCHAR[], removal) AND pair_key IS NOT NULL
+), said AS (
+    SELECT sample_key, caption, source, source_kind, unnest(string_split(source, ',')) AS one
+    FROM caption WHERE source IS NOT NULL
 )
-SELECT s.dataset, s.ordinal, c.caption, c.source, c.source_kind FROM slot s JOIN caption c USING (sample_key)
-WHERE c.source IS NOT NULL
-  AND list_has_any(string_split(c.source, ','), (SELECT coalesce(list(source), []) FROM given))
-ORDER BY s.dataset, s.ordinal
+SELECT DISTINCT given.removal, s.dataset, s.ordinal, said.caption, said.source, said.source_kind
+FROM said JOIN given ON said.one = given.source JOIN slot s USING (sample_key)
+ORDER BY ALL
 """
 _RECORDED = """
 SELECT removal, subject, after_json FROM removal_step WHERE part = 'models' AND action = 'reach'
@@ -98,10 +107,8 @@ def record_reach(ledger: Ledger, home: Home, names: Iterable[str]) -> None:
 
     To be called while the ledger still has their rows: on approval, and before they are erased. Again is harmless.
     """
-    tombstones = home.tombstones(ledger)
     done = []
-    for name in names:
-        found, shared = _live_reach(ledger, home, name, tombstones)
+    for name, (found, shared) in _live_reach(ledger, home, list(names), home.tombstones(ledger)).items():
         for dataset in sorted({*found.slots, *found.lent}):
             after = {
                 "slots": list(found.slots.get(dataset, ())),
@@ -143,7 +150,7 @@ class Exposures:
         # What is still in the ledger's rows alone: requests that are held, and approvals of an older build.
         for name, state in self.states.items():
             if name not in recorded and (state is State.APPROVED or (undecided and state.is_undecided)):
-                live, _ = _live_reach(ledger, home, name, self.tombstones)
+                live, _ = _live_reach(ledger, home, [name], self.tombstones)[name]
                 for places, known_places in ((slots, live.slots), (lent, live.lent)):
                     for dataset, ordinals in known_places.items():
                         places.setdefault(name, {}).setdefault(dataset, set()).update(ordinals)
@@ -297,25 +304,27 @@ def _withdrawn(row: Sequence[Any]) -> Withdrawn:
     return Withdrawn(checkpoint, run, removal, tier, action, replaced_by, utc_text(at))
 
 
-def _live_reach(ledger: Ledger, home: Home, name: str, tombstones: Tombstones) -> tuple[Reach, dict[str, int]]:
-    """What the ledger's rows say a removal reaches, and how many captions a dataset others have said, too."""
-    slots: dict[str, set[int]] = {}
-    for slot in removal_slots(ledger, name):
-        slots.setdefault(slot.dataset, set()).add(slot.ordinal)
-    rows = ledger.query(_LENT, {"removal": name})
-    texts = [BankText(text, tuple(source.split(",")), kind, ()) for _, _, text, source, kind in rows]
+def _live_reach(
+    ledger: Ledger, home: Home, names: Sequence[str], tombstones: Tombstones
+) -> dict[str, tuple[Reach, dict[str, int]]]:
+    """What the ledger's rows say each removal reaches, and how many captions a dataset others have said, too."""
+    slots: dict[str, dict[str, set[int]]] = {name: {} for name in names}
+    for name, dataset, ordinal in ledger.query(_SLOTS_OF, {"removals": list(names)}) if names else ():
+        slots[name].setdefault(dataset, set()).add(ordinal)
+    rows = ledger.query(_LENT, {"removals": list(names)}) if names else []
+    texts = [BankText(text, tuple(source.split(",")), kind, ()) for *_, text, source, kind in rows]
     # A text that enough others have said would be in the bank without it: the caption would be the same.
-    left = StandingTexts(ledger, tombstones, home.ruleset.bank_min_origins)(texts)
-    lent: dict[str, set[int]] = {}
-    shared: dict[str, int] = {}
-    for (dataset, ordinal, *_), stands in zip(rows, left, strict=True):
-        if ordinal in slots.get(dataset, ()):
+    left = StandingTexts(ledger, tombstones, home.ruleset.bank_min_origins)(texts) if texts else []
+    lent: dict[str, dict[str, set[int]]] = {name: {} for name in names}
+    shared: dict[str, dict[str, int]] = {name: {} for name in names}
+    for (name, dataset, ordinal, *_), stands in zip(rows, left, strict=True):
+        if ordinal in slots[name].get(dataset, ()):
             continue
         if stands is None:
-            lent.setdefault(dataset, set()).add(ordinal)
+            lent[name].setdefault(dataset, set()).add(ordinal)
         else:
-            shared[dataset] = shared.get(dataset, 0) + 1
-    return Reach(_sorted(slots), _sorted(lent)), shared
+            shared[name][dataset] = shared[name].get(dataset, 0) + 1
+    return {name: (Reach(_sorted(slots[name]), _sorted(lent[name])), shared[name]) for name in names}
 
 
 def _sorted(places: Mapping[str, Iterable[int]]) -> Places:
