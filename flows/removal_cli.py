@@ -426,16 +426,19 @@ def removal_release(home_path: Path, as_json: bool, sha256: str, by: str, reason
 def removal_apply(home_path: Path, as_json: bool, removal_ids: tuple[str, ...]) -> None:
     """Carry approved requests through: shards resealed without the samples, kept pixels deleted, the ledger erased.
 
-    Several in one go cost little more than one.
+    Several in one go cost little more than one. Exit 1: something of what was removed is still found somewhere.
     """
     from flows.stages.removing.applying import apply
 
     applied = apply(open_home(home_path), *removal_ids, progress=progress_bar(as_json))
     if as_json and len(applied) > 1:
         print_json(applied)
-        return
-    for one in applied:
-        _print_removal(one, as_json)
+    else:
+        for one in applied:
+            _print_removal(one, as_json)
+    if left := [one.id for one in applied if one.scan == "hits"]:
+        say(f"custody: of {', '.join(left)} something is still here: custody removal receipt says what and where")
+        sys.exit(1)
 
 
 @removal.command("scan")

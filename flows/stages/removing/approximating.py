@@ -94,8 +94,7 @@ def _held_out(
     reader: DatasetReader,
     open_readers: ExitStack,
 ) -> list[Samples]:
-    """What the checkpoint never saw: of its own dataset; else of others, of which the trainer refuses what it saw."""
-    from training.membership import Samples
+    """What the checkpoint never saw: of its own dataset; else of others."""
     from training.unlearning import LEAST_TARGETS, never_fed
 
     own = never_fed(run_dir, checkpoint, reader, withheld=exposures.emptied(reader.manifest.dataset))
@@ -104,8 +103,7 @@ def _held_out(
         if name == reader.manifest.dataset:
             continue
         other = open_readers.enter_context(open_dataset(home, name))
-        emptied = exposures.emptied(name)
-        live = tuple(o for o in range(other.slots) if other.is_live(o) and o not in emptied)
-        if len(live) >= 2 * LEAST_TARGETS:
-            found.append(Samples(other, live))
+        strange = never_fed(run_dir, checkpoint, reader, among=other, withheld=exposures.emptied(name))
+        if len(strange.ordinals) >= 2 * LEAST_TARGETS:
+            found.append(strange)
     return found

@@ -18,7 +18,7 @@ from typing import Any, Final
 from curation.pair import canonical_url
 from flows.home import Home, utc_now
 from flows.stages.removing.guarding import HOLDING, guard_of, holds_at_once
-from flows.stages.removing.standing import Removal, days_left, listed, shown
+from flows.stages.removing.standing import PERSON_UNTOLD, Removal, days_left, listed, shown
 from policy import removals
 from policy.errors import InputError, RefusedError
 from policy.ledger import Ledger
@@ -69,10 +69,14 @@ UNION SELECT asked.url, 'image' FROM asked
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a file was found to be: its digest, and what it may be about."""
+    """What a file was found to be: its digest, and what it may be about.
+
+    `looked_at`: of a search for a person, how many pictures and faces, and what nobody could tell of.
+    """
 
     sha256: str | None = None
     matches: tuple[Match, ...] = ()
+    looked_at: Mapping[str, int] | None = None
 
 
 NOTHING: Final = Found()
@@ -158,6 +162,12 @@ def _file(
     )
     proposed = {name: found.matches for name, (_, found) in zip(names, asks, strict=True)}
     hold(ledger, home, names, proposed, now=now)
+    searched = [
+        removals.Done(name, "search", "person", "", after=found.looked_at)
+        for name, (_, found) in zip(names, asks, strict=True)
+        if found.looked_at is not None
+    ]
+    removals.record_steps(ledger, searched, now=now)
     publish(ledger, home.snapshot_path, now=now)
     return names
 
@@ -461,15 +471,16 @@ def look_up(home: Home, ask: Ask) -> Found:
 
     path = Path(ask.value)
     if ask.named == "person":
-        seen = pictures.find_by_person(home, None, path, threshold=ask.threshold, face=ask.face)
-        shown_in = [(one.content_sha256, "person", one.score, PROPOSED) for one in seen]
-        return Found(None, _of_contents(home, shown_in))
+        seen = pictures.search_person(home, None, path, threshold=ask.threshold, face=ask.face)
+        shown_in = [(one.content_sha256, "person", one.score, PROPOSED) for one in seen.matches]
+        counts = {name: getattr(seen, name) for name in ("pictures", "faces", *PERSON_UNTOLD)}
+        return Found(None, _of_contents(home, shown_in), counts)
     alike = [
         (one.content_sha256, f"picture-{one.method}", one.score, LIKELY if one.verified else PROPOSED)
         for one in pictures.find_by_picture(home, None, path)
         if one.method != "exact"
     ]
-    return Found(_sha256_of(path), _of_contents(home, alike))
+    return Found(_sha256_of(path), _of_contents(home, alike))  # within bounds: it was decoded
 
 
 def _of_contents(home: Home, found: Sequence[tuple[str, str, float, str]]) -> tuple[Match, ...]:

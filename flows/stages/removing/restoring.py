@@ -19,6 +19,7 @@ from flows.home import Home, utc_now
 from flows.stages.removing.applying import apply, with_found_slots
 from flows.stages.removing.keyed import covered_matches, leftovers
 from flows.stages.removing.standing import Removal
+from flows.stages.removing.withdrawing import carry_through
 from flows.terminal import Progress, silent
 from policy import removals
 from policy.copies import RESTORING, load_both, united, united_marks
@@ -92,6 +93,7 @@ def restore(home: Home, progress: Progress = silent) -> Restored:
         _say(ledger, again, found, before, tombstones.epoch)
     progress(1, 3, "restore: removals")
     done = apply(home, *again, progress=progress) if again else ()
+    carry_through(home)  # weights of models that were withdrawn before the backup was made, and lie in it
     progress(2, 3, "restore: what is left")
     with home.ledger(readonly=True) as ledger:
         still = leftovers(home, ledger, home.tombstones(ledger))

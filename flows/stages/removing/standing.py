@@ -191,7 +191,7 @@ def shown(ledger: Ledger, home: Home, removal: str) -> Removal:
         request.due_at,
         matches,
         tuple(emptied or removal_slots(ledger, removal)),
-        _advice(request, len(proposals), matches, waits),
+        (*_advice(request, len(proposals), matches, waits), *_untold(ledger, request)),
         proposals,
         dict(scan_outcomes(ledger, [removal])).get(removal, ""),
         dict(ledger.query(_RECEIPTS, {"removals": [removal]})).get(removal, ""),
@@ -225,7 +225,7 @@ def _advice(
         case State.APPROVED:
             return ("in force: nothing new may use it", f"next: custody removal apply {name}")
         case State.APPLIED:
-            return ("carried through: `custody trace` names the checkpoints that saw it",)
+            return (f"carried through; models that saw it: custody removal models {name}",)
         case State.REJECTED:
             return ("the hold has ended",)
         case State.RESERVED:
@@ -236,6 +236,28 @@ def _advice(
             return ("the credit line was set right; nothing was taken out",)
         case State.ANSWERED:
             return ("answered",)
+
+
+# What a search for a person could not tell of, by the names that its counts have.
+PERSON_UNTOLD = {
+    "without_pixels": "pictures with a face have no pixels left",
+    "too_small": "faces are too small to tell",
+    "failed": "pictures could not be looked at",
+}
+_SEARCHED = "SELECT after_json FROM removal_step WHERE removal = ? AND part = 'search' AND action = 'person'"
+
+
+def _untold(ledger: Ledger, request: RemovalRequest) -> tuple[str, ...]:
+    """Of a photo of a person: whom nobody could tell of, which is no "not found"."""
+    if request.named_kind != "person" or not request.state.is_undecided:
+        return ()
+    counts = (
+        {name: sum(json.loads(said)[name] for (said,) in rows) for name in PERSON_UNTOLD}
+        if (rows := ledger.query(_SEARCHED, [request.removal]))
+        else {}
+    )
+    found = [f"{count} {PERSON_UNTOLD[name]}" for name, count in counts.items() if count]
+    return (f"the search could not tell of all: {', '.join(found)}",) if found else ()
 
 
 _REVIEW = "custody removal review"
