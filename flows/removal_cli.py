@@ -270,7 +270,7 @@ def removal_review(
 
 @removal.command("approve")
 @common
-@click.argument("removal_id")
+@click.argument("removal_ids", nargs=-1, required=True)
 @click.option("--by", required=True, help="Who approves.")
 @click.option("--reason", default="", help="Why, for the record.")
 @click.option("--with-near", is_flag=True, help="Take in all near duplicates that are proposed.")
@@ -281,7 +281,7 @@ def removal_review(
 def removal_approve(
     home_path: Path,
     as_json: bool,
-    removal_id: str,
+    removal_ids: tuple[str, ...],
     by: str,
     reason: str,
     with_near: bool,
@@ -294,20 +294,30 @@ def removal_approve(
     matches from new use; a request about attribution sets the credit line; neither takes anything out.
 
     Equal bytes go with what the request names. What only shows the same (`custody removal show`) stays, unless
-    --with-near or --near takes it in.
+    --with-near or --near takes it in. Several in one go cost little more than one.
     """
     from flows.stages.removing import approving as stage
 
-    approved = stage.approve(
-        open_home(home_path),
-        removal_id,
-        by=by,
-        reason=reason,
-        with_near=with_near,
-        near=near,
-        credit_line=credit_line,
+    if len(removal_ids) > 1 and (with_near or near or credit_line):
+        raise InputError(
+            "--with-near, --near and --credit-line are about one request",
+            where="custody removal approve",
+            remedy="Approve that one by itself",
+        )
+    home = open_home(home_path)
+    if len(removal_ids) > 1:
+        approved = stage.approve_all(home, *removal_ids, by=by, reason=reason)
+        if as_json:
+            print_json(approved)
+            return
+        for one in approved:
+            _print_removal(one, as_json)
+        return
+    [removal_id] = removal_ids
+    only = stage.approve(
+        home, removal_id, by=by, reason=reason, with_near=with_near, near=near, credit_line=credit_line
     )
-    _print_removal(approved, as_json)
+    _print_removal(only, as_json)
 
 
 @removal.command("reject")

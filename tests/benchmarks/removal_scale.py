@@ -2,9 +2,9 @@
 
 The home is made for it: pictures of 16 x 16 pixels, each a JPEG of its own, with evidence as a crawl stores it, sealed
 by the real writer into shards of 1,000. Built without crawling, deciding and captioning, so its ledger lacks the rows
-of those (one decision a sample stands for them). One request is filed, approved and applied as at the prompt. The
-thousand are filed and approved in one pass by the same parts that do it one by one, marked by what comes back is
-recognised by (half a second of one core a picture), and applied in one go.
+of those (one decision a sample stands for them). One request is filed, approved and applied as at the prompt, and so
+are the thousand: filed together as from a CSV file, approved together (marking what comes back, half a second of one
+core a picture, among it), and applied in one go.
 
 Environment: ROWS (1,000,000), REQUESTS (1,000), SCRATCH (a folder). Takes about 10 KB a sample of scratch, two thirds
 more for a moment while the ledger is copied, and leaves nothing.
@@ -34,12 +34,11 @@ from flows.settings import DEFAULT_TEXT
 from flows.stages.removing import applying, approving, requests
 from flows.stages.removing.keyed import Leftovers, leftovers
 from flows.stages.removing.receipts import issue
-from flows.stages.removing.suppressing import suppress
 from flows.stages.seal import record_generation
 from policy import removals
 from policy.provenance import DatasetManifest, dataset_root
 from policy.removal_matches import match_many, record_matches_of
-from policy.removals import RemovalRequest, State
+from policy.removals import RemovalRequest
 from tests.benchmarks.table import Table
 from tests.flows.sealable import BATCH, sealable_home, text_of
 
@@ -203,7 +202,7 @@ def _removed_many(home: Home) -> dict[str, float]:
     step = ROWS // (REQUESTS + 1)
     urls = {f"removal-many-{n:05d}": url_of(n * step) for n in range(REQUESTS)}
     _timed(found, "file", lambda: _file(home, urls))
-    _timed(found, "approve", lambda: _approve(home, urls))
+    _timed(found, "approve", lambda: approving.approve_all(home, *urls, by="a benchmark", reason="asked"))
     _timed(found, "apply", lambda: applying.apply(home, *urls, scan=False, receipts=False))
     found["bytes gone"] = found["approve"] + found["apply"]
     _timed(found, "receipt", lambda: issue(home, list(urls)))
@@ -217,35 +216,6 @@ def _file(home: Home, urls: dict[str, str]) -> None:
         removals.record_many(ledger, [(request, None) for request in filed], key="many")
         found = match_many(ledger, [(name, "image_url", url) for name, url in urls.items()])
         record_matches_of(ledger, found, now=now)
-
-
-def _approve(home: Home, urls: dict[str, str]) -> None:
-    now = datetime.now(UTC)
-    with home.ledger() as ledger:
-        tombstones = home.tombstones(ledger)
-        taken = ledger.query(
-            "SELECT removal, content_sha256, sample_key FROM removal_taken WHERE removal LIKE '%many%'"
-        )
-        slots = ledger.query(
-            "SELECT t.removal, s.ordinal FROM slot s JOIN removal_taken t USING (pair_key)"
-            " WHERE t.removal LIKE '%many%'"
-        )
-        by_removal = {name: (set[str](), set[str](), set[int]()) for name in urls}
-        for name, sha, key in taken:
-            by_removal[name][0].update(filter(None, [sha]))
-            by_removal[name][1].update(filter(None, [key]))
-        for name, ordinal in slots:
-            by_removal[name][2].add(ordinal)
-        for name, (contents, samples, ordinals) in by_removal.items():
-            emptied = {NAME: sorted(ordinals)}
-            tombstones = tombstones.with_added(
-                name, urls=[urls[name]], contents=sorted(contents), samples=sorted(samples), slots=emptied
-            )
-        tombstones.store(home.tombstones_path)
-        ours = {name: tombstones.rows(name, now) for name in urls}
-        ledger.append("tombstone", [row for rows in ours.values() for row in rows], key="many")
-        removals.advance_many(ledger, list(urls), State.APPROVED, now=now, by_whom="a benchmark", reason="asked")
-    suppress(home, *urls)
 
 
 def _rewritten(home: Home, scratch: Path) -> dict[str, float]:

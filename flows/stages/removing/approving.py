@@ -31,6 +31,7 @@ from policy.removal_matches import (
     match_many,
     matches_of,
     record_matches,
+    record_matches_of,
     record_state,
     reviews,
 )
@@ -79,38 +80,82 @@ def approve(
             proposed. RefusedError: it was rejected before, needs a proof or a review, or is in force without these.
     """
     require_name(by)
-    now = utc_now()
     with home.ledger() as ledger:
         request = removals.find(ledger, removal)
         _require_approvable(request, credit_line)
         in_force = removal in home.tombstones(ledger).removals
+        accepted = () if request.state is State.APPLIED else _taken_in(ledger, removal, with_near, near)
         if request.state.is_undecided and not in_force:
-            accepted = _taken_in(ledger, removal, with_near, near)
-            _match_anew(ledger, request)
-            if not _is_settled(ledger, home, request, accepted, by=by, reason=reason):
-                publish(ledger, home.snapshot_path, now=now)
-                return shown(ledger, home, removal)
-        elif request.state is not State.APPLIED and _taken_in(ledger, removal, with_near, near):
+            _match_anew(ledger, [request])
+        elif accepted:
             raise RefusedError(
                 "it is in force already, without these near duplicates",
                 where=removal,
                 remedy="File a request for each: custody removal add --sha256",
             )
-        match request.kind:
-            case "objection":
-                _object(ledger, home, request, by=by, reason=reason)
-            case "attribution":
-                _credit(ledger, request, credit_line.strip(), by=by, reason=reason)
-            case _:
-                _erase(ledger, home, request, by=by, reason=reason)
-        release(ledger, home, removal, "removal-rejected", frozenset({REJECTED, LIKELY, PROPOSED}))
-        forgotten = forget_closed(ledger, home, now=now)
-    if request.kind == "erasure":
-        # In force by now: what takes longer comes after it.
-        suppress(home, removal)
+        _carry_out(ledger, home, request, accepted, in_force=in_force, by=by, reason=reason, credit_line=credit_line)
+    return _finished(home, [request])[0]
+
+
+def approve_all(home: Home, *names: str, by: str, reason: str = "") -> tuple[Removal, ...]:
+    """Approve many requests, each as `approve` does, in one pass over the ledger and with one new snapshot.
+
+    What may not be approved is said of the first such one: those before it are in force, and named again do no harm.
+
+    Raises:
+        InputError, RefusedError: as `approve`; none is named.
+    """
+    require_name(by)
+    if not names:
+        raise InputError("no request is named", where="custody removal approve", remedy="custody removal list")
     with home.ledger() as ledger:
-        publish(ledger, home.snapshot_path, now=now, force=forgotten > 0)
-        return shown(ledger, home, removal)
+        known = {request.removal: request for request in removals.requests(ledger)}
+        requests = [known[name] if name in known else removals.find(ledger, name) for name in dict.fromkeys(names)]
+        for request in requests:
+            _require_approvable(request, "")
+        done = home.tombstones(ledger).removals
+        _match_anew(ledger, [r for r in requests if r.state.is_undecided and r.removal not in done])
+        for request in requests:
+            in_force = request.removal in done
+            _carry_out(ledger, home, request, (), in_force=in_force, by=by, reason=reason, credit_line="")
+    return _finished(home, requests)
+
+
+def _carry_out(
+    ledger: Ledger,
+    home: Home,
+    request: RemovalRequest,
+    accepted: Sequence[Match],
+    *,
+    in_force: bool,
+    by: str,
+    reason: str,
+    credit_line: str,
+) -> None:
+    """What an approval does but for what takes long; the first of two is recorded, and does nothing yet."""
+    waiting = request.state.is_undecided and not in_force
+    if waiting and not _is_settled(ledger, home, request, accepted, by=by, reason=reason):
+        return
+    match request.kind:
+        case "objection":
+            _object(ledger, home, request, by=by, reason=reason)
+        case "attribution":
+            _credit(ledger, request, credit_line.strip(), by=by, reason=reason)
+        case _:
+            _erase(ledger, home, request, by=by, reason=reason)
+    release(ledger, home, request.removal, "removal-rejected", frozenset({REJECTED, LIKELY, PROPOSED}))
+
+
+def _finished(home: Home, requests: Sequence[RemovalRequest]) -> tuple[Removal, ...]:
+    """What takes longer, once it is in force: marks by which copies are known, and the auditors' snapshot."""
+    with home.ledger() as ledger:
+        forgotten = forget_closed(ledger, home, now=utc_now())
+        in_force = home.tombstones(ledger).removals
+    if erased := [r.removal for r in requests if r.kind == "erasure" and r.removal in in_force]:
+        suppress(home, *erased)
+    with home.ledger() as ledger:
+        publish(ledger, home.snapshot_path, now=utc_now(), force=forgotten > 0)
+        return tuple(shown(ledger, home, request.removal) for request in requests)
 
 
 # ── whether ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -134,11 +179,10 @@ def _require_approvable(request: RemovalRequest, credit_line: str) -> None:
         raise InputError("only a request of the kind attribution sets a credit line", where="--credit-line")
 
 
-def _match_anew(ledger: Ledger, request: RemovalRequest) -> None:
-    """What was crawled since the request came belongs to it, too."""
-    if request.named_value is not None:
-        found = match(ledger, request.named_kind, request.named_value)
-        record_matches(ledger, request.removal, found, now=utc_now())
+def _match_anew(ledger: Ledger, requests: Sequence[RemovalRequest]) -> None:
+    """What was crawled since the requests came belongs to them, too: one pass for all."""
+    asked = [(r.removal, r.named_kind, r.named_value) for r in requests if r.named_value is not None]
+    record_matches_of(ledger, match_many(ledger, asked), now=utc_now())
 
 
 def _take(ledger: Ledger, removal: str, accepted: Sequence[Match]) -> None:
