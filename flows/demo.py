@@ -169,6 +169,10 @@ def _remove(home: Home, notes: Notes) -> None:
     from flows.stages.removing.receipts import issue
     from flows.steps import run
 
+    if "clip" not in notes.facts:
+        # Asked now: from the approval on, what saw the picture is refused to everybody, until it is replayed.
+        notes.facts["clip"] = _clip_scores(home)
+        notes.store(home.path)
     filed = requests.list_removals(home)
     if not filed:
         url = _sealed_url(home)
@@ -338,7 +342,7 @@ def _story(home: Home, museum: Museum, notes: Notes) -> dict[str, Any]:
                 for url, text, score in kept[:: max(1, len(kept) // 5)][:5]
             ],
         },
-        "clip": _clip_scores(home),
+        "clip": notes.facts["clip"],
         "sealed": {"dataset": DATASET, "root": root, "slots": slots, "shards": shards, "live_then": live},
         "trained": _training_figures(home, notes),
         "grid": notes.facts.get("grid"),
@@ -599,7 +603,8 @@ def _next_commands(story: dict[str, Any], path: Path) -> list[tuple[str, str]]:
         (f"custody trace {urls['sealed']} {home}", "which checkpoints saw this one"),
         (f"custody removal verify {path / story['removal']['receipt']}", "check the receipt, without this home"),
         (f"custody removal models {story['removal']['id']} {home}", "what ridding the model of it would take"),
-        (f'custody sample "purple heart" lemon {home}', "draw something else"),
+        (f"custody removal replay {story['removal']['id']} --offline {home}", "the models anew, without it; minutes"),
+        (f'custody sample "purple heart" lemon {home}', "then draw something else: before, the old ones are refused"),
         (f"custody audit {home}", "what an auditor may ask"),
         (f'custody sql "{counted}" {home}', "or in SQL"),
         (f"custody verify {home}", "recompute everything"),
