@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from flows.home import Home, utc_now
@@ -16,12 +17,12 @@ from training.loop import train
 DATASET, RUN, SLOTS, STEPS, WITHHELD = "apples", "diffusion-apples-0", 12, 12, 3
 
 
-def trained_home(path: Path) -> Home:
+def trained_home(path: Path, picture: Callable[[int], bytes] = flat_picture) -> Home:
     """12 slots in three shards, 12 steps of 4 in windows of two shards; stopped after 6 steps, and slot 3 is withheld
     from then on.
     """
     settings = DEFAULT_TEXT.replace("shard_slots = 1000", "shard_slots = 5")
-    home = sealable_home(path, SLOTS, flat_picture, alt=_name_of, settings_text=settings)
+    home = sealable_home(path, SLOTS, picture, alt=_name_of, settings_text=settings)
     seal(home, name=DATASET)
     for stop_after, withheld in ((6, ()), (STEPS, (WITHHELD,))):
         with open_dataset(home, DATASET) as reader:

@@ -35,6 +35,7 @@ from policy.durable import write_durably
 from policy.suppression import Suppression
 from policy.tombstones import Tombstones
 from tests.builders import ROOT, SINGLE_THREAD, Custody, ask, leftovers, replaced
+from tests.flows.removable import jpeg
 from tests.flows.trained import DATASET, SLOTS, trained_home
 
 FOLDER = ROOT / ".proofs" / "removal_kills"
@@ -131,7 +132,7 @@ def _prepared(path: Path) -> Asked:
 
 def prepare(path: Path) -> Asked:
     """Make a home with a sealed dataset, a model trained on it and a request for one of its pictures."""
-    home = trained_home(path)
+    home = trained_home(path, jpeg)
     text = replaced(home.settings_path.read_text("utf-8"), {'suppression_copy = ""': f'suppression_copy = "../{COPY}"'})
     write_durably(home.settings_path, text.encode())
     [(sha, key, pair, url)] = ask(
