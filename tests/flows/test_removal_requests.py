@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -355,6 +356,19 @@ def test_a_csv_is_filed_once_however_often_it_is_given(
     assert ask(home, "SELECT count(*) FROM decision WHERE reason_code = 'removal-held'") == [(40,)]
     assert files_with(home, "Quixote") == []
     assert trainable(home) == COUNT - 40
+
+
+def test_whom_a_search_for_a_person_could_not_tell_of_is_said(home: Home) -> None:
+    """Pictures without pixels and faces too small are no "not found": reviewers read how many, the record keeps it."""
+    counts = {"pictures": 9, "faces": 4, "too_small": 2, "without_pixels": 3, "failed": 0}
+    asked = requests.Ask("person", "photo.jpg")
+    [request] = requests.file(home, [(asked, requests.Found(None, (), counts))])
+    told = " ".join(requests.show(home, request.removal).advice)
+    assert "3 pictures with a face have no pixels left, 2 faces are too small to tell" in told
+    assert "could not be looked at" not in told
+    with home.ledger(readonly=True) as ledger:
+        [step] = removals.steps(ledger, request.removal)
+    assert (step.part, step.after) == ("search", json.dumps(counts, sort_keys=True, separators=(",", ":")))
 
 
 def test_many_are_approved_in_one_pass(home: Home, made: Home, tmp_path: Path) -> None:

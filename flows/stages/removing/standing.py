@@ -251,11 +251,8 @@ def _untold(ledger: Ledger, request: RemovalRequest) -> tuple[str, ...]:
     """Of a photo of a person: whom nobody could tell of, which is no "not found"."""
     if request.named_kind != "person" or not request.state.is_undecided:
         return ()
-    counts = (
-        {name: sum(json.loads(said)[name] for (said,) in rows) for name in PERSON_UNTOLD}
-        if (rows := ledger.query(_SEARCHED, [request.removal]))
-        else {}
-    )
+    searches = [json.loads(said) for (said,) in ledger.query(_SEARCHED, [request.removal])]
+    counts = {name: sum(search[name] for search in searches) for name in PERSON_UNTOLD}
     found = [f"{count} {PERSON_UNTOLD[name]}" for name, count in counts.items() if count]
     return (f"the search could not tell of all: {', '.join(found)}",) if found else ()
 
