@@ -446,16 +446,7 @@ def record_step(
     name, a checkpoint, a table). `before`, `after`: how that stood, as JSON objects. All of it without personal data:
     it is never erased. The same step with the same outcome is written once, however often the command is run again.
     """
-    row = {
-        "removal": removal,
-        "part": part,
-        "action": action,
-        "subject": subject,
-        "before_json": None if before is None else canonical_json(before),
-        "after_json": None if after is None else canonical_json(after),
-    }
-    digest = hashlib.sha256(canonical_json(row).encode()).hexdigest()
-    return ledger.append("removal_step", [{**row, "done_at": now}], key=f"step:{removal}:{digest[:16]}")
+    return record_steps(ledger, [Done(removal, part, action, subject, before, after)], now=now) == 1
 
 
 @dataclass(frozen=True, slots=True)

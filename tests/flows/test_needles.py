@@ -376,6 +376,9 @@ def test_what_is_not_read_is_told_with_its_reason(tmp_path: Path) -> None:
     at = encrypted.index(b"PK\x01\x02")
     encrypted[at + 8] |= 1
     (tmp_path / "locked.zip").write_bytes(encrypted)
+    strange = bytearray(zip_of(b"secret" * 9))
+    strange[8] = strange[strange.index(b"PK\x01\x02") + 10] = 9  # Deflate64, which nothing here unpacks
+    (tmp_path / "strange.zip").write_bytes(strange)
     deep = b"text"
     for _ in range(12):
         deep = gzip.compress(deep)
@@ -387,10 +390,11 @@ def test_what_is_not_read_is_told_with_its_reason(tmp_path: Path) -> None:
     unread = {one.where.partition(",")[0]: one.why for one in report.unread}
     assert set(unread) == {
         "cut.tar", "endless.tar", "cut.gz", "cut.parquet", "a.7z", "broken.duckdb", "locked.zip", "deep.gz", "out",
-        "cut.jpg",
+        "cut.jpg", "strange.zip",
     }  # fmt: skip
     assert "cut in it" in unread["cut.tar"]
     assert "encrypted" in unread["locked.zip"]
+    assert "not known" in unread["strange.zip"]
     assert [(one.where, one.why) for one in report.skipped] == [("pipe", "a named pipe")]
     assert not report.hits
     assert not report.clean

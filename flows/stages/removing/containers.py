@@ -271,9 +271,11 @@ class Looking:
                 try:
                     with archive.open(info) as member:
                         self._stream(_bounded(member.read), inner, depth + 1)
+                except NotImplementedError:  # zipfile's word for a compression it does not know; a RuntimeError, too
+                    self._unread(inner, "is compressed in a way that is not known here")
                 except RuntimeError:
                     self._unread(inner, "is encrypted")
-                except (NotImplementedError, *_DAMAGES) as error:
+                except _DAMAGES as error:
                     self._unread(inner, f"cannot be unpacked ({type(error).__name__})")
 
     # ── tar ──────────────────────────────────────────────────────────────────────────────────────────────────────
