@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -251,7 +253,7 @@ def _load_released(architecture: str, pretrained: str, expected: str, device: st
     tag_config = {} if is_file else dict(open_clip.get_pretrained_cfg(architecture, pretrained))
     kept = ("mean", "std", "interpolation", "resize_mode")
     try:
-        with without_first_weights():
+        with without_first_weights(), _without_being_told_so():
             model = open_clip.create_model(
                 architecture,
                 pretrained=None,
@@ -282,6 +284,21 @@ def _load_released(architecture: str, pretrained: str, expected: str, device: st
         tokenize=lambda texts: tokenizer(list(texts)),
         device=device,
     )
+
+
+@contextmanager
+def _without_being_told_so() -> Iterator[None]:
+    """Within it open_clip does not warn, on the root logger, that a model has no weights: they are loaded next."""
+
+    def is_news(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith("No pretrained weights loaded for model")
+
+    root = logging.getLogger()
+    root.addFilter(is_news)
+    try:
+        yield
+    finally:
+        root.removeFilter(is_news)
 
 
 def _bytes(value: object) -> bytes:

@@ -148,8 +148,10 @@ def test_missing_weights_are_named_and_nothing_is_downloaded(spec: ClipSpec, nam
         clip_model.load_clip(spec)
 
 
-def test_a_file_of_weights_by_path_loads_strictly(tmp_path: Path) -> None:
-    """A safetensors file loads into a named architecture; one that does not fit, or a pickle with code, is refused."""
+def test_a_file_of_weights_by_path_loads_strictly(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A safetensors file loads into a named architecture, and nobody is told that it has no weights; one that does not
+    fit, or a pickle with code, is refused.
+    """
     from safetensors.torch import save_file
 
     open_clip = clip_model.import_open_clip()
@@ -157,7 +159,10 @@ def test_a_file_of_weights_by_path_loads_strictly(tmp_path: Path) -> None:
     model = open_clip.create_model("ViT-S-32-alt", pretrained=None)
     path = tmp_path / "weights.safetensors"
     save_file({name: value.contiguous() for name, value in model.state_dict().items()}, path)
+    assert "No pretrained weights" in caplog.text  # what is drawn at random here has none
+    caplog.clear()
     clip = clip_model.load_clip(ClipSpec("ViT-S-32-alt", str(path)))
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
     pictures = [np.full((40, 60, 3), value, np.uint8) for value in (0, 128, 255)]
     embeddings = clip.encode_images(pictures)
     assert embeddings.shape == (3, 256)
