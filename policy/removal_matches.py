@@ -16,13 +16,14 @@ import dataclasses
 import hashlib
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, Literal
 
 from policy.errors import InputError
 from policy.ledger import Ledger
+from policy.names import HEARD_KINDS, NAMING_FIELDS
 from policy.provenance import canonical_json
 from policy.removals import NAMED_KINDS, folded
 
@@ -30,7 +31,6 @@ MATCHED, LIKELY, PROPOSED, APPROVED, REJECTED = "matched", "likely", "proposed",
 TAKEN: Final = frozenset({MATCHED, APPROVED})
 HELD: Final = frozenset({MATCHED, LIKELY, APPROVED})
 SAME_CONTENT: Final = "same-content"
-HEARD_KINDS: Final = ("creator", "licensor", "text")
 MIN_CONTAINED_CHARS: Final = 3  # a shorter name is in every other text
 MAX_PROPOSED_TEXTS: Final = 1_000  # for one request, those that are most like it
 
@@ -104,14 +104,6 @@ _NAMED: Final[Mapping[str, str]] = {
         ) JOIN asked ON kind = 'sample_key' AND sample_key = value""",
 }
 
-# Properties of a picture's own bytes that name who made it, or whom to credit (policy/licences.py), or whose it is.
-_EMBEDDED: Final = (
-    *("cc:attributionName", "dc:creator", "iptc:By-line", "iptc:Byline", "exif:Artist", "plus:ImageCreatorName"),
-    *("cc:attributionURL", "photoshop:Credit", "iptc:Credit"),
-    *("exif:Copyright", "iptc:CopyrightNotice", "dc:rights", "dcterms:rights", "plus:CopyrightOwnerName"),
-    *("xmpRights:Owner", "xmpRights:WebStatement"),
-)
-
 
 def _claims(kind: str) -> str:
     """(said, pair_key, content_sha256) of licence claims' creators and credits, and of the values of one kind."""
@@ -142,7 +134,7 @@ _SAID: Final[Mapping[str, str]] = {
         UNION ALL SELECT field.value, pair_key, content_sha256 FROM (
             SELECT pair_key, content_sha256, unnest(from_json(body_json->'$.embedded.fields', '{_FIELD}')) AS field
             FROM evidence WHERE body_json LIKE '%"fields":[{{%'
-        ) WHERE field.name IN ({", ".join(f"'{name}'" for name in _EMBEDDED)})""",
+        ) WHERE field.name IN ({", ".join(f"'{name}'" for name in NAMING_FIELDS)})""",
     "licensor": _claims("terms"),
 }
 
@@ -246,6 +238,31 @@ def match_many(ledger: Ledger, asked: Sequence[tuple[str, str, str | None]]) -> 
     return {removal: tuple(matches.values()) for removal, matches in found.items()}
 
 
+def match_heard(ledger: Ledger, removal_of: Callable[[str, str], str | None]) -> dict[str, tuple[Match, ...]]:
+    """What every name and text of the ledger, (kind, text), is said of whose removal `removal_of` knows; by removal.
+
+    For names of which only tokens are left. Equal bytes go with it, as in `match_many`; `Match.method` is the kind of
+    which the text was found first.
+    """
+    heard, kinds = list[_Heard](), dict[str, str]()
+    for kind in HEARD_KINDS:
+        for (text,) in ledger.query(_DISTINCT.format(said=_SAID[kind])):
+            if (removal := removal_of(kind, text)) is not None:
+                heard.append(_Heard(removal, kind, text, 1.0))
+                kinds.setdefault(removal, kind)
+    givers = ledger.query("SELECT DISTINCT giver FROM consent WHERE state = 'given' AND giver IS NOT NULL")
+    known = [(by, giver) for (giver,) in givers if (by := removal_of("licensor", giver)) is not None]
+    granted = [(by, kind, scope) for by, kind, scope, whole in _granted(ledger, known) if whole]
+    found: dict[str, dict[Match, None]] = {}
+    for removal, pair, url, content, sample, is_direct, _ in _located(ledger, granted, heard, spread=True):
+        method = kinds.get(removal, "licensor") if is_direct else SAME_CONTENT
+        found.setdefault(removal, {})[Match(pair, url, content, sample, method)] = None
+    return {removal: tuple(matches) for removal, matches in found.items()}
+
+
+_DISTINCT: Final = "SELECT DISTINCT said FROM ({said}) WHERE said IS NOT NULL AND said <> ''"
+
+
 @dataclass(frozen=True, slots=True)
 class _Heard:
     """A text of the ledger that is what a request names, or contains it. `kind`: where it was said."""
@@ -291,7 +308,7 @@ def _heard(ledger: Ledger, asked: Sequence[tuple[str, str, str]]) -> Iterator[_H
     for kind in HEARD_KINDS:
         if not (wanted := [(removal, folded(value)) for removal, k, value in asked if k == kind]):
             continue
-        said = ledger.query(f"SELECT DISTINCT said FROM ({_SAID[kind]}) WHERE said IS NOT NULL AND said <> ''")
+        said = ledger.query(_DISTINCT.format(said=_SAID[kind]))
         texts = [(text, folded(text)) for (text,) in said]
         for removal, value in wanted:
             alike = [_Heard(removal, kind, text, share) for text, plain in texts if (share := likeness(value, plain))]

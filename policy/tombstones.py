@@ -2,6 +2,9 @@
 
 They take force as one file, `tombstones/current.json`: keyed tokens of what is kept out, and the slots of datasets
 that are empty from now on, so that a trainer needs neither the ledger nor a key. The ledger's rows follow.
+
+What was removed by a name or a text is known by it as well, in the form in which it is compared. A name may be
+somebody else's, too: what a reviewer left in though it has the name stays, by a token of its own.
 """
 
 from __future__ import annotations
@@ -23,11 +26,14 @@ from policy.durable import write_durably
 from policy.errors import IntegrityError, KeyFileError, StorageError
 from policy.keys import KeyRing
 from policy.ledger import Ledger
+from policy.names import HEARD_KINDS, Said, compared
 from policy.provenance import canonical_json
 
 TOMBSTONES_FILE: Final = "current.json"
-TOMBSTONES_VERSION: Final = 1
-TOKEN_KINDS: Final = ("url", "content", "sample", "domain")
+TOMBSTONES_VERSION: Final = 2  # 1: without names; a file that has none is still written so, for readers of before
+STAYS: Final = "stays"  # contents and addresses that no name keeps out
+_FIRST_KINDS: Final = ("url", "content", "sample", "domain")
+TOKEN_KINDS: Final = (*_FIRST_KINDS, *HEARD_KINDS, STAYS)
 _NO_TOKENS: Final[Mapping[str, Mapping[str, str]]] = {kind: {} for kind in TOKEN_KINDS}
 
 
@@ -65,6 +71,38 @@ class Tombstones:
         """The removal that keeps this sample out; None: none does."""
         return self._covers(self._key(), "sample", sample_key)
 
+    @property
+    def hears(self) -> bool:
+        """Whether any name or text is kept out; while none is, nothing need be compared."""
+        return any(self.tokens.get(kind) for kind in HEARD_KINDS)
+
+    def covers_said(self, said: Said, *, content: str | None = None, url: str | None = None) -> str | None:
+        """The removal that keeps out what this is said of (`policy.names.said`); None: none does.
+
+        `content`, `url` (canonical): of the picture, as far as they are known; one that a reviewer left in stays.
+        """
+        keys = self._key()
+        if not self.hears:
+            return None
+        found = next(
+            filter(
+                None,
+                (
+                    self._covers(keys, kind, form)
+                    for kind in HEARD_KINDS
+                    if self.tokens.get(kind)
+                    for form in {compared(text) for text in said.get(kind, ()) if text}
+                ),
+            ),
+            None,
+        )
+        return None if found is None or self.stays(content, url) else found
+
+    def stays(self, *known: str | None) -> bool:
+        """Whether a reviewer left something in that has a removed name, known by one of these: content, address."""
+        keys = self._key()
+        return any(value is not None and self._covers(keys, STAYS, value) is not None for value in known)
+
     def slots(self, dataset: str) -> frozenset[int]:
         """The ordinals of a dataset that are empty from now on; needs no key."""
         return frozenset(self.slot_removals.get(dataset, {}))
@@ -72,7 +110,7 @@ class Tombstones:
     @property
     def removals(self) -> tuple[str, ...]:
         """The removals that have a tombstone, sorted."""
-        by_token = {removal for known in self.tokens.values() for removal in known.values()}
+        by_token = {by for kind, known in self.tokens.items() if kind != STAYS for by in known.values()}
         by_slot = {removal for known in self.slot_removals.values() for removal in known.values()}
         return tuple(sorted(by_token | by_slot))
 
@@ -87,11 +125,19 @@ class Tombstones:
         contents: Iterable[str] = (),
         samples: Iterable[str] = (),
         domains: Iterable[str] = (),
+        said: Said | None = None,
+        stays: Iterable[str] = (),
         slots: Mapping[str, Iterable[int]] | None = None,
     ) -> Self:
-        """With these kept out for a removal, one epoch on; what is kept out already stays with its first removal."""
+        """With these kept out for a removal, one epoch on; what is kept out already stays with its first removal.
+
+        `said`: names and texts. `stays`: contents and addresses that these do not keep out.
+        """
         ring = dataclasses.replace(self, keys=keys or self.keys)._key()
-        named = {"url": urls, "content": contents, "sample": samples, "domain": domains}
+        named: dict[str, Iterable[str]] = {"url": urls, "content": contents, "sample": samples, "domain": domains}
+        for kind in HEARD_KINDS:
+            named[kind] = sorted({form for text in (said or {}).get(kind, ()) if text and (form := compared(text))})
+        named[STAYS] = stays
         tokens = {
             kind: {**{ring.token(kind, value): removal for value in values}, **self.tokens.get(kind, {})}
             for kind, values in named.items()
@@ -231,13 +277,14 @@ class Tombstones:
         body: dict[str, Any] = {
             "epoch": self.epoch,
             "key_id": self.key_id,
-            "tokens": {kind: dict(known) for kind, known in self.tokens.items()},
+            "tokens": {k: dict(known) for k, known in self.tokens.items() if known or k in _FIRST_KINDS},
             "slots": {
                 dataset: {str(ordinal): removal for ordinal, removal in sorted(known.items())}
                 for dataset, known in sorted(self.slot_removals.items())
             },
         }
-        return canonical_json({"version": TOMBSTONES_VERSION, "sha256": _digest(body), "tombstones": body}) + "\n"
+        version = TOMBSTONES_VERSION if any(self.tokens.get(kind) for kind in (*HEARD_KINDS, STAYS)) else 1
+        return canonical_json({"version": version, "sha256": _digest(body), "tombstones": body}) + "\n"
 
 
 class StandingTombstones:

@@ -237,7 +237,10 @@ class Captioning:
             answers = [
                 (asked, result)
                 for (asked, _), result in zip(readable, results, strict=True)
-                if result is not None and not tombstones.covers_content(asked[0])
+                if result is not None
+                and not tombstones.covers_content(asked[0])
+                # Without its qualifiers a text may be one that was removed.
+                and not tombstones.covers_said({"text": (result.text,)})
             ]
             self._append(ledger, answers)
         self._unanswered += results.count(None)

@@ -30,6 +30,7 @@ from policy.grants import Grants
 from policy.judgements import judgement
 from policy.keys import KeyRing
 from policy.ledger import Ledger
+from policy.names import said_of
 from policy.registries import Registries
 from policy.ruleset import KNOWN, Ruleset, judge
 from policy.signals import registry
@@ -184,11 +185,14 @@ class Judging:
         return None if found is None or (sha256 and self._suppression.is_spared(sha256)) else found
 
     def _removal(self, evidence: Evidence) -> str | None:
-        """The removal whose tombstone covers the pair, by its addresses or its bytes."""
+        """The removal whose tombstone covers the pair, by its addresses, its bytes, or what is said of it."""
         urls = (evidence.image_url, *((evidence.page_url,) if evidence.page_url else ()))
         found = next(filter(None, map(self._tombstones.covers_url, urls)), None)
         sha256 = evidence.content_sha256
-        return found or (self._tombstones.covers_content(sha256) if sha256 else None)
+        found = found or (self._tombstones.covers_content(sha256) if sha256 else None)
+        if found is None and self._tombstones.hears:
+            found = self._tombstones.covers_said(said_of(evidence), content=sha256, url=evidence.image_url)
+        return found
 
 
 def _recogniser(ruleset: Ruleset, suppression: Suppression) -> Recogniser:

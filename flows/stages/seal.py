@@ -151,6 +151,7 @@ def select(ledger: Ledger, home: Home, where: str) -> list[dict[str, Any]]:
             or tombstones.covers_content(r["content_sha256"])
             or tombstones.covers_url(r["image_url"])
             or (r["page_url"] and tombstones.covers_url(r["page_url"]))
+            or tombstones.covers_said({"text": (r["caption"],)}, content=r["content_sha256"], url=r["image_url"])
         )
     ]
 

@@ -167,7 +167,7 @@ class StandingTexts:
     """What of the bank's texts may be given now, asked under the ledger's lock with the tombstones in force.
 
     A source that a removal covers, or that was erased, is no source any more; a text of the ledger that is left with
-    fewer domains than the ruleset asks for is not given.
+    fewer domains than the ruleset asks for is not given, nor is a text that was itself removed, whoever says it.
     """
 
     def __init__(self, ledger: Ledger, tombstones: Tombstones, min_origins: int) -> None:
@@ -187,6 +187,8 @@ class StandingTexts:
                 for text in texts]  # fmt: skip
 
     def _left_of(self, text: BankText, sites: dict[str, str]) -> BankText | None:
+        if self._tombstones.covers_said({"text": (text.text,)}):
+            return None
         if text.source_kind != LEDGER or len(sites) == len(text.sources):
             return text
         origins = tuple(sorted(set(sites.values())))

@@ -24,6 +24,7 @@ from flows.stages.crawling.decoding import Decoding, shown_pairs
 from flows.stages.crawling.known import KnownAnswer, known_pages, known_pictures
 from flows.stages.crawling.meter import Meter
 from flows.stages.crawling.observer import Observer, observer_at, seen_alone
+from flows.stages.crawling.recognising import said_urls
 from flows.stages.crawling.rows import (
     NOT_MODIFIED,
     PAGES,
@@ -260,6 +261,9 @@ class PictureUnits:
             # Whatever was asked to go meanwhile is neither fetched nor kept.
             self.observer.renew(self.home, ledger)
             known = known_pictures(self.home, ledger, sorted(urls))
+            self.observer.keep_out(
+                said_urls(self.observer.in_force.tombstones, plan.pairs_file(self.home, self.crawl, unit))
+            )
             pairs = shown_pairs(self.home, ledger, self.observer, plan.pairs_file(self.home, self.crawl, unit))
         part = PartWriter(plan.part(self.home, self.crawl, "pictures", unit), PICTURES)
         opened = _OpenUnit(unit, part, urls, known, pairs, utc_now())

@@ -27,6 +27,7 @@ from flows.stages.crawling.asking import UnitSummary, summary, unit_urls
 from flows.stages.crawling.decoding import Decoding, shown_pairs
 from flows.stages.crawling.meter import Meter
 from flows.stages.crawling.observer import Observer, fetch_config, observer_at
+from flows.stages.crawling.recognising import said_urls
 from flows.stages.crawling.rows import IMPORTED, PICTURES, imported_row, outcome_of
 from flows.stages.parts import PartWriter, read_part, unit_id, write_part
 from policy.errors import CustodyError
@@ -88,6 +89,8 @@ def _run_job(home: Home, crawl: str, units: Sequence[str], meter: Meter) -> list
 def _approved(home: Home, crawl: str, units: Sequence[str], observer: Observer) -> Iterator[Mapping[str, object]]:
     """Every URL of these units, and why it is not handed over, where it is not."""
     urls = {url: unit for unit in units for url in unit_urls(home, crawl, unit)}
+    for unit in units:
+        observer.keep_out(said_urls(observer.in_force.tombstones, plan.pairs_file(home, crawl, unit)))
     observer.documents({origin_of(url) for url in urls if observer.kept_out(url) is None})
     for url, unit in sorted(urls.items()):
         yield {"url": url, "unit": unit, "refused": observer.kept_out(url) or observer.gate(url)}

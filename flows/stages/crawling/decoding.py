@@ -25,7 +25,7 @@ from curation.pixel_store import PixelStore
 from curation.recognition import Recognised
 from flows.home import Home, utc_now
 from flows.stages.crawling.observer import Observer, trust_anchors
-from flows.stages.crawling.recognising import COPY, EMBEDDED_AT_ONCE, TOMBSTONED, WITHHELD, Embedded
+from flows.stages.crawling.recognising import EMBEDDED_AT_ONCE, REMOVED, TOMBSTONED, WITHHELD, Embedded
 from flows.stages.crawling.recording import observed_pair
 from flows.stages.crawling.rows import PageSeen, fetched_of, pair_of, shaped_row
 from flows.stages.evidence import newest_evidence
@@ -116,7 +116,7 @@ class Decoding:
                 # What bytes that were encoded anew do not say was not observed.
                 result = replace(result, embedded=None, c2pa=None)
             why = self._observer.keeps_out(result)
-            if why in (TOMBSTONED, COPY):
+            if why in REMOVED:
                 # Nothing that was measured goes any further: it would be personal data that had just been erased.
                 yield waiting.row | {"outcome": "refused-by-policy", "detail": why}
                 continue

@@ -14,12 +14,13 @@ from curation.hosts import DeclaredDocuments, FileClaims, OriginDocuments
 from curation.images import Shaped
 from curation.pair import canonical_url, origin_of, secret_in_url
 from flows.home import Home, utc_now
-from flows.stages.crawling.recognising import COPY, TOMBSTONED, InForce
+from flows.stages.crawling.recognising import COPY, NAMED, TOMBSTONED, InForce
 from flows.stages.origins import DocumentFiles, OriginFiles
 from policy.errors import ConfigurationError, InputError
 from policy.evidence import Document, Evidence, OriginEvidence
 from policy.grants import Grants
 from policy.ledger import Ledger
+from policy.names import said
 from policy.registries import Registries
 from policy.ruleset import Ruleset
 from policy.signals import registry, robots, rsl
@@ -73,6 +74,7 @@ class Observer:
         self.registries, self.grants = registries or Registries(), grants or Grants()
         self._origins, self._agent, self._declared = origins, agent, declared
         self._known: dict[str, OriginEvidence] = {}
+        self._said: set[str] = set()
         self._crawler = Crawler(
             fetcher,
             origins,
@@ -121,7 +123,13 @@ class Observer:
         """Why a canonical URL is out whatever its origin says."""
         if self.in_force.tombstones.covers_url(url):
             return TOMBSTONED
+        if url in self._said:
+            return NAMED
         return "registry-listed" if self.registries.covers_url(url) else None
+
+    def keep_out(self, urls: Iterable[str]) -> None:
+        """Ask none of these pictures: whoever shows them says that they are somebody's, or what, was removed."""
+        self._said.update(urls)
 
     def keeps_out(self, picture: Shaped) -> str | None:
         """Why a picture is never kept: a removal or a list names its bytes, or it is a removed one's copy; or None."""
@@ -129,6 +137,8 @@ class Observer:
             return TOMBSTONED
         if self.in_force.is_copy(picture.content_sha256, picture.pdq if picture.pdq_quality >= MIN_QUALITY else None):
             return COPY
+        if self.in_force.tombstones.covers_said(said(embedded=picture.embedded), content=picture.content_sha256):
+            return NAMED
         answers = self.registries.answers(sha256=picture.content_sha256, md5=picture.content_md5, pdq=picture.pdq)
         return "registry-listed" if any(answer.match for answer in answers) else None
 

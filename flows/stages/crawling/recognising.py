@@ -7,21 +7,27 @@ next one on, not from the next unit on.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from curation.images import Shaped, decode
 from curation.near_embedding import Embedder, NearEmbedder, VectorCache, Vectors
 from curation.recognition import Recognised, Recogniser, is_plain, views_of
 from flows.home import Home
+from flows.stages.crawling.rows import said_in
+from flows.stages.parts import part_groups
 from flows.stages.removing.suppressing import recogniser_of
 from policy.errors import IntegrityError
+from policy.evidence import LicenceClaim
 from policy.ledger import Ledger
+from policy.names import said
 from policy.suppression import SUPPRESSION_FILE, Suppression
 from policy.tombstones import StandingTombstones, Tombstones
 
-TOMBSTONED, COPY = "tombstoned", "tombstoned-copy"  # why a picture, or an address, leaves nothing on record
+# Why a picture, or an address, leaves nothing on record; the last: a name or text says that it is what was removed.
+TOMBSTONED, COPY, NAMED = "tombstoned", "tombstoned-copy", "tombstoned-name"
+REMOVED = frozenset({TOMBSTONED, COPY, NAMED})
 WITHHELD = "withheld"  # the outcome of a picture that waits for a person, since it is like a removed one
 EMBEDDED_AT_ONCE = 32  # pictures: what the model makes of fewer takes as long
 VECTORS_AT_ONCE = 2_048  # embeddings between two files of them
@@ -54,6 +60,12 @@ class InForce:
     def tombstones(self) -> Tombstones:
         """Those that are in force at this moment. Raises IntegrityError where the file is lost or damaged."""
         return self._standing.now()
+
+    @property
+    def epochs(self) -> tuple[int, int]:
+        """Of the tombstones and of the suppression list: what is judged by both may be judged otherwise by others."""
+        self._look()
+        return self.tombstones.epoch, self._suppression.epoch
 
     @property
     def embeds(self) -> bool:
@@ -89,6 +101,27 @@ class InForce:
             )
         self._recogniser = recogniser_of(self._home, suppression.marks()) if suppression else None
         self._suppression, self._state = suppression, state
+
+
+def is_said(tombstones: Tombstones, row: Mapping[str, Any]) -> bool:
+    """Whether a pair's row says of its picture that it is somebody's, or shows in words, what was removed."""
+    return tombstones.hears and tombstones.covers_said(said_in(row), url=row["image_url"]) is not None
+
+
+def is_said_on_page(tombstones: Tombstones, pair: Mapping[str, Any]) -> bool:
+    """The same of a pair as `curation.pages.page_json` writes it."""
+    if not tombstones.hears:
+        return False
+    claims = (LicenceClaim(**claim) for claim in pair["licence_claims"])
+    return tombstones.covers_said(said(texts=(pair["alt"],), claims=claims), url=pair["image_url"]) is not None
+
+
+def said_urls(tombstones: Tombstones, pairs: Path) -> frozenset[str]:
+    """The pictures of which a file of pairs says so."""
+    if not tombstones.hears:
+        return frozenset()
+    groups = part_groups(pairs, ["image_url", "alt", "claims_json"])
+    return frozenset(row["image_url"] for rows in groups for row in rows if is_said(tombstones, row))
 
 
 def _state(path: Path) -> _State:

@@ -25,8 +25,8 @@ from flows.stages.crawling import plan
 from flows.stages.crawling.changed import changed_contents, taken_back
 from flows.stages.crawling.looks import Looks
 from flows.stages.crawling.observer import OBSERVER
-from flows.stages.crawling.recognising import COPY, TOMBSTONED, WITHHELD, InForce
-from flows.stages.crawling.rows import PageSeen, facts_of, fetched_of, naive, outcome_of, pair_of
+from flows.stages.crawling.recognising import REMOVED, WITHHELD, InForce, is_said_on_page, said_urls
+from flows.stages.crawling.rows import PageSeen, facts_of, fetched_of, naive, outcome_of, pair_of, said_by
 from flows.stages.duplicates import forget_vectors
 from flows.stages.evidence import evidence_batches, newest_evidence
 from flows.stages.origins import DocumentFiles, OriginFiles
@@ -62,6 +62,7 @@ SELECT DISTINCT content_sha256 FROM content WHERE content_sha256 IN (SELECT unne
 """
 MISMATCH = "sha256-mismatch"
 _ORIGINS_KEPT = 4_096
+_MET = ("url", "outcome", "detail", "content_sha256", "pdq", "pdq_quality")
 
 
 class _Remembered(dict[str, Any]):
@@ -96,6 +97,7 @@ class Recorder:
         self.pairs = 0
         self._used: set[str] = set()
         self._in_force: InForce | None = None
+        self._met: tuple[tuple[int, int], frozenset[str]] | None = None  # of which epochs: `_removed_pictures`
         self._gone: set[str] = set()  # contents that were kept by the crawl, and must not be any more
 
     def write_to(self, ledger: Ledger) -> None:
@@ -115,7 +117,7 @@ class Recorder:
 
     def changed_contents(self) -> int:
         """How many URLs of this crawl hold other bytes than they held when they were seen before."""
-        units = [u.unit for u in plan.picture_units(self.home, self.crawl) or ()]
+        units = [u.unit for u in self._units()]
         [(changed,)] = self.ledger.query(_CHANGED, [units])
         return int(changed)
 
@@ -141,6 +143,7 @@ class Recorder:
         self.outcomes.update(("picture", outcome_of(row)) for row in rows)
         # What a tombstone covers leaves no row: its URL or digest would be personal data that had just been erased.
         rows = [row for row in rows if not _is_removed(row) and not self._is_gone(row)]
+        rows = self._not_said(rows, plan.pairs_file(self.home, self.crawl, unit))
         key = f"{self.crawl}/{unit}"
         listed = {str(row["url"]) for row in rows if row["outcome"] == WITHHELD or self._is_listed(row)}
         if rows:
@@ -284,20 +287,62 @@ class Recorder:
         return sha256 is not None and tombstones.covers_content(sha256) is not None
 
     def _names_removed(self, page_json: str | None) -> bool:
-        """Whether a picture of the page is covered by its address: the HTML would bring back what was erased of it."""
-        tombstones = self.in_force.tombstones
-        if page_json is None or not (tombstones.tokens["url"] or tombstones.tokens["domain"]):
+        """Whether the page shows a picture that was removed, known by its address, as what it was found to be when it
+        was asked, or by what is said of it: the HTML would bring back what was erased.
+        """
+        if page_json is None or not self.in_force.tombstones.removals:
             return False
-        return any(self._is_covered(pair["image_url"], None) for pair in json.loads(page_json)["pairs"])
+        removed = self._removed_pictures()
+        return any(
+            pair["image_url"] in removed
+            or self._is_covered(pair["image_url"], None)
+            or is_said_on_page(self.in_force.tombstones, pair)
+            for pair in json.loads(page_json)["pairs"]
+        )
+
+    def _removed_pictures(self) -> frozenset[str]:
+        """The addresses at which this crawl met what was removed, whatever had been known of them."""
+        epochs = self.in_force.epochs
+        if self._met is None or self._met[0] != epochs:
+            parts = [plan.part(self.home, self.crawl, "pictures", u.unit) for u in self._units()]
+            rows = (row for part in parts if part.exists() for rows in part_groups(part, _MET) for row in rows)
+            met = frozenset(str(row["url"]) for row in rows if _is_removed(row) or self._is_removed_now(row))
+            self._met = epochs, met
+        return self._met[1]
+
+    def _units(self) -> Sequence[plan.PictureUnit]:
+        return plan.picture_units(self.home, self.crawl) or ()
 
     def _is_gone(self, row: Mapping[str, Any]) -> bool:
         """Whether a picture was removed, or is a removed one's copy, by now: what the crawl kept of it goes as well."""
+        is_gone = self._is_removed_now(row)
+        if is_gone and row["content_sha256"] is not None:
+            self._gone.add(row["content_sha256"])
+        return is_gone
+
+    def _is_removed_now(self, row: Mapping[str, Any]) -> bool:
         sha = row["content_sha256"]
         told = row["pdq"] if (row["pdq_quality"] or 0) >= MIN_QUALITY else None
-        is_gone = self._is_covered(str(row["url"]), sha) or (sha is not None and self.in_force.is_copy(sha, told))
-        if is_gone and sha is not None:
-            self._gone.add(sha)
-        return is_gone
+        return self._is_covered(str(row["url"]), sha) or (sha is not None and self.in_force.is_copy(sha, told))
+
+    def _not_said(self, rows: list[dict[str, Any]], pairs: Path) -> list[dict[str, Any]]:
+        """The rows of pictures of which nobody says that they are what was removed, and that are no others' bytes.
+
+        A name or text on one page, or in the bytes, is enough: equal bytes go together.
+        """
+        tombstones = self.in_force.tombstones
+        if not tombstones.hears:
+            return rows
+        said = said_urls(tombstones, pairs)
+        named = [
+            row
+            for row in rows
+            if (row["url"] in said and not tombstones.stays(row["content_sha256"]))
+            or tombstones.covers_said(said_by(row), content=row["content_sha256"], url=str(row["url"]))
+        ]
+        urls, shas = {row["url"] for row in named}, {row["content_sha256"] for row in named} - {None}
+        self._gone |= shas
+        return [row for row in rows if row["url"] not in urls and row["content_sha256"] not in shas]
 
     def forget_gone(self) -> int:
         """Delete the pixels and embeddings that were kept of pictures before they were removed; how many there were.
@@ -315,7 +360,7 @@ class Recorder:
 
 def _is_removed(row: Mapping[str, Any]) -> bool:
     """Whether the way ended at what was removed: the address that led there would be a hint to it."""
-    return row["outcome"] == "refused-by-policy" and row["detail"] in (TOMBSTONED, COPY)
+    return row["outcome"] == "refused-by-policy" and row["detail"] in REMOVED
 
 
 def _withheld(row: Mapping[str, Any], picture: Mapping[str, Any]) -> Evidence:

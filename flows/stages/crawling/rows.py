@@ -33,6 +33,7 @@ from policy.evidence import (
     embedded_from_plain,
     plain,
 )
+from policy.names import Said, said
 
 _ASKED = {
     "url": pa.string(),
@@ -260,6 +261,17 @@ def prior_row(pair_key: str, image_url: str) -> dict[str, object]:
 def pair_of(row: Mapping[str, Any]) -> ImageTextPair:
     claims = _claims_of(row["claims_json"])
     return ImageTextPair(row["page_url"], row["image_url"], row["alt"], row["text_origin"], licence_claims=claims)
+
+
+def said_in(row: Mapping[str, Any]) -> Said:
+    """What a pair's row says of its picture: its text, and what its page claims."""
+    claims = _claims_of(row["claims_json"]) if row["claims_json"] else ()
+    return said(texts=(row["alt"],), claims=claims)
+
+
+def said_by(row: Mapping[str, Any]) -> Said:
+    """What a picture's own bytes say of it, by its row."""
+    return said(embedded=_embedded_of(row["embedded_json"]) if row["embedded_json"] else None)
 
 
 def claims_json(claims: tuple[LicenceClaim, ...]) -> str:

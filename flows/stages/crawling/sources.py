@@ -34,6 +34,7 @@ from flows.stages.crawling.decoding import Decoding
 from flows.stages.crawling.meter import Meter
 from flows.stages.crawling.observer import observer_at
 from flows.stages.crawling.plan import Job, PictureUnit, Source
+from flows.stages.crawling.recognising import is_said
 from flows.stages.crawling.rows import (
     IMPORT_FAILED,
     IMPORTED,
@@ -390,6 +391,8 @@ def _import_some(home: Home, part: Path, pairs: Path, items: Iterable[Imported],
         for item in items:
             pair = pair_row(_imported_pair(item))
             waiting.add(pair)
+            if is_said(observer.in_force.tombstones, pair):
+                observer.keep_out((item.url,))
             row = imported_row(item.url, IMPORTED if item.stored is not None else IMPORT_FAILED)
             if (code := observer.kept_out(item.url)) is not None:
                 row |= {"outcome": "refused-by-policy", "detail": code, "refused_url": item.url}

@@ -19,6 +19,7 @@ from flows.stages.removing.suppressing import begin_copy, suppress
 from policy import removals
 from policy.errors import InputError, RefusedError
 from policy.ledger import Ledger
+from policy.names import HEARD_KINDS
 from policy.removal_matches import (
     APPROVED,
     LIKELY,
@@ -259,6 +260,8 @@ def _erase(ledger: Ledger, home: Home, request: RemovalRequest, *, by: str, reas
             contents=sorted({m.content_sha256 for m in taken if m.content_sha256} | _named_content(request) - rejected),
             samples=sorted({m.sample_key for m in taken if m.sample_key}),
             domains=[request.named_value] if request.named_kind == "domain" and request.named_value else [],
+            said=_named_words(request),
+            stays=sorted(_left_in(ledger, matches)) if _named_words(request) else (),
             slots=_by_dataset(removal_slots(ledger, removal)),
         )
         begin_copy(home, home.tombstones(ledger))
@@ -328,6 +331,23 @@ def _as_asked(url: str) -> str:
 
 def _named_content(request: RemovalRequest) -> set[str]:
     return {request.named_value} if request.named_kind in ("content", "picture") and request.named_value else set()
+
+
+def _named_words(request: RemovalRequest) -> dict[str, list[str]]:
+    """The name or text that is kept out from now on, whatever picture it is said of."""
+    heard = request.named_kind in HEARD_KINDS and request.named_value is not None
+    return {request.named_kind: [request.named_value]} if heard and request.named_value else {}
+
+
+_PLACES_OF = "SELECT DISTINCT image_url FROM occurrence WHERE list_contains($pairs::VARCHAR[], pair_key)"
+
+
+def _left_in(ledger: Ledger, matches: Sequence[Match]) -> set[str]:
+    """What a reviewer left in, by its bytes and where it hangs: the name is somebody else's as well."""
+    rejected = [m for m in matches if m.state == REJECTED]
+    pairs = sorted({m.pair_key for m in rejected if m.pair_key})
+    places = {_as_asked(url) for (url,) in ledger.query(_PLACES_OF, {"pairs": pairs}) if url} if pairs else set()
+    return places | {m.content_sha256 for m in rejected if m.content_sha256}
 
 
 def _by_dataset(slots: Sequence[Slot]) -> dict[str, list[int]]:

@@ -8,14 +8,14 @@ home that was restored from a backup.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from curation.pixel_store import PixelStore
 from curation.shard_reader import DatasetReader
 from flows.home import Home
 from policy.errors import CustodyError
 from policy.ledger import Ledger
-from policy.removal_matches import Match
+from policy.removal_matches import Match, match_heard
 from policy.tombstones import Tombstones
 
 METHOD = "tombstone"  # of a match that was found by its token
@@ -50,7 +50,8 @@ _ASKED = {"url": Tombstones.covers_url, "content": Tombstones.covers_content, "s
 def covered_matches(ledger: Ledger, tombstones: Tombstones, *, since: int = 0) -> dict[str, tuple[Match, ...]]:
     """Removal -> what rows behind batch `since` name something that its tombstones keep out, each once.
 
-    Two microseconds a value. Raises `KeyFileError` without the token key.
+    Names and texts are asked of all rows, whenever they came. Two microseconds a value. Raises `KeyFileError` without
+    the token key.
     """
     found: dict[str, dict[Match, None]] = {}
     if not tombstones.removals:
@@ -65,7 +66,32 @@ def covered_matches(ledger: Ledger, tombstones: Tombstones, *, since: int = 0) -
                 found.setdefault(removal, {})[Match(pair, url, content, sample, METHOD)] = None
         if len(known) > 4_000_000:
             known.clear()
-    return {removal: tuple(matches) for removal, matches in found.items()}
+    for removal, said in _said_matches(ledger, tombstones).items():
+        keys = {match.keys for match in found.get(removal, ())}
+        found.setdefault(removal, {}).update((match, None) for match in said if match.keys not in keys)
+    return {removal: tuple(matches) for removal, matches in found.items() if matches}
+
+
+_HANGS = "SELECT DISTINCT pair_key, image_url FROM occurrence WHERE list_contains($pairs::VARCHAR[], pair_key)"
+
+
+def _said_matches(ledger: Ledger, tombstones: Tombstones) -> dict[str, list[Match]]:
+    """Removal -> what its names and texts are said of; not what stays all the same."""
+    if not tombstones.hears:
+        return {}
+    located = match_heard(ledger, lambda kind, text: tombstones.covers_said({kind: (text,)}))
+    pairs = sorted({m.pair_key for matches in located.values() for m in matches if m.pair_key})
+    hangs: dict[str, list[str]] = {}
+    for pair, url in ledger.query(_HANGS, {"pairs": pairs}) if pairs else ():
+        hangs.setdefault(pair, []).append(url)
+    return {
+        removal: [
+            replace(m, method=METHOD)
+            for m in matches
+            if not tombstones.stays(m.content_sha256, *hangs.get(m.pair_key or "", ()))
+        ]
+        for removal, matches in located.items()
+    }
 
 
 @dataclass(slots=True)

@@ -29,6 +29,7 @@ from policy.receipt_page import receipt_page
 from policy.receipts import NEVER_SEEN, Receipt, sign_receipt
 from policy.removals import State
 from policy.snapshot import publish
+from policy.tombstones import STAYS
 
 _OURS: Final = "list_contains($removals::VARCHAR[], removal)"
 _EVENTS = f"""
@@ -37,7 +38,9 @@ SELECT removal, max(happened_at) FILTER (state = 'approved'), max(happened_at) F
 FROM removal_event WHERE {_OURS} GROUP BY removal
 """  # noqa: S608 - a constant of ours, here and below
 _TOMBSTONES = (
-    f"SELECT removal, kind, token, key_id, epoch, in_force_at FROM tombstone WHERE {_OURS} ORDER BY kind, token"  # noqa: S608
+    # What stays all the same is not kept out.
+    f"SELECT removal, kind, token, key_id, epoch, in_force_at FROM tombstone WHERE {_OURS} AND kind <> '{STAYS}'"  # noqa: S608
+    " ORDER BY kind, token"
 )
 _ERASURES = f"""
 SELECT removal, table_name, sum(row_count)::BIGINT, max(erased_at), max(batch_seq) FROM erasure

@@ -1,0 +1,174 @@
+"""What was removed by a name or a text does not come back as another picture, and what only sounds like it may."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from curation.caption_bank import LIST, BankText
+from curation.pixel_store import PixelStore
+from flows import settings
+from flows.home import Home
+from flows.stages import crawl
+from flows.stages.captioning.bank import StandingTexts
+from flows.stages.decide import decide
+from flows.stages.removing import applying, approving, requests, reviewing
+from flows.stages.removing.keyed import covered_matches, leftovers
+from flows.stages.seal import select
+from policy.removal_matches import Answer
+from policy.ruleset import Ruleset
+from policy.tombstones import TOMBSTONES_FILE
+from tests.builders import ask, replaced
+from tests.flows import removable
+from tests.flows import site as shown
+from tests.flows.comebacks import MECHANISMS, page
+from tests.flows.site import Site
+
+PLAIN = "a barn beside a green hill"
+SECRET = "the walled garden of my grandmother"
+
+
+def by(artist: str, seed: int) -> shown.Answer:
+    """A picture whose own bytes say who made it."""
+    colours = np.random.default_rng(seed).integers(0, 255, (3, 3, 3), dtype=np.uint8)
+    picture, held = Image.fromarray(colours).resize((96, 96), Image.Resampling.BILINEAR), io.BytesIO()
+    exif = Image.Exif()
+    exif[0x013B] = artist
+    picture.save(held, "JPEG", exif=exif)
+    return shown.Answer(held.getvalue(), "image/jpeg")
+
+
+FIRST = {
+    "/hers.jpg": "a windmill in the evening light",
+    "/namesake.jpg": "a lighthouse by the sea",
+    "/garden.jpg": SECRET,
+}
+
+
+@pytest.fixture(scope="module")
+def crawled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Home, Site]]:
+    """Two pictures by an Ann Bee, of which one was removed by her name and one left in, and one removed by its text."""
+    with Site({"/robots.txt": shown.Answer(b"", "text/plain"), "/": page(FIRST)}) as site:
+        for number, path in enumerate(FIRST):
+            site.answers[path] = by("Cy Dee" if path == "/garden.jpg" else "Ann Bee", number)
+        default = Ruleset.default_text()
+        named = default.partition("\nmechanisms = ")[2].partition("\n")[0]
+        policy = replaced(default, {named: MECHANISMS, 'suppression = "near"': 'suppression = "exact"'})
+        text = replaced(
+            settings.DEFAULT_TEXT,
+            {
+                "allow_addresses = []": f"allow_addresses = {json.dumps([site.address])}",
+                "decode_workers = 2": "decode_workers = 1",
+            },
+        )
+        home = Home.create(tmp_path_factory.mktemp("names") / "home", settings_text=text, policy_text=policy)
+        crawl.crawl(home, [site.url("/")])
+        decide(home)
+        ann = requests.add(home, "creator", "ANN  Bee")
+        assert len(ann.matches) == 2
+        [(other,)] = ask(home, "SELECT content_sha256 FROM evidence WHERE body_json LIKE '%namesake%'")
+        answers: dict[str, tuple[Answer, str]] = {
+            str(m.group): ("reject", "another Ann Bee") if m.group == other else ("approve", "") for m in ann.matches
+        }
+        reviewing.review(home, ann.id, answers, by="Op")
+        garden = requests.add(home, "text", SECRET)
+        approving.approve_all(home, ann.id, garden.id, by="Op")
+        applying.apply(home, ann.id, garden.id, scan=False, receipts=False)
+        yield home, site
+
+
+def test_a_new_picture_with_a_removed_name_is_not_taken(crawled: tuple[Home, Site]) -> None:
+    """By the bytes' own words or the page's: nothing of it is left, and where the page says it nothing is asked. What
+    a reviewer left in stays, and what only contains the name is taken: that is for somebody to ask for.
+    """
+    home, site = crawled
+    pictures = {
+        "/new.jpg": ("a mill in the morning", by("ann bee", 11)),
+        "/said.jpg": (f" {SECRET.upper()} ", by("Eve", 12)),
+        "/sons.jpg": ("a bridge over a river", by("Ann Bee and sons", 13)),
+        "/plain.jpg": (PLAIN, by("Eve", 14)),
+        "/namesake.jpg": (FIRST["/namesake.jpg"], site.answers["/namesake.jpg"]),
+    }
+    # Each on a page of its own: HTML that names what was removed is not kept.
+    for path, (alt, answer) in pictures.items():
+        site.answers[path] = answer
+        site.answers[f"{path}.html"] = page({path: alt})
+    site.requests.clear()
+    summary = crawl.crawl(home, [site.url(f"{path}.html") for path in pictures])
+    decide(home)
+    outcomes = dict(summary.outcomes)
+    assert outcomes["picture", "refused-by-policy (tombstoned-name)"] == 2
+    assert (site.requests["/said.jpg"], site.requests["/new.jpg"]) == (0, 1)
+    fates = {path: bool(ask(home, "SELECT 1 FROM trainable WHERE image_url = ?", site.url(path))) for path in pictures}
+    assert fates == {
+        "/new.jpg": False,
+        "/said.jpg": False,
+        "/sons.jpg": True,
+        "/plain.jpg": True,
+        "/namesake.jpg": True,
+    }
+    for path in ("/new.jpg", "/said.jpg"):
+        for table, column in (("occurrence", "image_url"), ("fetch", "url")):
+            assert ask(home, f'SELECT 1 FROM "{table}" WHERE {column} = ?', site.url(path)) == []  # noqa: S608
+    assert len(set(PixelStore(home.pixels_path).keys())) == 3
+    kept = {url for (url,) in ask(home, _HTML)}
+    assert kept == {site.url(f"{path}.html") for path in ("/sons.jpg", "/plain.jpg", "/namesake.jpg")}
+
+
+_HTML = """
+SELECT url FROM "fetch" JOIN document USING (body_sha256) WHERE "fetch".kind = 'page' AND contains(url, '.jpg.html')
+"""
+
+
+@pytest.fixture
+def home(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Home:
+    return removable.copied(removable.made_once(tmp_path_factory), tmp_path / "home")
+
+
+def test_a_name_is_known_wherever_it_turns_up(home: Home) -> None:
+    """What came by another way is denied at the next decide, is not sealed or given as a caption, and is found by its
+    token alone; not what a reviewer left in, nor what only contains it.
+    """
+    text = removable.text_of(7)
+    [(pair, url, left_in)] = ask(
+        home,
+        "SELECT pair_key, image_url, content_sha256 FROM occurrence JOIN content USING (url_key) WHERE alt = ?",
+        text,
+    )
+    named = home.tombstones().with_added("removal-x", said={"text": [text.upper()], "creator": ["Nobody"]})
+    named.store(home.tombstones_path)
+    with home.ledger(readonly=True) as ledger:
+        standing = StandingTexts(ledger, named, 1)
+        listed = [BankText(words, ("list:a:1",), LIST, ()) for words in (text, PLAIN)]
+        assert [each and each.text for each in standing(listed)] == [None, PLAIN]
+        assert len(select(ledger, home, "true")) == removable.COUNT - 1
+        found = covered_matches(ledger, named)
+        assert [(m.pair_key, m.content_sha256) for m in found["removal-x"]] == [(pair, left_in)]
+        assert leftovers(home, ledger, named).of("removal-x")["rows"] == 1
+    decide(home)
+    [(verdict, code, detail)] = ask(
+        home,
+        "SELECT verdict, reason_code, reason_detail FROM latest_decision WHERE rule = 'tombstone' AND pair_key = ?",
+        pair,
+    )
+    assert (verdict, code, detail) == ("deny", "tombstoned", "removal removal-x")
+    for known in (left_in, url):
+        stays = named.with_added("removal-x", stays=[known])
+        with home.ledger(readonly=True) as ledger:
+            assert covered_matches(ledger, stays) == {}
+
+
+def test_only_an_erasure_leaves_a_name(home: Home) -> None:
+    """What is reserved, credited or answered is not kept out by its name, and neither is what was rejected."""
+    for kind in ("objection", "attribution"):
+        request = requests.add(home, "text", removable.text_of(7), kind=kind)
+        approving.approve(home, request.id, by="Op", credit_line="Ann" if kind == "attribution" else "")
+    rejected = requests.add(home, "text", removable.text_of(8))
+    requests.reject(home, rejected.id, by="Op", reason="no")
+    assert not (home.tombstones_path / TOMBSTONES_FILE).exists()
