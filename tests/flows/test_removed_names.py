@@ -85,7 +85,8 @@ def crawled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Home, Si
 
 def test_a_new_picture_with_a_removed_name_is_not_taken(crawled: tuple[Home, Site]) -> None:
     """By the bytes' own words or the page's: nothing of it is left, and where the page says it nothing is asked. What
-    a reviewer left in stays, and what only contains the name is taken: that is for somebody to ask for.
+    a reviewer left in stays, and what only contains the name is taken: that is for somebody to ask for. No page is kept
+    that shows what was removed, also where that was found out by its bytes alone.
     """
     home, site = crawled
     pictures = {
@@ -93,6 +94,7 @@ def test_a_new_picture_with_a_removed_name_is_not_taken(crawled: tuple[Home, Sit
         "/said.jpg": (f" {SECRET.upper()} ", by("Eve", 12)),
         "/sons.jpg": ("a bridge over a river", by("Ann Bee and sons", 13)),
         "/plain.jpg": (PLAIN, by("Eve", 14)),
+        "/copy.jpg": ("a mill at noon", site.answers["/hers.jpg"]),  # removed bytes, at an address that nobody knew
         "/namesake.jpg": (FIRST["/namesake.jpg"], site.answers["/namesake.jpg"]),
     }
     # Each on a page of its own: HTML that names what was removed is not kept.
@@ -109,11 +111,12 @@ def test_a_new_picture_with_a_removed_name_is_not_taken(crawled: tuple[Home, Sit
     assert fates == {
         "/new.jpg": False,
         "/said.jpg": False,
+        "/copy.jpg": False,
         "/sons.jpg": True,
         "/plain.jpg": True,
         "/namesake.jpg": True,
     }
-    for path in ("/new.jpg", "/said.jpg"):
+    for path in ("/new.jpg", "/said.jpg", "/copy.jpg"):
         for table, column in (("occurrence", "image_url"), ("fetch", "url")):
             assert ask(home, f'SELECT 1 FROM "{table}" WHERE {column} = ?', site.url(path)) == []  # noqa: S608
     assert len(set(PixelStore(home.pixels_path).keys())) == 3

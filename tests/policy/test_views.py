@@ -73,6 +73,23 @@ class TestStanding:
         [row] = ledger.query("SELECT rule, reason_code, evidence_id, ruleset_digest, since FROM standing")
         assert row == ("faces", "faces-deny", "e1", "d", datetime(2026, 1, 1))  # noqa: DTZ001 - naive UTC in DuckDB
 
+    def test_a_reason_that_was_seen_decides_before_what_nobody_looked_at(self, ledger: Ledger) -> None:
+        """Of what defers; what nobody looked at defers by itself, and the deferral began with it all the same. A deny
+        is still a deny, and an allow waits for what is not observed.
+        """
+        days = {"safety": ("defer", "not-observed"), "duplicate": ("defer", "duplicate"), "text": ("defer", "too-long")}
+        for day, (rule, (verdict, code)) in enumerate(days.items(), start=1):
+            moment = datetime(2026, 1, day, tzinfo=UTC)
+            decide(ledger, "p", rule, verdict, reason_code=code, evidence_id=f"e{day}", decided_at=moment)
+        since = datetime(2026, 1, 1)  # noqa: DTZ001 - naive UTC in DuckDB
+        row = "SELECT verdict, rule, reason_code, evidence_id, since FROM standing"
+        assert ledger.query(row) == [("defer", "duplicate", "duplicate", "e2", since)]
+        decide(ledger, "p", "robots", "deny")
+        assert stands(ledger) == {"p": ("deny", "robots")}
+        for rule in ("duplicate", "text", "robots"):
+            decide(ledger, "p", rule, "allow")
+        assert ledger.query(row) == [("defer", "safety", "not-observed", "e1", since)]
+
     @pytest.mark.parametrize("verdict", ["DENY", "", "maybe", None])
     def test_what_is_no_verdict_denies(self, ledger: Ledger, verdict: str | None) -> None:
         """A word that nobody knows is not permission."""
