@@ -11,10 +11,12 @@ import html
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 Rgb = npt.NDArray[np.uint8]
 
@@ -23,6 +25,15 @@ _NO_TONE = "#57606a"
 _NONE_KEPT = "no picture kept"
 _BOX = "#ff2bd6"  # a colour that few pictures have
 MAX_SHEET_PIXELS = 120_000_000  # of a PNG: what viewers still open
+SUFFIXES = (".png", ".html", ".htm")
+_MADE_BY = "custody contact sheet"  # by which a sheet is known, under whatever name it lies
+_HEAD_BYTES = 4096
+
+
+def is_sheet(path: Path) -> bool:
+    """Whether a file is a contact sheet that was drawn here. Raises OSError."""
+    with path.open("rb") as file:
+        return _MADE_BY.encode() in file.read(_HEAD_BYTES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +75,7 @@ _PAGE = """\
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
 <meta name="referrer" content="no-referrer">
 <meta name="robots" content="noindex, noai">
+<meta name="generator" content="{made_by}">
 <title>{title}</title>
 <style>
 :root {{ color-scheme: light dark; }}
@@ -100,6 +112,7 @@ figcaption {{ padding: .5rem .7rem; overflow-wrap: anywhere; }}
 def as_html(tiles: Iterable[Tile], *, title: str, notes: Sequence[str] = (), side: int = 224) -> str:
     """One file: pictures as data URIs of at most `side` pixels a side, boxes over them, text that can be copied."""
     return _PAGE.format(
+        made_by=_MADE_BY,
         title=html.escape(title),
         notes="".join(f"<p>{html.escape(note)}</p>" for note in notes),
         side=side,
@@ -161,7 +174,9 @@ def as_png(tiles: Sequence[Tile], *, columns: int, side: int = 224) -> bytes:
         left, top = _GAP + number % columns * width, _GAP + number // columns * height
         _draw(sheet, pen, font, tile, left, top, side)
     held = io.BytesIO()
-    sheet.save(held, "PNG", optimize=True)
+    told = PngInfo()
+    told.add_text("Software", _MADE_BY)
+    sheet.save(held, "PNG", optimize=True, pnginfo=told)
     return held.getvalue()
 
 

@@ -22,8 +22,11 @@ def handle_removals(home: str) -> dict[str, int] | State[Any]:
     """
     counts: Counter[str] = Counter()
     approved = [request.id for request in requests.list_removals(home_at(home)) if request.state == "approved"]
-    if approved and home_at(home).ruleset.models.on_exposure == "approximate":
-        serve_models(home, approved)  # before the bytes go: to forget a picture it must be there
+    if approved and (forgetting := models_to_approximate(home, approved)):
+        serve_models(home, forgetting)  # before the bytes go: to forget a picture it must be there
+        waiting = models_to_approximate(home, approved)  # somebody trains what has to forget it: the next time
+        approved = [name for name in approved if name not in waiting]
+        counts["waiting for a model"] = len(waiting)
     if approved:
         counts.update(f"now {state}" for state in apply_removals(home, approved))
     match_anew(home)
@@ -33,6 +36,12 @@ def handle_removals(home: str) -> dict[str, int] | State[Any]:
     if overdue:
         return Failed(name="NeedsAttention", message=f"{overdue} removal requests are overdue: custody removal list")
     return reported
+
+
+@custody_task("models-to-approximate")
+def models_to_approximate(home: str, removal_ids: list[str]) -> list[str]:
+    """Of approved requests, those that models have to forget before their bytes go."""
+    return sorted(models.to_approximate(home_at(home), removal_ids))
 
 
 @custody_task("apply-removals")

@@ -433,14 +433,16 @@ def removal_release(home_path: Path, as_json: bool, sha256: str, by: str, reason
 @removal.command("apply")
 @common
 @click.argument("removal_ids", nargs=-1, required=True)
-def removal_apply(home_path: Path, as_json: bool, removal_ids: tuple[str, ...]) -> None:
+@click.option("--despite-models", is_flag=True, help="Also where a model was to forget it first, and did not.")
+def removal_apply(home_path: Path, as_json: bool, removal_ids: tuple[str, ...], despite_models: bool) -> None:
     """Carry approved requests through: shards resealed without the samples, kept pixels deleted, the ledger erased.
 
     Several in one go cost little more than one. Exit 1: something of what was removed is still found somewhere.
     """
     from flows.stages.removing.applying import apply
 
-    applied = apply(open_home(home_path), *removal_ids, progress=progress_bar(as_json))
+    bar = progress_bar(as_json)
+    applied = apply(open_home(home_path), *removal_ids, progress=bar, despite_models=despite_models)
     if as_json and len(applied) > 1:
         print_json(applied)
     else:
@@ -507,11 +509,12 @@ def _print_scan(report: ScanReport) -> None:
 @removal.command("models")
 @common
 @click.argument("removal_ids", nargs=-1, required=True)
-def removal_models(home_path: Path, as_json: bool, removal_ids: tuple[str, ...]) -> None:
+@click.option("--rebuild", is_flag=True, help="What `custody removal replay --rebuild` would do.")
+def removal_models(home_path: Path, as_json: bool, removal_ids: tuple[str, ...], rebuild: bool) -> None:
     """Which models saw what these requests name, what becomes of them, and what that costs; changes nothing."""
     from flows.stages.removing.models import plan_models
 
-    planned = plan_models(open_home(home_path), *removal_ids)
+    planned = plan_models(open_home(home_path), *removal_ids, rebuild=rebuild)
     if as_json:
         print_json(planned)
         return
@@ -533,7 +536,9 @@ def removal_models(home_path: Path, as_json: bool, removal_ids: tuple[str, ...])
         f"{counted(planned.steps, 'step')} to train again{cost}; {counted(len(planned.never_seen), 'run')} never saw it"
     )
     for run in planned.runs:
-        if run.becomes and run.through:
+        if run.action == "rebuild":
+            say(f"  {run.becomes} will be REBUILT: {counted(run.captions, 'caption')} chosen anew, and a new dataset")
+        elif run.becomes and run.through:
             say(f"  {run.becomes} will be INDIRECT, through {run.through}")
     for line in planned.advice:
         say(f"  {line}")
@@ -544,8 +549,13 @@ def removal_models(home_path: Path, as_json: bool, removal_ids: tuple[str, ...])
 @click.argument("removal_ids", nargs=-1, required=True)
 @click.option("--offline", is_flag=True, help="Ask nobody again what may still be used: what has grown too old is out.")
 @click.option("--exact", is_flag=True, help="Replay where policy.toml says approximate; what only approximates goes.")
-def removal_replay(home_path: Path, as_json: bool, removal_ids: tuple[str, ...], offline: bool, exact: bool) -> None:
-    """Do with the models that saw it what policy.toml says: replay, withdraw or approximate; the old ones go.
+@click.option(
+    "--rebuild", is_flag=True, help="What stands on captions of a model that saw it: caption, seal, train anew."
+)
+def removal_replay(
+    home_path: Path, as_json: bool, removal_ids: tuple[str, ...], offline: bool, exact: bool, rebuild: bool
+) -> None:
+    """Do with the models that saw it what policy.toml says: replay, rebuild, withdraw or approximate; the old ones go.
 
     All removals in force go into one replay. Killed at any moment, it goes on when it is run again.
     """
@@ -553,7 +563,8 @@ def removal_replay(home_path: Path, as_json: bool, removal_ids: tuple[str, ...],
     from flows.stages.removing.receipts import issue_again
 
     home = open_home(home_path)
-    served = serve_models(home, *removal_ids, exact=exact, offline=offline, progress=progress_bar(as_json))
+    bar = progress_bar(as_json)
+    served = serve_models(home, *removal_ids, exact=exact, rebuild=rebuild, offline=offline, progress=bar)
     issue_again(home, removal_ids)
     if as_json:
         print_json(served)

@@ -81,7 +81,7 @@ class ModelRules:
 
     on_exposure: Literal["replay", "withdraw", "approximate"]
     on_exposure_clip: Literal["replay", "withdraw"]
-    on_indirect: Literal["name", "withdraw"]
+    on_indirect: Literal["name", "rebuild", "withdraw"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,7 +53,7 @@ def sheet(
     from curation.pixel_store import PixelStore
 
     kind = out.suffix.lower()
-    if kind not in (".png", ".html", ".htm"):
+    if kind not in contact_sheet.SUFFIXES:
         raise InputError("a contact sheet is .png or .html", where=str(out), remedy="Name the file so")
     rows, matching = _selected(home, where, order, limit)
     store = PixelStore(home.pixels_path)

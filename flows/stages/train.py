@@ -45,11 +45,23 @@ if TYPE_CHECKING:
 
 
 PROVENANCE = "provenance.json"
+REPLACED = "dataset-replaced"  # an event: subject the dataset, detail the one that took its place
 
 # Sealed when it was allowed, and not allowed now: by a new no, by a grant that ended, by evidence that grew too old.
 _WITHHELD = """
 SELECT ordinal FROM slot
 WHERE dataset = ? AND sample_key IS NOT NULL AND sample_key NOT IN (SELECT sample_key FROM trainable)
+"""
+
+_REPLACED = "SELECT detail FROM event WHERE kind = ? AND subject = ? ORDER BY batch_seq DESC, row_no DESC LIMIT 1"
+# Two models may say the same of a picture, which then is one sample: it was sealed with the word of the last of them.
+_CAPTION_MODELS = """
+WITH said AS (
+    SELECT c.model_name, c.model_digest, c.model_run FROM slot s JOIN caption c USING (sample_key)
+    WHERE s.dataset = ? AND c.batch_seq < s.batch_seq
+    QUALIFY row_number() OVER (PARTITION BY s.ordinal ORDER BY c.batch_seq DESC, c.row_no DESC) = 1
+)
+SELECT DISTINCT * FROM said WHERE model_digest IS NOT NULL ORDER BY ALL
 """
 
 
@@ -98,7 +110,9 @@ def train(
     Raises:
         InputError: no such dataset or preset, or none of its samples may be used any more.
         IntegrityError: the dataset's files are not what was sealed.
+        RefusedError: another dataset took its place.
     """
+    _require_not_replaced(home, dataset)
     if kind == "clip":
         clip = train_clip(home, dataset, seed=seed, steps=steps, offline=offline, progress=progress)
         return _as_trained(home, clip)
@@ -269,6 +283,17 @@ def clear(home: Home, dataset: str, *, offline: bool = False, progress: Progress
     return withheld
 
 
+def _require_not_replaced(home: Home, dataset: str) -> None:
+    with home.ledger(readonly=True) as ledger:
+        newer = ledger.query(_REPLACED, [REPLACED, dataset])
+    if newer:
+        raise RefusedError(
+            "its captions were chosen by a model that saw what was removed since, and another dataset took its place",
+            where=dataset,
+            remedy=f"custody train --dataset {newer[0][0]}",
+        )
+
+
 @functools.cache
 def code_version() -> str:
     """The installed version and a digest of the code that runs, so that a record names exactly what made it."""
@@ -404,8 +429,7 @@ def caption_models(home: Home, dataset: str) -> tuple[UpstreamModel, ...]:
     """
     with home.ledger(readonly=True) as ledger:
         rows = ledger.query(
-            "SELECT DISTINCT c.model_name, c.model_digest, c.model_run FROM slot s JOIN caption c USING (sample_key) "
-            "WHERE s.dataset = ? AND c.model_digest IS NOT NULL ORDER BY ALL",
+            _CAPTION_MODELS,
             [dataset],
         )
     for name, digest, run in rows:

@@ -26,7 +26,7 @@ from flows.stages.removing.exposure import (
     standing_name,
     withdrawals,
 )
-from flows.stages.removing.models import plan_models, serve_models, waiting
+from flows.stages.removing.models import plan_models, serve_models, to_approximate, waiting
 from flows.stages.removing.requests import add
 from flows.stages.removing.withdrawing import Withdrawal, carry_through, read_list, record_drawn, withdraw
 from flows.stages.sample import sample
@@ -391,7 +391,13 @@ def test_what_only_approximates_forgetting_is_a_stopgap(home: Home) -> None:
     home.policy_path.write_text(rules)
     home = Home(home.path)
     name = ask(home, victims(home)[0])
+    with pytest.raises(RefusedError, match=f"{PICTURES} is to be approximated first") as refused:
+        apply(home, name)
+    assert "--despite-models" in refused.value.remedy
+    with open_dataset(home, DATASET) as reader:
+        assert reader.is_live(victims(home)[0])
     pictures, tuned = serve(home, name).runs
+    assert to_approximate(home, [name]) == {}
     assert (pictures.action, pictures.tier, tuned.action) == ("approximate", "approximate", "withdraw")
     record = read_record(list_checkpoints(home.runs_path / pictures.becomes)[-1])
     assert record.state == "tainted"
@@ -410,6 +416,19 @@ def test_what_only_approximates_forgetting_is_a_stopgap(home: Home) -> None:
     with pytest.raises(RefusedError, match="withdrawn"):
         require_standing(home, record.checkpoint)
     assert verify(home) == []
+
+
+def test_what_was_to_be_forgotten_and_is_gone_is_withdrawn(home: Home) -> None:
+    """Applied all the same, a removal leaves nothing to forget it by: the old model goes, and nothing stands in."""
+    rules = home.policy_path.read_text("utf-8").replace('on_exposure = "replay"', 'on_exposure = "approximate"')
+    home.policy_path.write_text(rules)
+    home = Home(home.path)
+    name = ask(home, victims(home)[0])
+    apply(home, name, scan=False, receipts=False, despite_models=True)
+    pictures, _ = serve(home, name).runs
+    assert (pictures.action, pictures.becomes) == ("withdraw", "")
+    assert "stored no more" in pictures.through
+    apply(home, name, scan=False, receipts=False)  # nothing waits for it any more
 
 
 def test_a_slot_whose_caption_was_the_removed_text_is_left_out_too(home: Home) -> None:

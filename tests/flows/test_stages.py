@@ -17,11 +17,14 @@ from flows.home import Home
 from flows.museum import Museum
 from flows.stages.captioning.bank import build_bank
 from flows.stages.evidence import evidence_batches, newest_evidence
-from flows.stages.removing import applying, approving, requests
+from flows.stages.removing import applying, approving, rebuilding, requests
+from flows.stages.removing.models import plan_models, serve_models, waiting
 from flows.stages.removing.needles import gather
 from flows.stages.removing.scanning import scan
+from flows.stages.sheet import sheet
 from flows.stages.train import caption_models, train
-from policy.errors import IntegrityError
+from flows.stages.verify import verify
+from policy.errors import IntegrityError, RefusedError
 from tests.builders import (
     DATASET,
     Custody,
@@ -235,7 +238,10 @@ def test_an_applied_removal_leaves_nothing_in_any_form(
     request = requests.add(home, "url", removed.url)
     with home.ledger(readonly=True) as ledger:
         needles = gather(home, ledger, [request.id])
+    for name in ("sheet.html", "sheet.png"):
+        sheet(home, home.path / "reports" / name, limit=500)
     found = scan(home.path, needles)
+    assert any("reports/sheet.html" in hit.where for hit in found.hits)
     assert {"image_url", "url_key", "pair_key", "sample_key", "sha256", "md5", "pdq", "picture", "vector"} <= {
         hit.kind for hit in found.hits
     }
@@ -245,6 +251,7 @@ def test_an_applied_removal_leaves_nothing_in_any_form(
     left = scan(home.path, needles)
     assert (left.hits, left.unread) == ((), ())
     assert left.clean
+    assert list((home.path / "reports").iterdir()) == []  # what a PNG shows no scan can tell
 
 
 def test_an_applied_removal_is_still_traced(removed: Removed, journey: Journey) -> None:
@@ -324,3 +331,52 @@ def test_a_dataset_whose_captioner_is_gone_trains_nothing(journey: Journey, copy
         train(home, dataset=DATASET, offline=True)
     (home.path / "elsewhere").rename(home.runs_path / run)
     assert caption_models(home, DATASET) == (model,)
+
+
+def test_a_model_with_captions_of_a_clip_that_saw_it_is_rebuilt(
+    journey: Journey, custody: Custody, copy_of: Callable[[Home], Home]
+) -> None:
+    """The CLIP is replayed, its captions are chosen anew, sealed and trained on: nothing of that saw what was removed.
+    Killed in its captions and in its sealing it goes on; the old dataset is trained on no more."""
+    home = copy_of(journey.home)
+    (old,) = caption_models(home, DATASET)
+    clip, pictures = old.training_data.removeprefix("run:"), journey.run
+    # A picture that the CLIP learnt from and that the other model was never shown.
+    [(dataset,)] = ask(home, "SELECT dataset FROM run WHERE run = ?", clip)
+    apart = (
+        "SELECT sample_key FROM slot WHERE dataset = ? AND content_sha256 NOT IN "
+        "(SELECT content_sha256 FROM slot WHERE dataset = ?) ORDER BY ordinal DESC LIMIT 1"
+    )
+    [(key,)] = ask(home, apart, dataset, DATASET)
+    name = requests.add(home, "key", key).id
+    assert [(r.run, r.action) for r in plan_models(home, name).runs] == [(clip, "replay"), (pictures, "name")]
+    approving.approve(home, name, by="a test")
+    first, second = plan_models(home, name, rebuild=True).runs
+    assert (first.action, second.action) == ("replay", "rebuild")
+    captions = "SELECT ordinal, caption FROM slot WHERE dataset = ? AND caption_origin = 'clip-retrieval'"
+    assert (second.captions, second.base, second.steps) == (len(ask(home, captions, DATASET)), None, second.last_step)
+
+    command = ("removal", "replay", name, "--rebuild", "--offline")
+    rebuilt = rebuilding.rebuilt_name(DATASET, first.becomes)
+    assert custody.run(home, *command, die=Moment(rf"/{rebuilt}/dataset\.json$")).was_killed
+    assert waiting(home) == (name,)
+    done = custody(home, *command)
+    assert [(r["run"], r["action"], r["tier"]) for r in done["runs"]] == [
+        (clip, "settled", "exact"),
+        (pictures, "rebuild", "rebuilt"),
+    ]
+    becomes = done["runs"][1]["becomes"]
+    assert (becomes, done["runs"][1]["withdrawn"]) == (second.becomes, len(second.exposed))
+    (new,) = caption_models(home, rebuilt)
+    assert new.training_data == f"run:{first.becomes}" != old.training_data
+    assert not any(c["run"] in (becomes, first.becomes) for c in custody(home, "trace", key)["checkpoints"])
+    assert len(ask(home, "SELECT DISTINCT content_sha256 FROM trainable")) == len(ask(home, "SELECT 1 FROM trainable"))
+    with pytest.raises(RefusedError, match="another dataset took its place") as refused:
+        train(home, dataset=DATASET, offline=True)
+    assert rebuilt in refused.value.remedy
+    assert waiting(home) == ()
+    assert [(r.action, r.tier, r.becomes) for r in serve_models(home, name, offline=True).runs] == [
+        ("settled", "exact", first.becomes),
+        ("settled", "rebuilt", becomes),
+    ]
+    assert verify(home) == []

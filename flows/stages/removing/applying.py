@@ -10,24 +10,27 @@ and is run again has none. Then what is left is looked for by tokens, and the re
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
+from curation import contact_sheet
 from curation.pixel_store import PixelStore
 from curation.shard_files import files_of, newest_generation
 from curation.shards import drop_generation, prune, reseal
 from flows.home import LEDGER_WAIT_S, Home, utc_now
 from flows.stages.duplicates import forget_vectors, release
+from flows.stages.removing import suppressing
 from flows.stages.removing.exposure import record_reach
 from flows.stages.removing.generations import changed_shards, generation_before
 from flows.stages.removing.keyed import covered_matches, leftovers
 from flows.stages.removing.needles import Needles, gather
 from flows.stages.removing.scanning import ScanReport, scan_home
 from flows.stages.removing.standing import Removal, all_shown, scan_outcomes
-from flows.stages.removing.suppressing import suppress
 from flows.stages.seal import record_generation
 from flows.terminal import Progress, silent
 from policy import removals
@@ -35,6 +38,7 @@ from policy.durable import sweep_unfinished
 from policy.errors import InputError, RefusedError, StorageError
 from policy.ledger import Ledger
 from policy.lock import FileLock
+from policy.names import named_token
 from policy.removal_matches import erasure_selections, record_matches
 from policy.removals import Done, State
 from policy.snapshot import publish
@@ -59,16 +63,22 @@ SELECT coalesce(min(batch_seq), 0) FROM tombstone WHERE list_contains($removals:
 
 
 def apply(
-    home: Home, *requested: str, progress: Progress = silent, scan: bool = True, receipts: bool = True
+    home: Home,
+    *requested: str,
+    progress: Progress = silent,
+    scan: bool = True,
+    receipts: bool = True,
+    despite_models: bool = False,
 ) -> tuple[Removal, ...]:
     """Carry approved requests through: shards resealed, kept pixels and caches deleted, the ledger's rows erased.
 
     Then everything under the home is scanned for what was removed (`scan`), and each request gets its receipt. Applied
-    already: what has come since, if anything, goes as well.
+    already: what has come since, if anything, goes as well. `despite_models`: also where a model is to be approximated
+    and was not yet: that needs the pictures, so that the model is withdrawn then.
 
     Raises:
-        InputError: none is named, or there is none of that id. RefusedError: one is not approved. BusyError: another
-            one is being applied.
+        InputError: none is named, or there is none of that id. RefusedError: one is not approved, or a model has to
+            forget it first. BusyError: another one is being applied.
     """
     if not requested:
         raise InputError("no request is named", where="custody removal apply", remedy="custody removal list")
@@ -76,21 +86,24 @@ def apply(
     with _one_at_a_time(home):
         with home.ledger() as ledger:
             waiting, known = _standing(ledger, names)
+        if not despite_models:
+            _require_forgotten(home, waiting)
+        with home.ledger() as ledger:
             tombstones = _take_in_late(home, ledger, names)
             contents = [tuple(row) for row in ledger.query(_CONTENTS, {"removals": names})]
             record_reach(ledger, home, known)
             removals.record_steps(ledger, list(_keyed(home, ledger, known)), now=utc_now())
-        suppress(home, *known)  # an approval that was killed may have left some of it unmarked
+        suppressing.suppress(home, *known)  # an approval that was killed may have left some of it unmarked
         needles = None
         if scan and known:
             with home.ledger(readonly=True) as ledger:
                 needles = gather(home, ledger, known)
         _empty_datasets(home, names, tombstones, progress)
         progress(1, 4, "removal: kept pixels and caches")
-        _delete_copies(home, contents)
+        sheets = _delete_copies(home, contents)
         progress(2, 4, "removal: the ledger")
         with home.ledger() as ledger:
-            removals.record_steps(ledger, list(_told(contents)), now=utc_now())
+            removals.record_steps(ledger, list(_told(contents, sheets)), now=utc_now())
             _erase(home, ledger, names, waiting, [sha for _, sha in contents])
         if scan:
             progress(3, 4, "removal: looking for what is left")
@@ -102,6 +115,22 @@ def apply(
         with home.ledger(readonly=True) as ledger:
             progress(4, 4, "removal: done")
             return all_shown(ledger, home, names)
+
+
+def _require_forgotten(home: Home, names: Sequence[str]) -> None:
+    """To forget a picture it must be there: what is to be approximated comes before the bytes go."""
+    from flows.stages.removing.models import to_approximate  # it issues receipts, and who does that asks us
+
+    runs = sorted({run for runs in to_approximate(home, names).values() for run in runs})
+    if runs:
+        asked = " ".join(names)
+        raise RefusedError(
+            f"{', '.join(runs)} {'are' if len(runs) > 1 else 'is'} to be approximated first (models.on_exposure of "
+            "policy.toml), and to forget pictures takes the pictures",
+            where=asked,
+            remedy=f"custody removal replay {asked}; or apply with --despite-models, which leaves the models to be "
+            "withdrawn, or replayed with --exact",
+        )
 
 
 @contextmanager
@@ -182,7 +211,7 @@ def _keyed(home: Home, ledger: Ledger, names: Sequence[str]) -> Iterator[Done]:
         methods = Counter(method for method, *_ in taken[name])
         lowest = {method: min(score for m, score, *_ in taken[name] if m == method) for method in methods}
         after = {
-            "named": token(_TOKEN_KINDS.get(kind, kind), value) if value else None,
+            "named": named_token(home.keys, kind, value) if value else None,
             "methods": [{"method": m, "count": n, "lowest_score": lowest[m]} for m, n in sorted(methods.items())],
             "listed": [
                 {
@@ -199,8 +228,6 @@ def _keyed(home: Home, ledger: Ledger, names: Sequence[str]) -> Iterator[Done]:
 
 
 _NAMED = "SELECT removal, named_kind, named_value FROM removal WHERE list_contains($removals::VARCHAR[], removal)"
-# A named value has the token that its tombstone has, where there is one of its kind.
-_TOKEN_KINDS = {"image_url": "url", "page_url": "url", "picture": "content", "sample_key": "sample"}
 
 
 # ── files ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -250,8 +277,11 @@ def _reseal(home: Home, dataset: str, emptied: Mapping[int, str]) -> None:
         _record(home, [Done(name, "bytes", "versions-purged", dataset, after=after) for name in by_removal])
 
 
-def _delete_copies(home: Home, contents: Sequence[tuple[str, str]]) -> None:
-    """Kept pixels, embeddings, what is cached, and what killed processes left in the middle of a write."""
+def _delete_copies(home: Home, contents: Sequence[tuple[str, str]]) -> int:
+    """Kept pixels, embeddings, what is cached or drawn, and what killed processes left in the middle of a write.
+
+    How many contact sheets that were.
+    """
     digests = sorted({sha for _, sha in contents})
     PixelStore(home.pixels_path).delete_all(digests)
     sweep_unfinished(home.path)
@@ -261,13 +291,34 @@ def _delete_copies(home: Home, contents: Sequence[tuple[str, str]]) -> None:
         if cache.exists() and any(path.is_file() for path in cache.rglob("*")):
             raise StorageError("the cache cannot be deleted", where=str(cache), remedy="Mend the permissions")
     forget_vectors(home, digests)
+    return _delete_sheets(home) if digests else 0
 
 
-def _told(contents: Sequence[tuple[str, str]]) -> Iterator[Done]:
+def _delete_sheets(home: Home) -> int:
+    """Every contact sheet in the home: which pictures a PNG shows nobody can read out of it, and all are drawn anew."""
+    sheets = []
+    for directory, _, names in os.walk(home.path):
+        for name in names:
+            path = Path(directory, name)
+            if path.suffix.lower() in contact_sheet.SUFFIXES and path.is_file():
+                with suppress(OSError):  # what cannot be read is named by the scan
+                    if contact_sheet.is_sheet(path):
+                        sheets.append(path)
+    for path in sheets:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            what = f"a contact sheet cannot be deleted ({error.strerror})"
+            raise StorageError(what, where=str(path), remedy="Mend the permissions") from error
+    return len(sheets)
+
+
+def _told(contents: Sequence[tuple[str, str]], sheets: int) -> Iterator[Done]:
     for name, count in sorted(Counter(removal for removal, _ in contents).items()):
         yield Done(name, "bytes", "pictures-deleted", "pixels", after={"contents": count})
         yield Done(name, "bytes", "embeddings-overwritten", "vectors", after={"contents": count})
         yield Done(name, "bytes", "emptied", "cache")
+        yield Done(name, "bytes", "sheets-deleted", "sheets", after={"sheets": sheets})
 
 
 def _record(home: Home, steps: Sequence[Done]) -> None:

@@ -215,15 +215,19 @@ def _gone_through(
     home: Home, keys: list[str], models: bool, clock: _Clock
 ) -> tuple[int, int, int, int, float | None, tuple[str, ...]]:
     """Hits, places not read, what tokens still find, checkpoints that saw it, seconds to redo them, failures."""
-    from flows.stages.removing.models import plan_models, serve_models
+    from flows.stages.removing.models import plan_models, serve_models, to_approximate
 
     names = clock.measure("file", lambda: [requests.add(home, "key", key).id for key in keys])
     clock.measure("approve", lambda: _approve(home, names))
     plan = clock.measure("models, reckoned", lambda: plan_models(home, *names))
+    first = models and bool(to_approximate(home, names))  # of what is to forget it: while it is there
+    if first:
+        clock.measure("models, served", lambda: serve_models(home, *names))
     done: tuple[Removal, ...] = clock.measure(
-        "apply, scan and receipts", lambda: applying.apply(home, *names, progress=clock.progress)
+        "apply, scan and receipts",
+        lambda: applying.apply(home, *names, progress=clock.progress, despite_models=not models),
     )
-    if models:
+    if models and not first:
         clock.measure("models, served", lambda: serve_models(home, *names))
     failures = [f"receipt of {one.id}: {p.field}: {p.what}" for one in done for p in _checked(home, one)]
     with home.ledger(readonly=True) as ledger:

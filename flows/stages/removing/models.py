@@ -1,8 +1,8 @@
 """What becomes of models that saw what was removed: planned with its cost, carried out, and written down for receipts.
 
 By policy.toml's [models] a run that was fed it is replayed to the model that never was, or withdrawn, or approximated
-until somebody replays; what only stands on the output of such a run is named, or withdrawn. All removals in force go
-into one replay. Every step can be killed and the command run again: what is done is seen, not remembered.
+until somebody replays; what only stands on the output of such a run is named, rebuilt, or withdrawn. All removals in
+force go into one replay. Every step can be killed and the command run again: what is done is seen, not remembered.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from flows.home import Home, utc_now
-from flows.stages.removing import approximating, replaying
+from flows.stages.removing import approximating, rebuilding, replaying
 from flows.stages.removing.exposure import (
     DESCENDS,
     FED,
@@ -24,6 +24,7 @@ from flows.stages.removing.exposure import (
     is_unfinished,
     origin_of,
     record_reach,
+    standing_name,
 )
 from flows.stages.removing.withdrawing import Withdrawal, carry_through, read_list, withdraw
 from flows.stages.trace import TracedCheckpoint, stands_on
@@ -33,17 +34,19 @@ from flows.terminal import Progress, silent
 from policy import removals
 from policy.errors import BusyError, InputError, IntegrityError, RefusedError
 from policy.ledger import Ledger
-from policy.provenance import CheckpointRecord
+from policy.provenance import CheckpointRecord, TrainingRun
 from policy.removals import Done, State
+from policy.ruleset import ModelRules
 
 if TYPE_CHECKING:
     from training.conditioning import TextEncoder
 
-REPLAY, WITHDRAW, APPROXIMATE, NAME, SETTLED = "replay", "withdraw", "approximate", "name", "settled"
-BUSY = "busy"
-EXACT, INDIRECT, TAINTED, APPROXIMATED = "exact", "indirect", "tainted", "approximate"
+REPLAY, REBUILD, WITHDRAW, APPROXIMATE = "replay", "rebuild", "withdraw", "approximate"
+NAME, SETTLED, BUSY = "name", "settled", "busy"
+EXACT, REBUILT, INDIRECT, TAINTED, APPROXIMATED = "exact", "rebuilt", "indirect", "tainted", "approximate"
 SERVED = "served"
 
+_TO_DO = (REPLAY, REBUILD, WITHDRAW, APPROXIMATE)
 _ORDER = {"clip": 0, "diffusion": 1}  # what others stand on comes first
 _SAVED = "SELECT run, segment, step, saved_at FROM checkpoint ORDER BY run, segment, step, batch_seq"
 _SERVED = "SELECT DISTINCT removal FROM removal_step WHERE part = 'models' AND action = 'served'"
@@ -53,11 +56,12 @@ _SERVED = "SELECT DISTINCT removal FROM removal_step WHERE part = 'models' AND a
 class PlannedRun:
     """A run that saw something, and what becomes of it.
 
-    `action`: replay | withdraw | approximate | name | settled (done before). `exposed`: its checkpoints that saw it,
-    `going` those of them that are withdrawn; `never`: those that did not. Of a replay, `base` is the checkpoint that it
-    starts from (None: from nothing), `steps` how many are trained again, `becomes` the new run, `estimated_s` what that
-    takes by the pace at which the run was trained (None: not known). `through`: what stays between the new run and an
-    exact one, "" where nothing does.
+    `action`: replay | rebuild | withdraw | approximate | name | settled (done before). `exposed`: its checkpoints that
+    saw it, `going` those of them that are withdrawn; `never`: those that did not. Of a replay, `base` is the checkpoint
+    that it starts from (None: from nothing), `steps` how many are trained again, `becomes` the new run, `estimated_s`
+    what that takes by the pace at which the run was trained (None: not known). `through`: what stays between the new
+    run and an exact one, "" where nothing does. Of a rebuild, `captions`: how many in the old dataset are chosen anew;
+    the time that this and sealing take is not in `estimated_s`.
     """
 
     run: str
@@ -73,6 +77,7 @@ class PlannedRun:
     becomes: str = ""
     estimated_s: float | None = None
     through: str = ""
+    captions: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +96,8 @@ class ModelPlan:
 class ServedRun:
     """What became of a run.
 
-    `action`: as planned, or busy: somebody trains it, and it waits. `tier`: of what took its place: exact | indirect
-    (by `through`) | tainted | approximate; or "".
+    `action`: as planned, or busy: somebody trains it, and it waits. `tier`: of what took its place: exact | rebuilt |
+    indirect (by `through`) | tainted | approximate; or "".
     """
 
     run: str
@@ -116,10 +121,11 @@ class ModelsServed:
     notices: int
 
 
-def plan_models(home: Home, *names: str) -> ModelPlan:
+def plan_models(home: Home, *names: str, rebuild: bool = False) -> ModelPlan:
     """What became, or will become, of every run, and what that costs; nothing is changed.
 
-    Also for a request that is not decided yet: then it says what approving it would bring about.
+    Also for a request that is not decided yet: then it says what approving it would bring about. `rebuild`: as if
+    policy.toml said so of what stands on models.
 
     Raises:
         InputError: no request is named, or there is none of that id.
@@ -128,10 +134,10 @@ def plan_models(home: Home, *names: str) -> ModelPlan:
     with home.ledger(readonly=True) as ledger:
         for name in asked:
             removals.find(ledger, name)
-        exposures = Exposures(ledger, home, undecided=True)
+        exposures = Exposures(ledger, home, undecided=True, rules=_rules(home, rebuild=rebuild))
         pace = _pace(ledger)
     runs, never = _planned(home, exposures, asked, pace)
-    replays = [run for run in runs if run.action == REPLAY]
+    replays = [run for run in runs if run.action in (REPLAY, REBUILD)]
     known = [run.estimated_s for run in replays if run.estimated_s is not None]
     return ModelPlan(
         asked,
@@ -151,29 +157,46 @@ def waiting(home: Home) -> tuple[str, ...]:
         pace = _pace(ledger)
     unserved = {name for name in exposures.in_force if name not in served}
     runs, _ = _planned(home, exposures, exposures.in_force, pace)
-    if any(run.action in (REPLAY, WITHDRAW, APPROXIMATE) for run in runs):
+    if any(run.action in _TO_DO for run in runs):
         unsettled = {each for run in runs for each in run.going} - exposures.withdrawn.keys()
         unserved |= {n for n in exposures.in_force if any(s.id in unsettled for s in exposures.exposed([n]))}
     return tuple(sorted(unserved))
+
+
+def to_approximate(home: Home, names: Collection[str]) -> dict[str, tuple[str, ...]]:
+    """Of these removals, those that runs have still to be made to forget, with the runs: while the pictures are there.
+
+    None but by policy.toml's word.
+    """
+    if not names or home.ruleset.models.on_exposure != APPROXIMATE:
+        return {}
+    with home.ledger(readonly=True) as ledger:
+        exposures = Exposures(ledger, home)
+    runs = {one.run for one in _planned(home, exposures, names, {})[0] if one.action == APPROXIMATE}
+    found = {name: {seen.run for seen in exposures.exposed([name])} & runs for name in names}
+    return {name: tuple(sorted(runs)) for name, runs in found.items() if runs}
 
 
 def serve_models(
     home: Home,
     *names: str,
     exact: bool = False,
+    rebuild: bool = False,
     offline: bool = False,
     text_encoder: TextEncoder | None = None,
     progress: Progress = silent,
 ) -> ModelsServed:
     """Carry out what policy.toml says of every run that saw what these removals took away, all of them together.
 
-    `exact`: replay where it says approximate; what only approximates goes then. `offline`: what may still be used is
-    judged without asking anybody. `text_encoder`: of diffusion runs, where it is not the packaged one. Requests that
-    were applied get a new receipt.
+    `exact`: replay where it says approximate; what only approximates goes then. `rebuild`: rebuild what stands on
+    models that saw it, where it says something else. `offline`: what may still be used is judged without asking
+    anybody. `text_encoder`: of diffusion runs, where it is not the packaged one.
+    Requests that were applied get a new receipt.
 
     Raises:
         InputError: no request is named, or there is none of that id. RefusedError: one is not approved.
         IntegrityError: a replay does not verify; the old model then stays as it was, refused.
+        As `custody caption`, `seal` and `train` do, of a rebuild: the old model stays as well, refused.
     """
     asked = _asked(names)
     carry_through(home)
@@ -182,19 +205,21 @@ def serve_models(
         for name in asked:
             _require_in_force(ledger, name)
         record_reach(ledger, home, [n for n in asked if removals.find(ledger, n).state is State.APPROVED])
-        rules = replace(home.ruleset.models, on_exposure="replay") if exact else home.ruleset.models
-        exposures = Exposures(ledger, home, rules=rules)
+        exposures = Exposures(ledger, home, rules=_rules(home, exact=exact, rebuild=rebuild))
         # Removals that nobody has served yet go into the same replays.
         served = {name for (name,) in ledger.query(_SERVED)}
         together = sorted({*asked, *(n for n in exposures.in_force if n not in served)})
         pace = _pace(ledger)
     runs, never = _planned(home, exposures, together, pace)
     by_name = {name: exposures.exposed([name]) for name in together}
-    done = []
+    done: list[ServedRun] = []
     for planned in runs:
+        if planned.action == REBUILD and any(one.action == BUSY for one in done):
+            done.append(ServedRun(planned.run, planned.kind, BUSY, "", "", "", 0, 0))  # it waits for the new captioner
+            continue
         try:
             with run_lock(home.runs_path / planned.run):
-                done.append(_serve(home, exposures, planned, by_name, offline, text_encoder, progress))
+                done.append(_serve(home, exposures, planned, runs, by_name, offline, text_encoder, progress))
         except BusyError:
             # Its old checkpoints are refused meanwhile; the removal is not served before it has been.
             done.append(ServedRun(planned.run, planned.kind, BUSY, "", "", "", 0, 0))
@@ -227,6 +252,12 @@ def _register_all(home: Home) -> None:
 # ── planning ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+def _rules(home: Home, *, exact: bool = False, rebuild: bool = False) -> ModelRules:
+    rules = home.ruleset.models
+    rules = replace(rules, on_exposure="replay") if exact else rules
+    return replace(rules, on_indirect="rebuild") if rebuild else rules
+
+
 def _asked(names: Iterable[str]) -> tuple[str, ...]:
     asked = tuple(sorted(set(names)))
     if not asked:
@@ -254,36 +285,51 @@ def _planned(
     runs = []
     for run, seen in by_run.items():
         record = exposures.records.runs[run]
-        action = _action(exposures, record.kind, {exposures.how(each, exposed) for each in seen})
-        if action == REPLAY and is_unfinished(exposures.withdrawn.values(), run):
+        upstream = sorted(stands_on(record, exposures.records.runs)[0] & by_run.keys())
+        action = _action(exposures, record, {exposures.how(each, exposed) for each in seen}, stands=bool(upstream))
+        if action in (REPLAY, REBUILD) and is_unfinished(exposures.withdrawn.values(), run):
             action = WITHDRAW  # a replay that was never finished, and that another one overtakes
         if action == REPLAY and not ((home.runs_path / run / "run.json").is_file() and record.dataset in datasets):
             action = WITHDRAW  # nothing is left to go back to, or to train on
-        going = tuple(each.id for each in seen if not exposures.may_stay(each, exposed, names))
+        gone_before = exposures.withdrawn.keys()
+        going = tuple(
+            each.id for each in seen if each.id in gone_before or not exposures.may_stay(each, exposed, names)
+        )
         if not going:
             action = NAME
         gone = [exposures.withdrawn[each] for each in going if each in exposures.withdrawn]
-        if going and len(gone) == len(going) and (action != REPLAY or all(each.replaced_by for each in gone)):
+        again = action in (REPLAY, REBUILD)
+        if going and len(gone) == len(going) and (not again or all(each.replaced_by for each in gone)):
             action = SETTLED
         never = tuple(row[0] for row in exposures.records.checkpoints if row[1] == run and row[0] not in ids)
-        upstream = sorted(stands_on(record, exposures.records.runs)[0] & by_run.keys())
         through = f"captions of the model {', '.join(upstream)}" if upstream else ""
         last_step = max((each.step for each in seen if each.id in going), default=0)
         one = PlannedRun(run, record.kind, action, seen, going, never, last_step=last_step, through=through)
         if action == REPLAY:
             one = _with_cost(home, exposures, names, one, pace)
         runs.append(one)
+    by_name = {one.run: one for one in runs}
+    with home.ledger(readonly=True) as ledger:
+        runs = [_with_rebuild(ledger, exposures, one, by_name, pace) if one.action == REBUILD else one for one in runs]
     runs.sort(key=lambda one: (_ORDER.get(one.kind, 2), one.run))
     recorded = {row[1] for row in exposures.records.checkpoints}
     return tuple(runs), tuple(sorted(recorded - by_run.keys()))
 
 
-def _action(exposures: Exposures, kind: str, hows: set[str]) -> str:
+def _action(exposures: Exposures, record: TrainingRun, hows: set[str], *, stands: bool) -> str:
+    """`stands`: on a model that saw it, whether it was fed it as well or not."""
     rules = exposures.rules
-    if FED in hows and kind in _ORDER:
-        return rules.on_exposure_clip if kind == "clip" else rules.on_exposure
+    if FED in hows and record.kind in _ORDER:
+        action = rules.on_exposure_clip if record.kind == "clip" else rules.on_exposure
+        return REBUILD if action == REPLAY and stands and _may_rebuild(rules, record) else action
     # What began from a model that was fed it has its weights; only what stands on captions may stay.
-    return WITHDRAW if hows & {FED, DESCENDS} else rules.on_indirect
+    if hows & {FED, DESCENDS}:
+        return WITHDRAW
+    return WITHDRAW if rules.on_indirect == REBUILD and not _may_rebuild(rules, record) else rules.on_indirect
+
+
+def _may_rebuild(rules: ModelRules, record: TrainingRun) -> bool:
+    return rules.on_indirect == REBUILD and rebuilding.can_rebuild(record)
 
 
 def _with_cost(
@@ -302,6 +348,29 @@ def _with_cost(
         becomes=planned.name,
         estimated_s=None if seconds is None else round(seconds * planned.steps, 1),
     )
+
+
+def _with_rebuild(
+    ledger: Ledger, exposures: Exposures, one: PlannedRun, others: Mapping[str, PlannedRun], pace: Mapping[str, float]
+) -> PlannedRun:
+    planned = _rebuild_of(ledger, exposures, one, others)
+    seconds = pace.get(one.run)
+    return replace(
+        one,
+        steps=planned.last_step,
+        becomes=planned.run,
+        estimated_s=None if seconds is None else round(seconds * planned.last_step, 1),
+        captions=planned.captions,
+    )
+
+
+def _rebuild_of(
+    ledger: Ledger, exposures: Exposures, one: PlannedRun, others: Mapping[str, PlannedRun]
+) -> rebuilding.Planned:
+    record = exposures.records.runs[one.run]
+    captioners = sorted(stands_on(record, exposures.records.runs)[0] & others.keys())
+    successors = [standing_name(exposures.withdrawn.values(), others[run].becomes or run) for run in captioners]
+    return rebuilding.plan(ledger, record, captioners, successors[-1], last_step=one.last_step)
 
 
 def _to_empty(home: Home, exposures: Exposures, dataset: str) -> frozenset[int]:
@@ -333,12 +402,12 @@ def _pace(ledger: Ledger) -> dict[str, float]:
 
 def _advice(asked: Sequence[str], runs: Sequence[PlannedRun], in_force: bool) -> tuple[str, ...]:
     advice = []
-    if any(run.action in (REPLAY, WITHDRAW, APPROXIMATE) for run in runs):
+    if any(run.action in _TO_DO for run in runs):
         advice.append(f"{'next' if in_force else 'once approved'}: custody removal replay {' '.join(asked)}")
     if any(run.through and run.action in (REPLAY, NAME) for run in runs):
         advice.append(
-            "captions stay that a model chose which saw it: an exact model takes new ones (custody caption with the "
-            "replayed CLIP), a new dataset (custody seal) and a new training; none of that is done here"
+            "captions stay that a model chose which saw it: new ones, a new dataset and a new training are made by "
+            f"custody removal replay {' '.join(asked)} --rebuild (what that costs: custody removal models --rebuild)"
         )
     return tuple(advice)
 
@@ -350,6 +419,7 @@ def _serve(
     home: Home,
     exposures: Exposures,
     planned: PlannedRun,
+    others: Sequence[PlannedRun],
     by_name: Mapping[str, Sequence[TracedCheckpoint]],
     offline: bool,
     text_encoder: TextEncoder | None,
@@ -363,7 +433,9 @@ def _serve(
         Done(name, PART, "named", each.id, after={"tier": INDIRECT, "through": each.through})
         for name in concerned
         for each in by_name[name]
-        if each.run == planned.run and exposures.may_stay(each, by_name[name], [name])
+        if each.run == planned.run
+        and each.id not in exposures.withdrawn
+        and exposures.may_stay(each, by_name[name], [name])
     ]
     if action == REPLAY:
         dataset = exposures.records.runs[planned.run].dataset
@@ -377,6 +449,16 @@ def _serve(
         if tier == INDIRECT:
             after = {"tier": INDIRECT, "through": through}
             steps += [Done(n, PART, "named", new, after=after) for n in concerned for new in took_place.values()]
+    elif action == REBUILD:
+        with home.ledger(readonly=True) as ledger:
+            rebuild = _rebuild_of(ledger, exposures, planned, {one.run: one for one in others})
+        built = rebuilding.rebuild(home, rebuild, offline=offline, text_encoder=text_encoder, progress=progress)
+        becomes = built.run
+        tier, through = _tier(home, built.last, concerned)
+        if tier == EXACT:  # it never saw it; which is not to say that another one has its bits
+            tier, through = REBUILT, f"captions of {built.captioner} in the dataset {built.dataset}"
+        took_place = _checkpoints_of(home, becomes)
+        steps += _rebuilt(planned, built, tier, through, concerned)
     elif action == APPROXIMATE:
         made, through = approximating.approximate(
             home, exposures, planned.run, concerned, text_encoder=text_encoder, progress=progress
@@ -393,6 +475,8 @@ def _serve(
         if instead:
             becomes = instead[-1].rpartition("-")[0]
             tier, through = _called(exposures, becomes, concerned)
+            if tier == EXACT and any(exposures.withdrawn[each].action == REBUILT for each in planned.going):
+                tier, through = REBUILT, f"the dataset {exposures.records.runs[becomes].dataset}"
     rows = _withdrawals(exposures, replace(planned, action=action), by_name, took_place)
     with home.ledger() as ledger:
         removals.record_steps(ledger, steps, now=utc_now())
@@ -462,6 +546,26 @@ def _replayed(
     return [Done(name, PART, "replayed", planned.run, before=before, after=after) for name in names]
 
 
+def _rebuilt(
+    planned: PlannedRun, built: rebuilding.Rebuilt, tier: str, through: str, names: Sequence[str]
+) -> list[Done]:
+    """What a receipt tells of a rebuild: from what it was made, and that none of that saw what was removed."""
+    after = {
+        "run": built.run,
+        "checkpoint": built.last.checkpoint,
+        "steps": planned.steps,
+        "tier": tier,
+        "through": through,
+        "captioner": built.captioner,
+        "dataset": built.dataset,
+        "dataset_root": built.last.dataset_root,
+        "weights": {name: sha for name, sha in built.last.files if name.endswith(".safetensors")},
+        "record_sha256": built.last.digest,
+        "code_version": code_version(),
+    }
+    return [Done(name, PART, REBUILT, planned.run, after=after) for name in names]
+
+
 def _approximated(planned: PlannedRun, made: CheckpointRecord, names: Sequence[str]) -> list[Done]:
     """What a receipt tells of a stopgap: how it was made, and what of it was measured; it is owed a replay."""
     unlearning = made.unlearning
@@ -496,8 +600,9 @@ def _withdrawals(
             if each.run != planned.run or exposures.may_stay(each, exposed, [name]):
                 continue
             gone = exposures.withdrawn.get(each.id)
-            if planned.action == REPLAY:
-                action, instead = "replayed", took_place.get(each.step) or took_place[max(took_place)]
+            if planned.action in (REPLAY, REBUILD):
+                action = "replayed" if planned.action == REPLAY else REBUILT
+                instead = took_place.get(each.step) or took_place[max(took_place)]
             elif gone is not None:  # for another removal, before this one
                 action, instead = gone.action, gone.replaced_by or ""
             else:

@@ -10,7 +10,7 @@ import functools
 import hashlib
 import json
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +23,7 @@ from flows.stages.removing.exposure import origin_of
 from flows.stages.train import clear, code_version, open_dataset, register_run, run_lock, train_beside
 from flows.terminal import Progress, silent
 from policy.errors import IntegrityError
-from policy.provenance import CheckpointRecord, TrainingRun
+from policy.provenance import CheckpointRecord, TrainingRun, UpstreamModel
 
 if TYPE_CHECKING:
     from training.conditioning import TextEncoder
@@ -97,7 +97,18 @@ def replay(
                 if old.kind == "clip":
                     last = _replay_clip(home, planned, reader, new_dir, withheld, progress)
                 else:
-                    last = _replay_diffusion(home, planned, reader, new_dir, withheld, text_encoder, progress)
+                    last = train_like(
+                        home,
+                        old,
+                        reader,
+                        new_dir,
+                        upstream=old.upstream[1:],  # the first is the text encoder's, which the trainer adds
+                        last_step=planned.last_step,
+                        withheld=withheld,
+                        text_encoder=text_encoder,
+                        progress=progress,
+                        what="replay",
+                    )
         finally:
             register_run(home, new_dir)
     if last.step < planned.last_step:
@@ -117,21 +128,25 @@ def _replay_plan(home: Home, run: str, removed: Collection[int]) -> ReplayPlan:
     return plan_replay(home.runs_path / run, removed)
 
 
-def _replay_diffusion(
+def train_like(
     home: Home,
-    planned: Planned,
+    old: TrainingRun,
     reader: DatasetReader,
     new_dir: Path,
+    *,
+    upstream: Sequence[UpstreamModel],
+    last_step: int,
     withheld: Collection[int],
     text_encoder: TextEncoder | None,
     progress: Progress,
+    what: str,
 ) -> CheckpointRecord:
+    """Train a diffusion run as an old one was, its ranks included, to a step. `upstream`: without the text encoder."""
     from curation.clip_model import PackagedTextEncoder
     from training.config import TrainingConfig
     from training.loop import train
     from training.ranks import train_together
 
-    old = planned.old_run
     config = TrainingConfig.from_json(old.config_json, where=old.run)
     settings = home.settings.training
     encoder = text_encoder or PackagedTextEncoder()
@@ -140,23 +155,23 @@ def _replay_diffusion(
             reader,
             config,
             new_dir,
-            upstream=old.upstream[1:],  # the first is the text encoder's, which the trainer adds
+            upstream=upstream,
             text_encoder=encoder,
             reopen_s=settings.reopen_hours * 3600,
             tokens_dir=home.tokens_path if settings.token_cache_bytes else None,
             tokens_bytes=settings.token_cache_bytes,
             progress=lambda step, loss, speed: progress(
-                step, planned.last_step, f"replay {planned.name}: loss {loss:.3f}, {speed:.0f} images/s"
+                step, last_step, f"{what} {new_dir.name}: loss {loss:.3f}, {speed:.0f} images/s"
             ),
             now=utc_now,
             tombstones_dir=home.tombstones_path,
             withheld=withheld,
-            stop_after=planned.last_step,
+            stop_after=last_step,
             code_version=code_version(),
             ranks=ranks,
         ),
         old.segments[-1].contract.world_size,
-        others=functools.partial(train_beside, home.path, old.dataset, config, new_dir, planned.last_step),
+        others=functools.partial(train_beside, home.path, reader.manifest.dataset, config, new_dir, last_step),
         device=config.device,
     )
     return result.last

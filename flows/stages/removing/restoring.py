@@ -92,7 +92,8 @@ def restore(home: Home, progress: Progress = silent) -> Restored:
         again = _to_apply(ledger, tombstones, found)
         _say(ledger, again, found, before, tombstones.epoch)
     progress(1, 3, "restore: removals")
-    done = apply(home, *again, progress=progress) if again else ()
+    # Nothing else may be done in it meanwhile: no model can be made to forget first.
+    done = apply(home, *again, progress=progress, despite_models=True) if again else ()
     carry_through(home)  # weights of models that were withdrawn before the backup was made, and lie in it
     progress(2, 3, "restore: what is left")
     with home.ledger(readonly=True) as ledger:
