@@ -20,11 +20,13 @@ PRELOADED = (
     "curation.captions",
     "curation.clip_model",
     "curation.duplicates",
+    "curation.language",
     "curation.near_embedding",
     "curation.nsfw",
     "curation.shard_reader",
     "curation.shards",
     "flows.cli",
+    "flows.removal_prompt",
     "flows.stages.audits",
     "flows.stages.caption",
     "flows.stages.crawl",
@@ -38,12 +40,16 @@ PRELOADED = (
     "flows.stages.trace",
     "flows.stages.verify",
     "flows.stages.why",
+    "numpy.ma",
     "onnxruntime",
+    "policy.incoming",
+    "rich.table",
     "timm",
     "training.clip",
     "training.loop",
+    "training.recompute",
     "training.sampling",
-    "transformers",
+    "transformers.models.bert.modeling_bert",  # the text tower: imported when one is made, and 600 modules with it
 )
 
 
