@@ -58,7 +58,7 @@ class Anchor:
             )
             if len(anchor.chain) != 64 or not set(anchor.chain) <= _DIGITS:
                 raise ValueError("no chain in it")
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise InputError(f"not an anchor ({error})", where=where) from error
         if public_key is not None and anchor.public_key != public_key.hex():
             raise IntegrityError("the anchor was signed with another key", where=where)

@@ -21,7 +21,7 @@ import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final, Self
 
 from policy.errors import CustodyError, InputError
@@ -391,6 +391,8 @@ def _due(received_at: datetime, regime: str, extended: bool) -> datetime | None:
         return due_at(received_at, regime, extended=extended)
     except CustodyError:
         return None  # a regime of the operator's own: nobody outside knows its days
+    except (ValueError, OverflowError):
+        return datetime.max.replace(tzinfo=UTC)  # a day that no calendar has: whatever it says, it is not due then
 
 
 def _check_matches(body: Mapping[str, Any]) -> Iterator[Problem]:

@@ -14,6 +14,7 @@ import calendar
 import dataclasses
 import enum
 import hashlib
+import re
 import secrets
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -194,10 +195,18 @@ def same_name(one: str, other: str) -> bool:
 
 
 def folded(text: str) -> str:
-    """A text as it is compared: Unicode NFKC, without case, without format characters, its white space single."""
+    """A text as it is compared: Unicode NFKC, without case, without what nobody sees, its white space single."""
     plain = unicodedata.normalize("NFKC", text)
-    visible = "".join(c for c in plain if unicodedata.category(c) != "Cf")
+    visible = "".join(c for c in plain if unicodedata.category(c) != "Cf" and not _UNSEEN.match(c))
     return " ".join(unicodedata.normalize("NFKC", visible.casefold()).split())
+
+
+# Beside format characters: those of Default_Ignorable_Code_Point (Unicode, DerivedCoreProperties.txt) that are none,
+# such as variation selectors and fillers; the blank of Braille; controls that are no white space.
+_UNSEEN: Final = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2065\u2800\u3164\ufe00-\ufe0f\uffa0\ufff0-\ufff8"
+    "\U000e0000-\U000e0fff\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]"
+)
 
 
 def record(

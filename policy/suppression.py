@@ -171,7 +171,7 @@ class Suppression:
             return cls(keys=keys)
         except OSError as error:
             raise StorageError(f"cannot read the suppression list ({error.strerror})", where=str(path)) from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise IntegrityError(f"not a suppression list ({error!r})", where=str(path)) from error
         if keys is not None and found.key_id != keys.key_id("encryption"):
             raise KeyFileError("the marks were encrypted under another key", where=str(path), remedy="Restore keys/")

@@ -185,7 +185,7 @@ class Tombstones:
             return cls(keys=keys)
         except OSError as error:
             raise StorageError(f"cannot read the tombstones ({error.strerror})", where=str(path)) from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise IntegrityError(f"not a tombstone file ({error!r})", where=str(path)) from error
         if keys is not None and tombstones.key_id != keys.key_id("token"):
             raise KeyFileError("the tombstones were made with another key", where=str(path), remedy="Restore keys/")

@@ -85,5 +85,5 @@ class WithdrawalList:
             return cls(int(said["number"]), str(said["issued_at"]), tuple(models))
         except InvalidSignature as error:
             raise IntegrityError("the list is not the one that was signed", where=where) from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise IntegrityError(f"not a withdrawal list ({error!r})", where=where) from error

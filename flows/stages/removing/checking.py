@@ -13,7 +13,7 @@ from typing import Any
 
 from policy.commitments import GENESIS, chain_sql
 from policy.errors import CustodyError, InputError, IntegrityError
-from policy.receipts import NEVER_SEEN, Problem, Receipt, altered, inconsistent, malformed
+from policy.receipts import MAX_RECEIPT_BYTES, NEVER_SEEN, Problem, Receipt, altered, inconsistent, malformed
 
 _CHAIN_AT = "SELECT chain FROM batch WHERE seq = $seq"
 _BROKEN = f"""
@@ -58,7 +58,8 @@ def check(
         InputError: not a receipt, or what was given beside it cannot be read.
     """
     try:
-        receipt = Receipt.read(file.read_bytes(), where=str(file))
+        with file.open("rb") as opened:  # a stranger's: no more of it than there may be
+            receipt = Receipt.read(opened.read(MAX_RECEIPT_BYTES + 1), where=str(file))
     except OSError as error:
         raise InputError(f"the receipt cannot be read ({error.strerror})", where=str(file)) from error
     key = _public_key(public_key) if public_key else None
@@ -68,6 +69,7 @@ def check(
             raise InputError(f"not a receipt of this version: {wrong[0].field}: {wrong[0].what}", where=str(file))
         problems += inconsistent(receipt.body)
         checked.append("arithmetic")
+    if not problems:  # slots that a dataset cannot have need not be looked for in one
         if dataset is not None:
             problems += _check_dataset(receipt.body, dataset)
             checked.append("dataset")
@@ -123,6 +125,9 @@ def _check_dataset(body: Mapping[str, Any], directory: Path) -> Iterator[Problem
         raise InputError(f"the receipt does not speak of the dataset {manifest.dataset}", where=str(directory))
     field = f"datasets[{number}]"
     yield from (Problem(field, what) for what in verify_dataset(directory))
+    if manifest.slots != told["slots"]:
+        yield Problem(f"{field}.slots", f"the dataset that was given has {manifest.slots}")
+        return
     if manifest.root != told["root"]:
         yield Problem(f"{field}.root", "the dataset that was given has another root")
         return

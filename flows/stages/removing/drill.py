@@ -31,6 +31,7 @@ from policy.receipts import Problem
 from policy.removals import due_at
 
 PREFIX = ".drill-"  # of the copy's directory, beside the home; its name ends with who made it
+COPY = "tombstones-copy"  # in the copy, what removals.suppression_copy names: so one that is kept can be opened
 BY_WHOM = "custody removal drill"
 ROOM = 2.2  # times the home: the copy, and the ledger, its snapshot and the touched shards written anew in it
 
@@ -154,9 +155,10 @@ def _picked(home: Home, samples: int, seed: int) -> list[str]:
 
 @contextmanager
 def _copied(home: Home, keep: Path | None, clock: _Clock) -> Iterator[Home]:
-    """A copy of the home, every byte its own, with its copy of tombstones beside it; gone in the end, unless kept."""
+    """A copy of the home, every byte its own, with its copy of tombstones in it; gone in the end, unless kept."""
     source = home.path.absolute()
     place = source.parent / f"{PREFIX}{source.name}-{os.getpid()}"
+    _require_own_files(source)
     size = sum(path.stat().st_size for path in source.rglob("*") if path.is_file())
     free = shutil.disk_usage(source.parent).free
     if free < size * ROOM:
@@ -167,7 +169,7 @@ def _copied(home: Home, keep: Path | None, clock: _Clock) -> Iterator[Home]:
         with home.ledger(readonly=True):  # nobody writes while it is copied
             clock.measure("copy", lambda: shutil.copytree(source, place / "home", symlinks=True))
         copy = Home(place / "home")
-        _own_places(copy, place)
+        _own_places(home, copy)
         yield Home.open(copy.path)
         if keep is not None:
             keep.parent.mkdir(parents=True, exist_ok=True)
@@ -176,17 +178,35 @@ def _copied(home: Home, keep: Path | None, clock: _Clock) -> Iterator[Home]:
         shutil.rmtree(place, ignore_errors=True)
 
 
-def _own_places(copy: Home, place: Path) -> None:
+def _own_places(home: Home, copy: Home) -> None:
     """What custody.toml names outside the home is the real one's: the copy gets its own, or none."""
     text = copy.settings_path.read_text("utf-8")
-    if (outside := copy.copy_path) is not None and outside.is_dir():
-        shutil.copytree(outside, place / "copy")
-    named = {"suppression_copy": str(place / "copy") if copy.copy_path is not None else "", "anchors": ""}
+    if (outside := home.copy_path) is not None and outside.is_dir():
+        shutil.copytree(outside, copy.path / COPY)
+    named = {"suppression_copy": COPY if outside is not None else "", "anchors": "", "withdrawal_list_copy": ""}
     lines = []
     for line in text.splitlines():
         name = line.partition("=")[0].strip()
         lines.append(f"{name} = {_toml(named[name])}" if name in named else line)
     copy.settings_path.write_text("\n".join(lines) + "\n", "utf-8")
+    removals = Home(copy.path).settings.removals
+    if wrong := [name for name, value in named.items() if getattr(removals, name) != value]:
+        raise InputError(
+            f"[removals] {', '.join(wrong)} cannot be set anew for the copy",
+            where="custody.toml",
+            remedy='Write each on a line of its own, as in: suppression_copy = "/a/place"',
+        )
+
+
+def _require_own_files(source: Path) -> None:
+    """A link is copied as a link: what it leads to is the real one, and would be deleted from."""
+    for path in source.rglob("*"):
+        if path.is_symlink() and (path.readlink().is_absolute() or not path.resolve().is_relative_to(source.resolve())):
+            raise InputError(
+                "is a link to files that are not in the home, and a drill must not touch those",
+                where=str(path.relative_to(source)),
+                remedy="Drill in a home that is a whole copy (cp -rL)",
+            )
 
 
 def _toml(text: str) -> str:
@@ -222,13 +242,13 @@ def _gone_through(
     plan = clock.measure("models, reckoned", lambda: plan_models(home, *names))
     first = models and bool(to_approximate(home, names))  # of what is to forget it: while it is there
     if first:
-        clock.measure("models, served", lambda: serve_models(home, *names))
+        clock.measure("models, served", lambda: serve_models(home, *names, outside=False))
     done: tuple[Removal, ...] = clock.measure(
         "apply, scan and receipts",
         lambda: applying.apply(home, *names, progress=clock.progress, despite_models=not models),
     )
     if models and not first:
-        clock.measure("models, served", lambda: serve_models(home, *names))
+        clock.measure("models, served", lambda: serve_models(home, *names, outside=False))
     failures = [f"receipt of {one.id}: {p.field}: {p.what}" for one in done for p in _checked(home, one)]
     with home.ledger(readonly=True) as ledger:
         still = leftovers(home, ledger, home.tombstones(ledger))

@@ -101,7 +101,8 @@ def _rows(body: bytes, path: Path) -> Iterator[tuple[int, Mapping[str, str]]]:
         reader = csv.reader(io.StringIO(body.decode("utf-8-sig"), newline=""), strict=True)
         lines = list(reader)
     except UnicodeDecodeError as error:
-        raise InputError(f"not UTF-8 text (byte {error.start})", where=str(path)) from error
+        remedy = "Save it as UTF-8"
+        raise InputError(f"not UTF-8 text (byte {error.start})", where=str(path), remedy=remedy) from error
     except csv.Error as error:
         raise InputError(f"not CSV ({error})", where=f"{path}, line {reader.line_num}") from error
     header = [cell.strip().lower() for cell in lines[0]] if lines else []
@@ -124,6 +125,9 @@ def _require_header(header: Sequence[str], path: Path) -> None:
     if not any(header):
         raise InputError("there is no header", where=where, remedy=remedy)
     for name in header:
+        if name not in COLUMNS and (between := next((c for c in ";\t" if c in name), "")):
+            what = "semicolons" if between == ";" else "tabs"
+            raise InputError(f"{what} stand between the columns", where=where, remedy="Save it with commas")
         if name not in COLUMNS:
             close = difflib.get_close_matches(name, COLUMNS, n=1)
             hint = f"Did you mean {close[0]}? " if close else ""
@@ -167,7 +171,11 @@ def _ask(cells: Mapping[str, str], path: Path) -> Ask:
     value = cells[column]
     if column in ("picture", "person"):
         value = str(path.parent / value)
-        if not Path(value).is_file():
+        try:
+            is_there = Path(value).is_file()
+        except OSError:  # a name that no file can have
+            is_there = False
+        if not is_there:
             raise _ProblemError(column, "no such file")
     return Ask(
         column,

@@ -185,12 +185,13 @@ def serve_models(
     offline: bool = False,
     text_encoder: TextEncoder | None = None,
     progress: Progress = silent,
+    outside: bool = True,
 ) -> ModelsServed:
     """Carry out what policy.toml says of every run that saw what these removals took away, all of them together.
 
     `exact`: replay where it says approximate; what only approximates goes then. `rebuild`: rebuild what stands on
     models that saw it, where it says something else. `offline`: what may still be used is judged without asking
-    anybody. `text_encoder`: of diffusion runs, where it is not the packaged one.
+    anybody. `text_encoder`: of diffusion runs, where it is not the packaged one. `outside`: as `carry_through` has it.
     Requests that were applied get a new receipt.
 
     Raises:
@@ -199,7 +200,7 @@ def serve_models(
         As `custody caption`, `seal` and `train` do, of a rebuild: the old model stays as well, refused.
     """
     asked = _asked(names)
-    carry_through(home)
+    carry_through(home, outside=outside)
     _register_all(home)
     with home.ledger() as ledger:
         for name in asked:
@@ -223,7 +224,7 @@ def serve_models(
         except BusyError:
             # Its old checkpoints are refused meanwhile; the removal is not served before it has been.
             done.append(ServedRun(planned.run, planned.kind, BUSY, "", "", "", 0, 0))
-    carry_through(home)
+    carry_through(home, outside=outside)
     _write_down(home, together, done)
     with home.ledger(readonly=True) as ledger:
         applied = [name for name in together if removals.find(ledger, name).state is State.APPLIED]

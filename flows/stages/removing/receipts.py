@@ -412,6 +412,9 @@ def _scan(done: Sequence[_Step]) -> dict[str, Any]:
             "The values to look for were gone before the scan could run, since they went with the process that erased "
             "them. What is kept in keyed form was compared instead: rows, kept pictures, live slots."
         )
+        earlier = next((s.after["hits"] for s in reversed(done) if (s.part, s.action) == ("scan", "needles")), 0)
+        if earlier:
+            detail = f"The scan before, by values, had found {earlier} places that may still be there. {detail}"
         return {"outcome": outcome, "detail": detail, "hits": left or None, "report": report}
     together = f"One scan for {report['requests']} requests. " if report["requests"] > 1 else ""
     return {"outcome": outcome, "detail": together.strip(), "hits": report["hits"], "report": report}

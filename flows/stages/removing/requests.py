@@ -8,6 +8,7 @@ not match yet is matched when it comes: at every decide, and by the daily flow, 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,6 +23,7 @@ from flows.stages.removing.standing import PERSON_UNTOLD, Removal, days_left, li
 from policy import removals
 from policy.errors import InputError, RefusedError
 from policy.ledger import Ledger
+from policy.origins import is_registry_suffix
 from policy.removal_matches import (
     HELD,
     LIKELY,
@@ -552,15 +554,22 @@ def _named(named: str, value: str, known: frozenset[tuple[str, str]]) -> tuple[s
 
 
 def host_name(value: str, where: str) -> str:
-    """A host name as URLs have it, with its port where one is given. Raises InputError."""
+    """A host name as URLs have it, with its port where one is given. Raises InputError: none, or a public suffix."""
     host = value.strip().lower().rstrip(".")
     try:
         place = canonical_url(f"https://{host}/").removeprefix("https://").removesuffix("/")
     except InputError:
         place = ""
-    if not place or any(c in host for c in "/@?# \\"):
-        raise InputError(f"{value!r} is no host name", where=where, remedy="Write it as example.org")
+    if not _PLACE.fullmatch(place) or any(c in host for c in "/@?# \\"):
+        remedy = "Write it as example.org; what lies below it is meant as well"
+        raise InputError(f"{value!r} is no host name", where=where, remedy=remedy)
+    if _NAME.fullmatch(place) and place != "localhost" and is_registry_suffix(place):
+        raise InputError(f"{value!r} is a public suffix: nobody controls all below it", where=where)
     return place
+
+
+_NAME: Final = re.compile(r"(?![0-9.]+$)[a-z0-9_-]+(\.[a-z0-9_-]+)*")
+_PLACE: Final = re.compile(r"([a-z0-9_-]+(\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\])(:[0-9]+)?")
 
 
 def _words(value: str, where: str) -> str:

@@ -216,6 +216,8 @@ def _advice(
     match request.state:
         case State.RECEIVED | State.HELD | State.AWAITING_SECOND:
             told = list(_undecided(request, waits))
+            if not matches and request.named_value is not None:
+                told.append("nothing here matches it yet: is it written as where it hangs? What comes later is matched")
             if proposed:
                 look = "near duplicates are not held: approve with --with-near, or --near SHA256, takes them in"
                 told.append(f"{proposed} {look}")
@@ -270,7 +272,8 @@ def _undecided(request: RemovalRequest, waits: Sequence[str]) -> Iterator[str]:
     elif request.state is State.AWAITING_SECOND:
         yield f"{held}; a second person must approve: custody removal approve {name} --by NAME"
     else:
-        yield f"{held}: custody removal approve {name} --by NAME"
+        credit = " --credit-line TEXT" if request.kind == "attribution" else ""
+        yield f"{held}: custody removal approve {name} --by NAME{credit}"
         if SECOND in waits:
             yield "it takes two people's approval"
 

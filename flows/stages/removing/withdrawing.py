@@ -82,8 +82,12 @@ def withdraw(ledger: Ledger, each: Sequence[Withdrawal]) -> None:
     ledger.append("withdrawal", rows, key=f"withdrawal/{digest[:32]}")
 
 
-def carry_through(home: Home) -> None:
-    """Do what withdrawals on record ask for and is not done yet: weights, pictures, exports, notices, the list."""
+def carry_through(home: Home, *, outside: bool = True) -> None:
+    """Do what withdrawals on record ask for and is not done yet: weights, pictures, exports, notices, the list.
+
+    `outside`: also what was drawn or exported to places outside the home; not so in a copy of a home, whose they are
+    not.
+    """
     with home.ledger(readonly=True) as ledger:
         rows = ledger.query(_ALL)
         if not rows:
@@ -106,6 +110,8 @@ def carry_through(home: Home) -> None:
         done += [
             Done(r, PART, "weights-deleted", checkpoint, before={"weights": weights}) for r in asked_by[checkpoint]
         ]
+    if not outside:
+        drawn, exports = [row for row in drawn if _lies_within(home, row[1])], []
     pictures = dict(_pictures(home, gone, drawn))
     for checkpoint, paths in pictures.items():
         done += [
@@ -211,6 +217,10 @@ def _delete_weights(place: Path) -> None:
             where=str(error.filename or place),
             remedy="Give access or make room, then run the same command again",
         ) from error
+
+
+def _lies_within(home: Home, place: str) -> bool:
+    return (home.path / place).resolve().is_relative_to(home.path.resolve())
 
 
 # ── pictures ───────────────────────────────────────────────────────────────────────────────────────────────────────
