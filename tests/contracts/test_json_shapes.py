@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields, is_dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, get_args, get_origin, get_type_hints
 
 import pytest
 
 from flows.home import Home
+from flows.stages.anchoring import Anchored
+from flows.stages.removing.drill import Drilled
+from flows.stages.removing.receipts import Issued
+from flows.stages.removing.restoring import Restored
+from flows.terminal import print_json
 from tests.builders import DATASET, Custody, Journey, Removed
 
 pytestmark = pytest.mark.timeout(900)  # the first test to ask for the journey waits for it
@@ -33,6 +41,39 @@ TRACE = {
     "checkpoints": [{"id": str, "step": int, "tier": str, "count": int, "steps": [int]}],
 }
 REMOVAL: dict[str, Any] = {"id": str, "state": str, "due_at": str, "matches": [{}], "slots": [{}]}
+ISSUED = {"removal": str, "number": int, "path": str, "page": str, "sha256": str, "scan": str, "new": bool}
+CHECKED = {
+    "ok": bool,
+    "removal": str,
+    "number": int,
+    "public_key": str,
+    "trusted_key": bool,
+    "checked": [str],
+    "failures": [{"what": str, "where": str}],
+}
+RESTORED = {
+    "home": str,
+    "epoch_before": int,
+    "epoch": int,
+    "removals": [REMOVAL | {"scan": str, "receipt": str}],
+    "left": int,
+    "clean": bool,
+}
+DRILLED = {
+    "samples": int,
+    "seed": int,
+    "parts": [{"name": str, "seconds": float}],
+    "hits": int,
+    "unread": int,
+    "left": int,
+    "checkpoints": int,
+    "redo_s": float,
+    "deadline_s": float,
+    "in_time": bool,
+    "failures": [str],
+    "copy": str,
+}
+ANCHORED = {"seq": int, "chain": str, "anchored_at": str, "place": str, "public_key": str, "new": bool}
 VERIFY: dict[str, Any] = {"ok": bool, "failures": []}
 AUDITS = [{"name": str, "question": str}]
 FACES = {
@@ -103,6 +144,45 @@ def test_removal(removed: Removed) -> None:
         assert fits(removed.said[step], REMOVAL) == []
         assert removed.said[step]["matches"]
         assert fits(removed.said[step]["slots"], [{"dataset": str, "ordinal": int}]) == []
+
+
+def test_checking_a_receipt(removed: Removed, custody: Custody, tmp_path: Path) -> None:
+    """`removal verify` says what it looked at, and what does not hold with its field."""
+    file = removed.home.path / removed.said["show"]["receipt"]
+    checked = custody(removed.home, "removal", "verify", str(file))
+    assert fits(checked, CHECKED) == []
+    assert (checked["ok"], checked["failures"]) == (True, [])
+    altered = tmp_path / "altered.json"
+    altered.write_text(file.read_text().replace('"regime":"gdpr"', '"regime":"ccpa"'))
+    told = custody.run(removed.home, "removal", "verify", str(altered))
+    assert told.status == 1
+    assert fits(json.loads(told.out), CHECKED) == []
+    assert json.loads(told.out)["failures"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape"),
+    [(Issued, ISSUED), (Restored, RESTORED), (Drilled, DRILLED), (Anchored, ANCHORED)],
+    ids=lambda given: given.__name__ if isinstance(given, type) else "",
+)
+def test_what_is_said_of_receipts_restores_drills_and_anchors(
+    kind: type, shape: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`removal receipt`, `restore`, `removal drill` and `anchor` print all that their results promise."""
+    print_json(one_of(kind))
+    assert fits(json.loads(capsys.readouterr().out), shape) == []
+
+
+def one_of(kind: Any) -> Any:
+    """A value of a type; of a result every field is filled, down to the items of its lists."""
+    if is_dataclass(kind):
+        hints = get_type_hints(kind)
+        return kind(**{field.name: one_of(hints[field.name]) for field in fields(kind)})  # type: ignore[operator]
+    if get_origin(kind) is tuple:
+        return tuple(one_of(inner) for inner in get_args(kind) if inner is not ...)
+    if given := [inner for inner in get_args(kind) if inner is not NoneType]:
+        return one_of(given[0])
+    return datetime.now(UTC) if kind is datetime else kind(1)
 
 
 def test_inspect_faces(journey: Journey, custody: Custody, tmp_path: Path) -> None:
