@@ -15,9 +15,10 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from sqlite3 import connect
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -31,12 +32,20 @@ from flows.museum import Museum
 from flows.prefect_server import Endpoint, prefect_server
 from flows.publish_reports import publish_reports
 from flows.settings import DEFAULT_TEXT
+from flows.stages.removing import approving, requests
+from flows.stages.removing.needles import Needles, gather
+from flows.stages.removing.scanning import scan
 from flows.stages.seal import seal
 from flows.steps import run, sole_writer
 from flows.train_model import train_model
 from policy.errors import BusyError
+from policy.ruleset import Ruleset
+from tests.builders import replaced
 from tests.flows.sealable import sealable_home
 from tests.training.toy_dataset import flat_picture
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import State
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -223,6 +232,50 @@ def test_training_as_a_flow_tells_what_a_removal_will_cost(server: Endpoint, tmp
     with get_client(sync_client=True) as client:
         (told,) = (a for a in client.read_artifacts() if a.key == "expected-redo")
     assert re.fullmatch(r"A replay without one slot trains again \d+\.\d% of the 12 steps .*", str(told.data))
+
+
+def test_the_removals_flow_ends_as_failed_while_a_request_is_overdue(
+    server: Endpoint, folder: Path, tmp_path: Path
+) -> None:
+    """It needs attention, and says so in days and ids alone; approvals are carried through all the same. Answered, it
+    completes. Nothing that was removed stands in Prefect's database or logs."""
+    from prefect.client.orchestration import get_client
+
+    text = DEFAULT_TEXT.replace("decode_workers = 2", "decode_workers = 1")
+    rules = replaced(Ruleset.default_text(), {'suppression = "near"': 'suppression = "exact"'})
+    home = sealable_home(tmp_path / "home", 6, flat_picture, settings_text=text, policy_text=rules)
+    seal(home, name="apples")
+    asked, late = (f"https://site1.example/pictures/{n}.jpg" for n in (2, 4))
+    gone = requests.add(home, "url", asked, requester="Nora Quillfeather of Lake Osk").id
+    long_ago = requests.Ask("url", late, received_at=datetime.now(UTC) - timedelta(days=70))
+    [filed] = requests.file(home, [(long_ago, requests.NOTHING)])
+    overdue = filed.removal
+    approving.approve(home, gone, by="A. Reviewer")
+    with home.ledger(readonly=True) as ledger:
+        needles = gather(home, ledger, [gone, overdue])
+    served = {plan.flow.name: deployment(plan, home.path) for plan in plans(home)}
+
+    def serve(name: str) -> State[Any]:
+        """Run what a deployment names, with what it is told, as the serving process does."""
+        module, _, flow = str(served[name].entrypoint).rpartition(".")
+        ended: State[Any] = getattr(importlib.import_module(module), flow)(**served[name].parameters, return_state=True)
+        return ended
+
+    ended = serve("handle-removals")
+    assert (ended.name, ended.is_failed()) == ("NeedsAttention", True)
+    assert ended.message == "1 removal requests are overdue: custody removal list"
+    assert {one.id: one.state for one in requests.list_removals(home)} == {overdue: "held", gone: "applied"}
+    with get_client(sync_client=True) as client:
+        [told] = [a for a in client.read_artifacts() if a.key == "removals-due"]
+    [pressing] = json.loads(str(told.data))
+    assert (set(pressing), pressing["removal"]) == ({"removal", "days left"}, overdue)
+    assert -45 < pressing["days left"] < 0
+
+    requests.reject(home, overdue, by="A. Reviewer", reason="it is not theirs")
+    assert serve("handle-removals").is_completed()
+    assert serve("replay-models").is_completed()
+    assert scan(folder / "prefect", needles).hits == ()
+    assert scan(folder / "prefect", Needles.of_values([overdue])).hits  # the id is there, and is found
 
 
 @pytest.fixture(scope="module")
