@@ -62,6 +62,8 @@ _CONFIGURATION: Final = {
     "enable_external_access": "false",
     "python_enable_replacements": "false",
 }
+# Up to this size one thread is done with a statement before several have shared it out.
+_SMALL_BYTES: Final = 32 << 20
 _READING: Final = frozenset({duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN})
 
 
@@ -83,6 +85,8 @@ def connect(path: Path, *, readonly: bool) -> duckdb.DuckDBPyConnection:
     with contextlib.suppress(duckdb.InvalidInputException):
         # Where Python runs without a script DuckDB draws a bar of its own, into what a program reads.
         connection.execute("SET enable_progress_bar = false")
+        if _is_small(path):
+            connection.execute("SET GLOBAL threads = 1")
         connection.execute("SET GLOBAL TimeZone = 'UTC'")
         connection.execute("SET GLOBAL lock_configuration = true")
     [found] = connection.execute(
@@ -687,21 +691,40 @@ def _copy_sorted(source: Path, destination: Path) -> None:
     try:
         quoted = str(source).replace("'", "''")
         connection.execute(f"ATTACH '{quoted}' AS source (READ_ONLY)")
+        # A small one is written in one transaction; a large one would wait in memory for its end.
+        if at_once := _is_small(source):
+            connection.execute("SET threads = 1")
+            connection.execute("BEGIN TRANSACTION")
         names = connection.execute("SELECT table_name FROM duckdb_tables() WHERE database_name = 'source'").fetchall()
-        for (name,) in names:
+        known = _fingerprints(connection, "source.main", [name for (name,) in names])
+        for name, (rows, _) in known.items():
             order = "version" if name == "schema_migration" else "seq" if name == "batch" else "batch_seq, row_no"
-            connection.execute(f'CREATE TABLE "{name}" AS FROM source.main."{name}" ORDER BY {order}')
-            fingerprints = connection.execute(
-                f'(SELECT count(*), bit_xor(hash(t)) FROM source.main."{name}" t) UNION'
-                f' (SELECT count(*), bit_xor(hash(t)) FROM "{name}" t)'
-            ).fetchall()
-            if len(fingerprints) != 1:
-                raise IntegrityError("the copy is not what was copied", where=f"{destination}, table {name}")
+            sorted_rows = f"ORDER BY {order}" if rows else "WITH NO DATA"
+            connection.execute(f'CREATE TABLE "{name}" AS FROM source.main."{name}" {sorted_rows}')
         connection.execute(packaged_views().text)
+        if at_once:
+            connection.execute("COMMIT")
+        copied = _fingerprints(connection, "main", [*known])
+        if strange := sorted(name for name in known if copied[name] != known[name]):
+            raise IntegrityError("the copy is not what was copied", where=f"{destination}, table {strange[0]}")
         connection.execute("DETACH source")
         connection.execute("CHECKPOINT")
     finally:
         connection.close()
+
+
+def _fingerprints(
+    connection: duckdb.DuckDBPyConnection, schema: str, tables: Sequence[str]
+) -> dict[str, tuple[int, int | None]]:
+    """Of each table how many rows it has and what they come to, in whatever order they are."""
+    each = " UNION ALL ".join(
+        f"SELECT '{name}', count(*), bit_xor(hash(t)) FROM {schema}.\"{name}\" t" for name in tables
+    )
+    return {name: (rows, hashed) for name, rows, hashed in connection.execute(each).fetchall()}
+
+
+def _is_small(path: Path) -> bool:
+    return path.stat().st_size <= _SMALL_BYTES
 
 
 # ── rows ───────────────────────────────────────────────────────────────────────────────────────────────────────────
