@@ -23,6 +23,7 @@ from flows.stages.decide import decide
 from flows.stages.removing import applying, approving, requests
 from policy.ruleset import Ruleset
 from tests.builders import ask, replaced
+from tests.flows.sealable import new_home
 from tests.flows.site import Answer, Site
 
 Rgb = npt.NDArray[np.uint8]
@@ -86,7 +87,7 @@ def open_home(path: Path, *addresses: str) -> Home:
     # The demo museum hangs and drips for as long as it is waited for; its 60 MB come at once.
     short = {"deadline_s = 30.0": "deadline_s = 4.0", "max_image_bytes = 20000000": "max_image_bytes = 2000000"}
     text = replaced(settings.DEFAULT_TEXT, told | short | {"decode_workers = 2": "decode_workers = 1"})
-    return Home.create(path, settings_text=text, policy_text=replaced(default, {named: MECHANISMS}))
+    return new_home(path, settings_text=text, policy_text=replaced(default, {named: MECHANISMS}))
 
 
 @dataclass

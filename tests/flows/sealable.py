@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 
 from curation.pair import sample_key
@@ -52,7 +54,7 @@ def sealable_home(
     Where that is None the picture has no text, and waits for a caption. `looked_at`: whether their evidence holds what
     `look` would say of them.
     """
-    home = Home.create(path, settings_text=settings_text, policy_text=policy_text)
+    home = new_home(path, settings_text=settings_text, policy_text=policy_text)
     store, now = PixelStore(home.pixels_path), datetime.now(UTC)
     origins = [_origin(number, now) for number in range(ORIGINS)]
     for start in range(0, count, BATCH):
@@ -79,6 +81,28 @@ def sealable_home(
             ledger.append_many([(table, rows[table], f"sealable/{start}") for table in rows])
             ledger.append_many(evidence_batches(ledger, evidence, "sealable", f"sealable/{start}"))
     return home
+
+
+def new_home(path: Path, *, settings_text: str | None = None, policy_text: str | None = None) -> Home:
+    """What `Home.create` makes, sooner: the files of one that was made once. All of a process have the same keys."""
+    home = Home(path)
+    for name, (body, mode) in _made_once().items():
+        (path / name).parent.mkdir(parents=True, exist_ok=True, mode=0o700 if name.startswith("keys/") else 0o777)
+        (path / name).write_bytes(body)
+        (path / name).chmod(mode)
+    for file, text in ((home.settings_path, settings_text), (home.policy_path, policy_text)):
+        if text is not None:
+            file.write_text(text, "utf-8")
+    return home
+
+
+@cache
+def _made_once() -> Mapping[str, tuple[bytes, int]]:
+    """Of a new home each file's name, bytes and mode."""
+    with tempfile.TemporaryDirectory() as directory:
+        home = Home.create(Path(directory) / "home")
+        files = [path for path in home.path.rglob("*") if path.is_file()]
+        return {str(p.relative_to(home.path)): (p.read_bytes(), p.stat().st_mode & 0o777) for p in files}
 
 
 def _origin(number: int, now: datetime) -> OriginEvidence:
