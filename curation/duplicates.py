@@ -1,8 +1,9 @@
 """Which pictures are one, among many: each near duplicate is matched, directly and by its pixels, to a representative.
 
-Candidates come from PDQ hashes (curation/hash_index.py: recompressed, rescaled, mirrored and turned copies) and from
-embeddings (curation/near_embedding.py: crops, borders, words laid over); both only propose, since by either alone an
-emoji is its neighbour's copy. What decides is the comparison of pixels (curation/geometry.py).
+Candidates come from PDQ hashes (curation/hash_index.py: recompressed, rescaled, mirrored and turned copies), from
+thumbnails (curation/near_thumbnail.py: small drawings of which compression left little) and from embeddings
+(curation/near_embedding.py: crops, borders, words laid over); they only propose, since by any of them alone an emoji is
+its neighbour's copy. What decides is the comparison of pixels (curation/geometry.py).
 
 Pictures are gone through in a fixed order, and each is held against the representatives before it alone: so a match is
 always direct, and a chain of pictures, each a little like the next, never becomes one. A candidate that is itself a
@@ -30,8 +31,10 @@ Places = npt.NDArray[np.int64]
 
 MIN_QUALITY: Final = 50  # of PDQ: below it a hash says hardly anything (the reference's own bound)
 MIN_COSINE: Final = 0.8  # crops of 10 % lie above 0.85, of 25 % mostly above 0.8 (docs/benchmarks.md, duplicates)
-NEIGHBOURS: Final = 8  # of a picture, by each of the two ways
+MIN_THUMBNAIL_COSINE: Final = 0.93  # a quarter of the size and JPEG quality 10 leave 0.94 and more
+NEIGHBOURS: Final = 8  # of a picture, by each of the ways
 COMPARED: Final = 8  # representatives that a picture is held against at most
+METHODS: Final = ("pdq", "thumbnail", "embedding")  # how a pair was proposed: by the first of these that did
 _SKETCHES: Final = 2_048  # of 70 KB each
 
 
@@ -39,8 +42,8 @@ _SKETCHES: Final = 2_048  # of 70 KB each
 class Match:
     """What stands for a picture: `representative` is its place in the order, its own where it stands for itself.
 
-    `method`: how it was proposed, pdq or embedding, with "-turned" for another orientation; "" for itself. `distance`:
-    of the pixels, one less the correlation over the overlap.
+    `method`: how it was proposed, one of METHODS, with "-turned" for another orientation; "" for itself. `distance`: of
+    the pixels, one less the correlation over the overlap.
     """
 
     representative: int
@@ -50,16 +53,19 @@ class Match:
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """Whom each picture may be a duplicate of: places before its own, likeliest first, and how they were proposed."""
+    """Whom each picture may be a duplicate of: places before its own, likeliest first, and how they were proposed, as
+    places in METHODS.
+    """
 
     starts: Places
     others: Places
-    by_pdq: npt.NDArray[np.bool_]
+    methods: npt.NDArray[np.int8]
 
-    def of(self, place: int) -> Iterator[tuple[int, bool]]:
-        """(another's place, whether PDQ proposed it) of one picture."""
+    def of(self, place: int) -> Iterator[tuple[int, str]]:
+        """(another's place, the method that proposed it) of one picture."""
         low, high = self.starts[place], self.starts[place + 1]
-        return zip(self.others[low:high].tolist(), self.by_pdq[low:high].tolist(), strict=True)
+        for other, method in zip(self.others[low:high].tolist(), self.methods[low:high].tolist(), strict=True):
+            yield other, METHODS[method]
 
 
 def candidates(
@@ -67,33 +73,45 @@ def candidates(
     qualities: Sequence[int | None],
     vectors: Vectors,
     there: npt.NDArray[np.bool_],
+    thumbnails: Vectors,
     *,
     max_distance: int = 31,
     asking: Places | None = None,
 ) -> Candidates:
     """Whom each may be a duplicate of. Sub-quadratic: see hash_index and near_embedding.
 
-    `there`: which have a vector, [N]. `asking`: the places of those that are new, by default all; pairs of which
-    neither is new are not looked for. Raises ValueError for a distance that cannot be looked up.
+    `there`: which have a vector, [N]. `thumbnails`: [N, WIDTH], zeros where there is none. `asking`: the places of
+    those that are new, by default all; pairs of which neither is new are not looked for. Raises ValueError for a
+    distance that cannot be looked up.
     """
     asked = np.ones(len(hashes), np.bool_)
     if asking is not None:
         asked[:] = False
         asked[asking] = True
-    told, seen = _by_pdq(hashes, qualities, asked, max_distance), _by_embedding(vectors, there, asked)
-    one, other = np.concatenate([told[0], seen[0]]), np.concatenate([told[1], seen[1]])
-    rank, by_pdq = np.concatenate([told[2], seen[2]]), np.concatenate([told[3], seen[3]])
+    ways: tuple[_Pairs, ...] = (
+        _by_pdq(hashes, qualities, asked, max_distance),
+        _by_cosine(thumbnails, np.any(thumbnails != 0, axis=1), asked, MIN_THUMBNAIL_COSINE),
+        _by_cosine(vectors, there, asked, MIN_COSINE),
+    )
+    one, other = (np.concatenate([found[side] for found in ways]) for side in (0, 1))
+    rank = np.concatenate([found[2] for found in ways])
+    method = np.repeat(np.arange(len(ways), dtype=np.int8), [len(found) for found, *_ in ways])
     # Whoever comes later is held against the earlier: a pair that either of them found is the later one's.
     later, earlier = np.maximum(one, other), np.minimum(one, other)
-    order = np.lexsort((rank, ~by_pdq, earlier, later))
+    # Of many that a small drawing's hash is near to, what the thumbnails say as well comes first.
+    likely = np.array([1, 0, 2], np.int8)[method]
+    order = np.lexsort((rank, likely, earlier, later))
     fresh = np.ones(len(order), np.bool_)
     fresh[1:] = np.diff(later[order]).astype(np.bool_) | np.diff(earlier[order]).astype(np.bool_)
-    order = order[fresh]
-    order = order[np.lexsort((rank[order], ~by_pdq[order], later[order]))]
-    return Candidates(np.searchsorted(later[order], np.arange(len(hashes) + 1)), earlier[order], by_pdq[order])
+    first = np.flatnonzero(fresh)
+    named = np.minimum.reduceat(method[order], first) if len(first) else method
+    order = order[first]
+    by_likelihood = np.lexsort((rank[order], likely[order], later[order]))
+    order, named = order[by_likelihood], named[by_likelihood]
+    return Candidates(np.searchsorted(later[order], np.arange(len(hashes) + 1)), earlier[order], named)
 
 
-_Pairs = tuple[Places, Places, npt.NDArray[np.float32], npt.NDArray[np.bool_]]
+_Pairs = tuple[Places, Places, npt.NDArray[np.float32]]
 
 
 def _by_pdq(
@@ -111,16 +129,15 @@ def _by_pdq(
     other = np.concatenate([head, told[first[near.row]]])
     distance = np.concatenate([np.zeros(len(told)), near.distance]).astype(np.float32)
     kept = one != other
-    return one[kept], other[kept], distance[kept], np.ones(int(kept.sum()), np.bool_)
+    return one[kept], other[kept], distance[kept]
 
 
-def _by_embedding(vectors: Vectors, there: npt.NDArray[np.bool_], asked: npt.NDArray[np.bool_]) -> _Pairs:
+def _by_cosine(vectors: Vectors, there: npt.NDArray[np.bool_], asked: npt.NDArray[np.bool_], at_least: float) -> _Pairs:
     told = np.flatnonzero(there)
     queries = np.flatnonzero(asked[told])
     rows, found = nearest(vectors[told], queries, NEIGHBOURS)
-    query, column = np.nonzero((rows >= 0) & (found >= MIN_COSINE))
-    one, other = told[queries[query]], told[rows[query, column]]
-    return one, other, 1 - found[query, column], np.zeros(len(one), np.bool_)
+    query, column = np.nonzero((rows >= 0) & (found >= at_least))
+    return told[queries[query]], told[rows[query, column]], 1 - found[query, column]
 
 
 def representatives(
@@ -150,7 +167,7 @@ def representatives(
 
 def _match(place: int, found: Candidates, stands: Mapping[int, int], drawn: Callable[[int], Sketch | None]) -> Match:
     mine, held = drawn(place), set[int]()
-    for other, by_pdq in found.of(place):
+    for other, proposed_by in found.of(place):
         representative = stands.get(other, other)
         if mine is None or len(held) >= COMPARED:
             break
@@ -159,6 +176,6 @@ def _match(place: int, found: Candidates, stands: Mapping[int, int], drawn: Call
         held.add(representative)
         theirs = drawn(representative)
         if theirs is not None and (copy := same(theirs, mine)) is not None:
-            method = ("pdq" if by_pdq else "embedding") + ("-turned" if copy.orientation else "")
+            method = f"{proposed_by}-turned" if copy.orientation else proposed_by
             return Match(representative, method, round(1 - copy.correlation, 4))
     return Match(place)

@@ -34,7 +34,7 @@ Pictures = Callable[[Sequence[tuple[int, str]]], Iterator[tuple[int, Rgb]]]
 
 UNIT = 2_048  # pictures that are embedded between two files of vectors
 RECORDED_AT_ONCE = 2_000  # rows of one append: as many comparisons are lost by a kill, at most
-VERSION = "near/2"  # of order, candidates and comparison: rows of another are looked for anew
+VERSION = "near/3"  # of order, candidates and comparison: rows of another are looked for anew
 
 _KNOWN = """
 SELECT content_sha256, any_value(pdq ORDER BY batch_seq, row_no), any_value(pdq_quality ORDER BY batch_seq, row_no),
@@ -94,6 +94,7 @@ def find_duplicates(
     """
     from curation.duplicates import candidates
     from curation.near_embedding import NearEmbedder
+    from curation.near_thumbnail import Thumbnails
 
     with home.ledger(readonly=True) as ledger:
         known = _known(ledger, contents)
@@ -105,6 +106,7 @@ def find_duplicates(
     known.sort(key=lambda row: (rank.get(row[0], 2), -(row[3] or 0), row[4], row[0]))
     order = [sha for sha, *_ in known]
     vectors, there = vectors_of(home, order, embedder or NearEmbedder(), progress)
+    thumbnails, _ = vectors_of(home, order, Thumbnails(), progress)
     place = {sha: number for number, sha in enumerate(order)}
     asking = np.array([place[sha] for sha in order if sha not in settled], np.int64)
     near = candidates(
@@ -112,6 +114,7 @@ def find_duplicates(
         [quality for _, _, quality, *_ in known],
         vectors,
         there,
+        thumbnails,
         max_distance=home.ruleset.duplicate.pdq_max_distance,
         asking=asking,
     )

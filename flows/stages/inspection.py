@@ -237,6 +237,7 @@ def duplicates(files: Sequence[Path]) -> Iterator[dict[str, Any]]:
     from curation.fingerprints import pdq
     from curation.images import encode_jpeg, resize
     from curation.near_embedding import NearEmbedder
+    from curation.near_thumbnail import Thumbnails
 
     read: list[tuple[Path, Any]] = []
     errors: dict[Path, str] = {}
@@ -248,8 +249,9 @@ def duplicates(files: Sequence[Path]) -> Iterator[dict[str, Any]]:
     read.sort(key=lambda one: -(one[1].shape[0] * one[1].shape[1]))
     kept = [resize(rgb, 256) for _, rgb in read]  # the size that a home keeps unless it is told otherwise
     hashes = [pdq(rgb) for _, rgb in read]
-    vectors = NearEmbedder().embed(kept)
-    near = candidates([h for h, _ in hashes], [q for _, q in hashes], vectors, np.ones(len(kept), np.bool_))
+    vectors, thumbnails = NearEmbedder().embed(kept), Thumbnails().embed(kept)
+    told, qualities = [value for value, _ in hashes], [quality for _, quality in hashes]
+    near = candidates(told, qualities, vectors, np.ones(len(kept), np.bool_), thumbnails)
     digests = [hashlib.sha256(encode_jpeg(rgb)).hexdigest() for rgb in kept]
     found = {}
     for place, match in representatives(near, kept.__getitem__, places=range(len(kept))):

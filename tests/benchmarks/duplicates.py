@@ -2,8 +2,8 @@
 
 Pictures are scikit-image's photographs, Debian's openclipart and tuxpaint stamps (tests/benchmarks/clipart.py) and
 twemoji. A copy counts as found when it is proposed (PDQ in eight orientations within 31 bits, or among the eight
-nearest embeddings of all pictures at a cosine of 0.8) and its pixels then match. Blank pictures are not asked for, nor
-is a series of which each is like the next (SERIES).
+nearest of all pictures by thumbnail or embedding at the least cosine of each) and its pixels then match. Blank pictures
+are not asked for, nor is a series of which each is like the next (SERIES).
 
 False pairs: the whole pipeline is run over all pictures, proposals first, and what it matches is divided by all pairs,
 n (n - 1) / 2. A match counts as right where the two are equal as a whole in one of eight orientations (`_equal`, which
@@ -28,12 +28,20 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance, ImageFont, ImageOps
 
-from curation.duplicates import MIN_COSINE, MIN_QUALITY, NEIGHBOURS, candidates, representatives
+from curation.duplicates import (
+    MIN_COSINE,
+    MIN_QUALITY,
+    MIN_THUMBNAIL_COSINE,
+    NEIGHBOURS,
+    candidates,
+    representatives,
+)
 from curation.fingerprints import hamming, pdq, pdq_orientations
 from curation.geometry import same, sketch
 from curation.hash_index import HashIndex, Words, transposed
 from curation.images import Rgb, decode, encode_jpeg, resize
 from curation.near_embedding import NearEmbedder, Vectors, cosines
+from curation.near_thumbnail import Thumbnails
 from policy.errors import CustodyError
 from tests.benchmarks.clipart import clipart_folder
 from tests.benchmarks.table import Table
@@ -177,10 +185,10 @@ BARS = {
 
 
 def _recall(kinds: Mapping[str, list[tuple[Path, Rgb]]], rng: random.Random) -> Iterator[tuple[str, str, str]]:
-    embedder = NearEmbedder()
+    embedder, shrinker = NearEmbedder(), Thumbnails()
     everyone = [(kind, file, rgb) for kind, pictures in kinds.items() for file, rgb in pictures]
     kept = [_kept(Image.fromarray(rgb)) for _, _, rgb in everyone]
-    vectors = embedder.embed(kept)
+    vectors, thumbnails = embedder.embed(kept), shrinker.embed(kept)
     seen = [
         place for place, (_, file, _) in enumerate(everyone) if SERIES not in str(file) and kept[place].std() > BLANK
     ]
@@ -194,9 +202,14 @@ def _recall(kinds: Mapping[str, list[tuple[Path, Rgb]]], rng: random.Random) -> 
         for kind, places in asked.items():
             proposed = found = 0
             copies = [_kept(transform(Image.fromarray(everyone[place][2]))) for place in places]
-            embedded = embedder.embed(copies)
+            embedded, shrunk = embedder.embed(copies), shrinker.embed(copies)
             for number, (place, copy) in enumerate(zip(places, copies, strict=True)):
-                near = _by_hash(kept[place], copy) or _by_embedding(vectors, place, embedded[number : number + 1])
+                row = slice(number, number + 1)
+                near = (
+                    _by_hash(kept[place], copy)
+                    or _is_near(thumbnails, place, shrunk[row], MIN_THUMBNAIL_COSINE)
+                    or _is_near(vectors, place, embedded[row], MIN_COSINE)
+                )
                 one, other = sketch(kept[place]), sketch(copy)
                 proposed += near
                 found += near and one is not None and other is not None and same(one, other) is not None
@@ -218,9 +231,9 @@ def _by_hash(one: Rgb, other: Rgb) -> bool:
     return near and min(quality, pdq(one)[1]) >= MIN_QUALITY
 
 
-def _by_embedding(vectors: Vectors, place: int, asked: Vectors) -> bool:
+def _is_near(vectors: Vectors, place: int, asked: Vectors, at_least: float) -> bool:
     scores = cosines(vectors, asked)
-    return bool(scores[place] >= MIN_COSINE and (scores > scores[place]).sum() < NEIGHBOURS)
+    return bool(scores[place] >= at_least and (scores > scores[place]).sum() < NEIGHBOURS)
 
 
 def _false_pairs(kinds: Mapping[str, list[tuple[Path, Rgb]]]) -> Iterator[tuple[str, str, str]]:
@@ -228,9 +241,10 @@ def _false_pairs(kinds: Mapping[str, list[tuple[Path, Rgb]]]) -> Iterator[tuple[
     pictures = [(file, _kept(Image.fromarray(rgb))) for of in kinds.values() for file, rgb in of]
     series = sum(SERIES in str(file) for file, _ in pictures)
     hashes = [pdq(rgb) for _, rgb in pictures]
-    vectors = NearEmbedder().embed([rgb for _, rgb in pictures])
+    vectors, thumbnails = (embedder.embed([rgb for _, rgb in pictures]) for embedder in (NearEmbedder(), Thumbnails()))
+    there = np.ones(len(pictures), np.bool_)
     began = time.perf_counter()
-    near = candidates([h for h, _ in hashes], [q for _, q in hashes], vectors, np.ones(len(pictures), np.bool_))
+    near = candidates([h for h, _ in hashes], [q for _, q in hashes], vectors, there, thumbnails)
     proposing, began = time.perf_counter() - began, time.perf_counter()
     matched = [
         (place, match)

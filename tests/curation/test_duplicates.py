@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from curation import duplicates
-from curation.duplicates import Candidates, Match, candidates, representatives
+from curation.duplicates import METHODS, Candidates, Match, candidates, representatives
 from curation.geometry import Sketch, same
 from curation.near_embedding import WIDTH
 from policy.turned_hashes import turned_hashes
@@ -23,7 +23,7 @@ def among(pairs: dict[int, list[int]], count: int) -> Candidates:
     listed = [pairs.get(place, []) for place in range(count)]
     starts = np.cumsum([0, *map(len, listed)])
     others = np.array([other for part in listed for other in part], np.int64)
-    return Candidates(starts, others, np.ones(len(others), np.bool_))
+    return Candidates(starts, others, np.full(len(others), METHODS.index("pdq"), np.int8))
 
 
 def line_of(count: int) -> Callable[[int], np.ndarray]:
@@ -88,9 +88,13 @@ def test_hashes_propose_in_any_orientation_where_they_say_something() -> None:
     """Equal, near and turned hashes are proposed to the later one; one of low quality, or none, to nobody."""
     near = f"{int(HASH, 16) ^ 0b111:064x}"
     found = candidates(
-        [HASH, near, turned_hashes(HASH)[5], HASH, None], [90, 90, 90, 49, None], NOTHING, np.zeros(5, np.bool_)
+        [HASH, near, turned_hashes(HASH)[5], HASH, None],
+        [90, 90, 90, 49, None],
+        NOTHING,
+        np.zeros(5, np.bool_),
+        NOTHING,
     )
-    assert [list(found.of(place)) for place in range(5)] == [[], [(0, True)], [(0, True), (1, True)], [], []]
+    assert [list(found.of(place)) for place in range(5)] == [[], [(0, "pdq")], [(0, "pdq"), (1, "pdq")], [], []]
 
 
 def test_embeddings_propose_what_is_near_enough() -> None:
@@ -100,14 +104,28 @@ def test_embeddings_propose_what_is_near_enough() -> None:
     near = np.where(np.arange(WIDTH) % 40 == 0, -one, one).astype(np.int8)
     vectors = np.stack([one, other, near, one, one])
     there = np.array([True, True, True, True, False])
-    found = candidates([None] * 5, [None] * 5, vectors, there)
+    found = candidates([None] * 5, [None] * 5, vectors, there, NOTHING)
     assert list(found.of(1)) == []
-    assert list(found.of(2)) == [(0, False)]
-    assert next(found.of(3)) == (0, False)
+    assert list(found.of(2)) == [(0, "embedding")]
+    assert next(found.of(3)) == (0, "embedding")
     assert list(found.of(4)) == []
 
 
 def test_pairs_of_the_known_are_not_looked_for() -> None:
     """Where only one is new, only its pairs are proposed."""
-    found = candidates([HASH, HASH, HASH], [90] * 3, NOTHING[:3], np.zeros(3, np.bool_), asking=np.array([2]))
+    new = np.array([2])
+    found = candidates([HASH, HASH, HASH], [90] * 3, NOTHING[:3], np.zeros(3, np.bool_), NOTHING[:3], asking=new)
     assert [place for place, _ in found.of(2)] == [0]
+
+
+def test_a_near_thumbnail_comes_before_near_hashes() -> None:
+    """Whom the thumbnails name is held first, and is called by its hash where that is near too; zeros name nobody."""
+    rng = np.random.default_rng(4)
+    one, other = rng.integers(-100, 100, (2, WIDTH)).astype(np.int8)
+    thumbnails = np.stack([other, one, one, 0 * one, 0 * one])
+    hashes = [HASH, *(f"{int(HASH, 16) ^ bits:064x}" for bits in (0b111, 0b1)), None, None]
+    missing = np.zeros(5, np.bool_)
+    assert list(candidates(hashes, [90] * 5, NOTHING, missing, NOTHING).of(2)) == [(0, "pdq"), (1, "pdq")]
+    assert list(candidates(hashes, [90] * 5, NOTHING, missing, thumbnails).of(2)) == [(1, "pdq"), (0, "pdq")]
+    found = candidates([None] * 5, [None] * 5, NOTHING, missing, thumbnails)
+    assert [list(found.of(place)) for place in range(5)] == [[], [], [(1, "thumbnail")], [], []]

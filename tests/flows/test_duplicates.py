@@ -229,10 +229,10 @@ def test_what_shows_the_same_is_proposed_for_review(home: Home) -> None:
 
 
 def test_a_removed_picture_leaves_no_vector(home: Home) -> None:
-    """Embeddings of removed contents are overwritten in their files; the others need not be computed again."""
+    """Embeddings and thumbnails of removed contents are overwritten; the others need not be computed again."""
     contents, embedder = put(home, "photo", "another"), Colours()
     find_duplicates(home, contents, embedder=embedder)
-    assert stage.forget_vectors(home, contents[:1]) == 1
+    assert stage.forget_vectors(home, contents[:1]) == 2
     held = b"".join(path.read_bytes() for path in home.vectors_path.rglob("*.vectors"))
     assert bytes.fromhex(contents[0]) not in held
     assert bytes.fromhex(contents[1]) in held
