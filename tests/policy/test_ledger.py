@@ -470,7 +470,7 @@ class TestErasing:
 
     @pytest.mark.parametrize("small", [True, False])
     def test_compaction_sorts(self, filled: Ledger, monkeypatch: pytest.MonkeyPatch, small: bool) -> None:
-        """Twice in a row is fine, and rows lie in the order of their batches; whether it is copied at once or by table."""
+        """Twice in a row is fine, and rows lie in the order of their batches; copied at once, or table by table."""
         monkeypatch.setattr("policy.ledger._SMALL_BYTES", 1 << 40 if small else 0)
         filled.compact()
         filled.compact()
