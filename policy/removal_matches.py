@@ -501,6 +501,15 @@ def reviews(ledger: Ledger, removal: str) -> tuple[Review, ...]:
     return tuple(Review(*row) for row in rows)
 
 
+def reviewed(ledger: Ledger, removals: Sequence[str]) -> frozenset[str]:
+    """Those of these requests of which a reviewer said anything."""
+    rows = ledger.query(
+        "SELECT DISTINCT removal FROM removal_review WHERE list_contains($removals::VARCHAR[], removal)",
+        {"removals": list(removals)},
+    )
+    return frozenset(removal for (removal,) in rows)
+
+
 # ── what goes ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 # What the matches of the removals `$removals` name, each for the first removal that does.

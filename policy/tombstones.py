@@ -217,22 +217,21 @@ class Tombstones:
 
     def rows(self, removal: str, now: datetime) -> list[dict[str, object]]:
         """The ledger's `tombstone` rows of one removal; a slot's token is "<dataset>:<ordinal>"."""
+        return self.rows_of([removal], now)[removal]
+
+    def rows_of(self, removals: Iterable[str], now: datetime) -> dict[str, list[dict[str, object]]]:
+        """`rows` of each of many removals, in one pass."""
         slots = {
             f"{dataset}:{ordinal}": by for dataset, known in self.slot_removals.items() for ordinal, by in known.items()
         }
-        return [
-            {
-                "removal": removal,
-                "kind": kind,
-                "token": token,
-                "key_id": None if kind == "slot" else self.key_id,
-                "epoch": self.epoch,
-                "in_force_at": now,
-            }
-            for kind, known in {**self.tokens, "slot": slots}.items()
-            for token, by in sorted(known.items())
-            if by == removal
-        ]
+        rows: dict[str, list[dict[str, object]]] = {removal: [] for removal in removals}
+        for kind, known in {**self.tokens, "slot": slots}.items():
+            key_id = None if kind == "slot" else self.key_id
+            for token, by in sorted(known.items()):
+                if by in rows:
+                    row = {"removal": by, "kind": kind, "token": token, "key_id": key_id}
+                    rows[by].append({**row, "epoch": self.epoch, "in_force_at": now})
+        return rows
 
     def check_against(self, ledger: Ledger) -> None:
         """Every tombstone on the ledger's record is in this file; the file may be ahead, it takes force first.

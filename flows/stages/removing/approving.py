@@ -7,17 +7,25 @@ each time. Where reviewers have answered, only what they accepted is taken, and 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from curation.pair import canonical_url
 from flows.home import Home, utc_now
 from flows.stages.removing.guarding import guard_of
 from flows.stages.removing.requests import decide_pairs, forget_closed, hex_digits, release, require_name, reserve
-from flows.stages.removing.standing import Removal, Slot, proposals_for, removal_slots, shown
+from flows.stages.removing.standing import (
+    Removal,
+    Slot,
+    all_shown,
+    proposals_for,
+    removal_slots,
+    shown,
+    slots_of_removals,
+)
 from flows.stages.removing.suppressing import begin_copy, suppress
 from policy import removals
-from policy.errors import InputError, RefusedError
+from policy.errors import CustodyError, InputError, RefusedError
 from policy.ledger import Ledger
 from policy.names import HEARD_KINDS
 from policy.removal_matches import (
@@ -31,21 +39,25 @@ from policy.removal_matches import (
     match,
     match_many,
     matches_of,
-    record_matches,
+    matches_of_all,
     record_matches_of,
     record_state,
-    reviews,
+    reviewed,
 )
 from policy.removals import RemovalRequest, State
 from policy.snapshot import publish
+from policy.tombstones import Tombstones
 
 # Where what is removed hangs, and where the way there ended.
 _URLS_OF = """
-WITH named AS (SELECT DISTINCT url_key FROM removal_taken WHERE removal = $removal AND url_key IS NOT NULL)
-SELECT image_url FROM occurrence SEMI JOIN named USING (url_key) WHERE image_url IS NOT NULL
-UNION SELECT final_url FROM "fetch" SEMI JOIN named USING (url_key)
+WITH named AS (
+    SELECT DISTINCT removal, url_key FROM removal_taken
+    WHERE list_contains($removals::VARCHAR[], removal) AND url_key IS NOT NULL
+)
+SELECT removal, image_url FROM occurrence JOIN named USING (url_key) WHERE image_url IS NOT NULL
+UNION SELECT removal, final_url FROM "fetch" JOIN named USING (url_key)
 WHERE kind = 'image' AND outcome = 'ok' AND final_url IS NOT NULL
-ORDER BY image_url
+ORDER BY ALL
 """
 # The newest attribution of each slot that is taken, or nothing where it had none.
 _CREDITS_OF = """
@@ -84,22 +96,21 @@ def approve(
     with home.ledger() as ledger:
         request = removals.find(ledger, removal)
         _require_approvable(request, credit_line)
-        in_force = removal in home.tombstones(ledger).removals
+        tombstones = home.tombstones(ledger)
         accepted = () if request.state is State.APPLIED else _taken_in(ledger, removal, with_near, near)
-        if request.state.is_undecided and not in_force:
-            _match_anew(ledger, [request])
-        elif accepted:
+        if accepted and (not request.state.is_undecided or removal in tombstones.removals):
             raise RefusedError(
                 "it is in force already, without these near duplicates",
                 where=removal,
                 remedy="File a request for each: custody removal add --sha256",
             )
-        _carry_out(ledger, home, request, accepted, in_force=in_force, by=by, reason=reason, credit_line=credit_line)
+        approval = _Approval(ledger, home, tombstones, by, reason, credit_line.strip())
+        approval.carry_out([request], {removal: accepted})
     return _finished(home, [request])[0]
 
 
 def approve_all(home: Home, *names: str, by: str, reason: str = "") -> tuple[Removal, ...]:
-    """Approve many requests, each as `approve` does, in one pass over the ledger and with one new snapshot.
+    """Approve many requests, each as `approve` does, in one pass over the ledger: all are in force at one moment.
 
     What may not be approved is said of the first such one: those before it are in force, and named again do no harm.
 
@@ -114,37 +125,8 @@ def approve_all(home: Home, *names: str, by: str, reason: str = "") -> tuple[Rem
         requests = [known[name] if name in known else removals.find(ledger, name) for name in dict.fromkeys(names)]
         for request in requests:
             _require_approvable(request, "")
-        done = home.tombstones(ledger).removals
-        _match_anew(ledger, [r for r in requests if r.state.is_undecided and r.removal not in done])
-        for request in requests:
-            in_force = request.removal in done
-            _carry_out(ledger, home, request, (), in_force=in_force, by=by, reason=reason, credit_line="")
+        _Approval(ledger, home, home.tombstones(ledger), by, reason, "").carry_out(requests, {})
     return _finished(home, requests)
-
-
-def _carry_out(
-    ledger: Ledger,
-    home: Home,
-    request: RemovalRequest,
-    accepted: Sequence[Match],
-    *,
-    in_force: bool,
-    by: str,
-    reason: str,
-    credit_line: str,
-) -> None:
-    """What an approval does but for what takes long; the first of two is recorded, and does nothing yet."""
-    waiting = request.state.is_undecided and not in_force
-    if waiting and not _is_settled(ledger, home, request, accepted, by=by, reason=reason):
-        return
-    match request.kind:
-        case "objection":
-            _object(ledger, home, request, by=by, reason=reason)
-        case "attribution":
-            _credit(ledger, request, credit_line.strip(), by=by, reason=reason)
-        case _:
-            _erase(ledger, home, request, by=by, reason=reason)
-    release(ledger, home, request.removal, "removal-rejected", frozenset({REJECTED, LIKELY, PROPOSED}))
 
 
 def _finished(home: Home, requests: Sequence[RemovalRequest]) -> tuple[Removal, ...]:
@@ -155,8 +137,12 @@ def _finished(home: Home, requests: Sequence[RemovalRequest]) -> tuple[Removal, 
     if erased := [r.removal for r in requests if r.kind == "erasure" and r.removal in in_force]:
         suppress(home, *erased)
     with home.ledger() as ledger:
-        publish(ledger, home.snapshot_path, now=utc_now(), force=forgotten > 0)
-        return tuple(shown(ledger, home, request.removal) for request in requests)
+        if len(requests) > 1:
+            answers = all_shown(ledger, home, [request.removal for request in requests])
+        else:
+            answers = tuple(shown(ledger, home, request.removal) for request in requests)
+        publish(ledger, home.snapshot_path, now=utc_now(), force=forgotten > 0)  # last: who copies the ledger closes it
+        return answers
 
 
 # ── whether ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -180,120 +166,218 @@ def _require_approvable(request: RemovalRequest, credit_line: str) -> None:
         raise InputError("only a request of the kind attribution sets a credit line", where="--credit-line")
 
 
-def _match_anew(ledger: Ledger, requests: Sequence[RemovalRequest]) -> None:
-    """What was crawled since the requests came belongs to them, too: one pass for all."""
-    asked = [(r.removal, r.named_kind, r.named_value) for r in requests if r.named_value is not None]
-    record_matches_of(ledger, match_many(ledger, asked), now=utc_now())
+@dataclass(frozen=True, slots=True)
+class _Approval:
+    """One person's yes to some requests, in one pass over the ledger, whose lock is held all the while."""
 
+    ledger: Ledger
+    home: Home
+    tombstones: Tombstones  # before it
+    by: str
+    reason: str
+    credit_line: str
 
-def _take(ledger: Ledger, removal: str, accepted: Sequence[Match]) -> None:
-    """What the approver takes in; and bytes that are taken are taken wherever they hang by now."""
-    now = utc_now()
-    record_state(ledger, removal, accepted, APPROVED, now=now)
-    taken = sorted({m.content_sha256 for m in matches_of(ledger, removal) if m.state in TAKEN and m.content_sha256})
-    placed = match_many(ledger, [(sha, "content", sha) for sha in taken])
-    spread = [replace(found, method=SAME_CONTENT) for sha in taken for found in placed[sha]]
-    record_matches(ledger, removal, spread, now=now)
+    def carry_out(self, requests: Sequence[RemovalRequest], accepted: Mapping[str, Sequence[Match]]) -> None:
+        """What an approval does but for what takes long. The first of two is recorded, and does nothing yet.
 
+        `accepted`: removal -> what the approver takes in beside the exact matches. Raises what stands in the way of the
+        first request that has something in its way; those before it are carried out, of it and those behind it nothing
+        is.
+        """
+        done = frozenset(self.tombstones.removals)  # where one was killed after its tombstones took force
+        waiting = [r for r in requests if r.state.is_undecided and r.removal not in done]
+        spread = self._match_anew(waiting)
+        settled, firsts, stopped = self._settled(requests, waiting, accepted)
+        reached = {r.removal for r in (*settled, *firsts)}
+        self._take({r.removal: accepted.get(r.removal, ()) for r in waiting if r.removal in reached}, spread)
+        for request in firsts:
+            self._advance([request], State.AWAITING_SECOND)
+        self._erase([r for r in settled if r.kind == "erasure"])
+        for request in settled:
+            match request.kind:
+                case "objection":
+                    self._object(request)
+                case "attribution":
+                    self._credit(request)
+        self._release([r.removal for r in settled])
+        if stopped is not None:
+            raise stopped
 
-def _is_settled(
-    ledger: Ledger, home: Home, request: RemovalRequest, accepted: Sequence[Match], *, by: str, reason: str
-) -> bool:
-    """Whether this approval is all that was missing; the first of two is recorded. Raises what stands in the way: then
-    nothing was taken in.
-    """
-    removal = request.removal
-    found = {one.keys: one for one in matches_of(ledger, removal)}
-    found |= {one.keys: replace(one, state=APPROVED) for one in accepted}
-    matches = tuple(found.values())
-    if reviews(ledger, removal) and (
-        unseen := len({m.group for m in matches if m.state in ("matched", LIKELY) and m.group is not None})
-    ):
-        raise RefusedError(
-            f"{unseen} of its matches have not been reviewed",
-            where=removal,
-            remedy=f"custody removal review {removal}",
-        )
-    if any(m.state == REJECTED for m in matches) and not any(m.state in TAKEN for m in matches):
-        raise RefusedError(
-            "every match was rejected in review",
-            where=removal,
-            remedy=f"custody removal reject {removal} --by NAME --reason TEXT",
-        )
-    guard = guard_of(ledger, home, request, matches)
-    if not guard.is_guarded:
-        _take(ledger, removal, accepted)
+    # ── whether ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _match_anew(self, requests: Sequence[RemovalRequest]) -> frozenset[str]:
+        """What was crawled since the requests came belongs to them, too: one pass for all. The contents of which every
+        occurrence was matched by it.
+        """
+        asked = [(r.removal, r.named_kind, r.named_value) for r in requests if r.named_value is not None]
+        found = match_many(self.ledger, asked)
+        record_matches_of(self.ledger, found, now=utc_now())
+        exact = (m for matches in found.values() for m in matches if m.state in TAKEN)
+        return frozenset(m.content_sha256 for m in exact if m.content_sha256)
+
+    def _settled(
+        self,
+        requests: Sequence[RemovalRequest],
+        waiting: Sequence[RemovalRequest],
+        accepted: Mapping[str, Sequence[Match]],
+    ) -> tuple[list[RemovalRequest], list[RemovalRequest], CustodyError | None]:
+        """Those of which nothing is missing, those that this is the first of two approvals of, and what is in the way
+        of the next, where anything is: nothing of that one was taken in.
+        """
+        names = [r.removal for r in waiting]
+        asked, matches, answered = set(names), matches_of_all(self.ledger, names), reviewed(self.ledger, names)
+        settled: list[RemovalRequest] = []
+        firsts: list[RemovalRequest] = []
+        for request in requests:
+            if request.removal not in asked:
+                settled.append(request)
+                continue
+            found = {one.keys: one for one in matches.get(request.removal, ())}
+            found |= {one.keys: replace(one, state=APPROVED) for one in accepted.get(request.removal, ())}
+            try:
+                is_last = self._is_last(request, tuple(found.values()), request.removal in answered)
+            except CustodyError as error:
+                return settled, firsts, error
+            (settled if is_last else firsts).append(request)
+        return settled, firsts, None
+
+    def _is_last(self, request: RemovalRequest, matches: Sequence[Match], is_reviewed: bool) -> bool:
+        """Whether this approval is all that was missing. Raises what stands in the way."""
+        removal = request.removal
+        if is_reviewed and (
+            unseen := len({m.group for m in matches if m.state in ("matched", LIKELY) and m.group is not None})
+        ):
+            raise RefusedError(
+                f"{unseen} of its matches have not been reviewed",
+                where=removal,
+                remedy=f"custody removal review {removal}",
+            )
+        if any(m.state == REJECTED for m in matches) and not any(m.state in TAKEN for m in matches):
+            raise RefusedError(
+                "every match was rejected in review",
+                where=removal,
+                remedy=f"custody removal reject {removal} --by NAME --reason TEXT",
+            )
+        guard = guard_of(self.ledger, self.home, request, matches)
+        if not guard.is_guarded:
+            return True
+        if not guard.is_proven:
+            concerned = "a whole domain" if request.named_kind == "domain" else f"{guard.samples} samples"
+            raise RefusedError(
+                f"it concerns {concerned}: whoever asks must prove that it is theirs",
+                where=removal,
+                remedy=f"custody removal prove {removal}",
+            )
+        if request.state is not State.AWAITING_SECOND:
+            return False
+        first = removals.events(self.ledger, removal, State.AWAITING_SECOND)[-1][0] or ""
+        if removals.same_name(first, self.by):
+            raise InputError(f"{self.by.strip()} has approved it already; it takes a second person", where="--by")
         return True
-    if not guard.is_proven:
-        concerned = "a whole domain" if request.named_kind == "domain" else f"{guard.samples} samples"
-        raise RefusedError(
-            f"it concerns {concerned}: whoever asks must prove that it is theirs",
-            where=removal,
-            remedy=f"custody removal prove {removal}",
-        )
-    if request.state is not State.AWAITING_SECOND:
-        _take(ledger, removal, accepted)
-        removals.advance(ledger, removal, State.AWAITING_SECOND, now=utc_now(), by_whom=by, reason=reason)
-        return False
-    first = removals.events(ledger, removal, State.AWAITING_SECOND)[-1][0] or ""
-    if removals.same_name(first, by):
-        raise InputError(f"{by.strip()} has approved it already; it takes a second person", where="--by")
-    _take(ledger, removal, accepted)
-    return True
+
+    # ── what then ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _take(self, accepted: Mapping[str, Sequence[Match]], spread: frozenset[str]) -> None:
+        """What the approver takes in; and bytes that are taken are taken wherever they hang by now. Of those in
+        `spread` that is known.
+        """
+        now, ledger = utc_now(), self.ledger
+        for removal, matches in accepted.items():
+            if matches:
+                record_state(ledger, removal, matches, APPROVED, now=now)
+        taken = {
+            removal: {m.content_sha256 for m in matches if m.state in TAKEN and m.content_sha256} - spread
+            for removal, matches in matches_of_all(ledger, list(accepted)).items()
+        }
+        contents = sorted(set().union(*taken.values()))
+        placed = match_many(ledger, [(sha, "content", sha) for sha in contents])
+        found = {
+            removal: [replace(m, method=SAME_CONTENT) for sha in sorted(shas) for m in placed[sha]]
+            for removal, shas in taken.items()
+        }
+        record_matches_of(ledger, found, now=now)
+
+    def _erase(self, requests: Sequence[RemovalRequest]) -> None:
+        """Tombstones, of all of them at one moment; then what the ledger says of it."""
+        if not requests:
+            return
+        ledger, home, now, tombstones = self.ledger, self.home, utc_now(), self.tombstones
+        done, names = frozenset(tombstones.removals), [r.removal for r in requests]
+        if fresh := [r for r in requests if r.removal not in done]:
+            tombstones = self._with_added(fresh)
+            begin_copy(home, self.tombstones)
+            tombstones.store(home.tombstones_path)
+        rows = tombstones.rows_of(names, now)
+        ledger.append_many([("tombstone", found, f"tombstones/{name}") for name, found in rows.items() if found])
+        decide_pairs(ledger, home, names, "deny", "tombstoned")
+        self._advance([r for r in requests if r.state is not State.APPLIED], State.APPROVED)
+
+    def _with_added(self, requests: Sequence[RemovalRequest]) -> Tombstones:
+        """The tombstones with what these matched, and name."""
+        ledger, tombstones = self.ledger, self.tombstones
+        names = [r.removal for r in requests]
+        matched, slots = matches_of_all(ledger, names), slots_of_removals(ledger, names)
+        urls: dict[str, set[str]] = {name: set() for name in names}
+        for name, url in ledger.query(_URLS_OF, {"removals": names}):
+            urls[name].add(_as_asked(url))
+        for request in requests:
+            name, matches = request.removal, matched.get(request.removal, ())
+            taken = [m for m in matches if m.state in TAKEN]
+            rejected = {m.content_sha256 for m in matches if m.state == REJECTED}
+            if request.named_kind in ("image_url", "page_url") and request.named_value:
+                urls[name].add(request.named_value)
+            words = _named_words(request)
+            tombstones = tombstones.with_added(
+                name,
+                urls=sorted(urls[name]),
+                contents=sorted(
+                    {m.content_sha256 for m in taken if m.content_sha256} | _named_content(request) - rejected
+                ),
+                samples=sorted({m.sample_key for m in taken if m.sample_key}),
+                domains=[request.named_value] if request.named_kind == "domain" and request.named_value else [],
+                said=words,
+                stays=sorted(_left_in(ledger, matches)) if words else (),
+                slots=_by_dataset(slots.get(name, ())),
+            )
+        return tombstones
+
+    def _object(self, request: RemovalRequest) -> None:
+        """No new use from now on, and nothing erased: a reservation, which can be lifted."""
+        matches = matches_of(self.ledger, request.removal)
+        reserve(self.ledger, self.home, {request.removal: matches}, now=utc_now())
+        self._advance([request], State.RESERVED)
+
+    def _credit(self, request: RemovalRequest) -> None:
+        """A new attribution for every slot that is concerned; the newest counts."""
+        ledger, removal = self.ledger, request.removal
+        if self.credit_line:
+            slots = removal_slots(ledger, removal)
+            asked = {"datasets": [s.dataset for s in slots], "ordinals": [str(s.ordinal) for s in slots]}
+            known = [
+                dict(zip(("dataset", "ordinal", *_CREDIT), row, strict=True))
+                for row in ledger.query(_CREDITS_OF, asked)
+            ]
+            rows = [{**row, "creator": self.credit_line} for row in known if row["creator"] != self.credit_line]
+            if rows:
+                ledger.append("attribution", rows, key=f"credited:{removal}")
+            removals.record_step(
+                ledger, removal, "attribution", "credited", "slots", now=utc_now(), after={"slots": len(slots)}
+            )
+        self._advance([request], State.CREDITED)
+
+    def _release(self, names: Sequence[str]) -> None:
+        """What was held and is not taken is held no more."""
+        unsure = frozenset({REJECTED, LIKELY, PROPOSED})
+        for name, matches in matches_of_all(self.ledger, names).items():
+            if any(m.state in unsure for m in matches):
+                release(self.ledger, self.home, name, "removal-rejected", unsure)
+
+    def _advance(self, requests: Sequence[RemovalRequest], state: State) -> None:
+        names = [r.removal for r in requests]
+        removals.advance_many(self.ledger, names, state, now=utc_now(), by_whom=self.by, reason=self.reason)
 
 
-# ── what then ──────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _erase(ledger: Ledger, home: Home, request: RemovalRequest, *, by: str, reason: str) -> None:
-    removal, now = request.removal, utc_now()
-    tombstones = home.tombstones(ledger)
-    if removal not in tombstones.removals:
-        matches = matches_of(ledger, removal)
-        taken = [m for m in matches if m.state in TAKEN]
-        rejected = {m.content_sha256 for m in matches if m.state == REJECTED}
-        urls = {_as_asked(url) for (url,) in ledger.query(_URLS_OF, {"removal": removal})}
-        named_url = request.named_kind in ("image_url", "page_url") and request.named_value
-        tombstones = tombstones.with_added(
-            removal,
-            urls=sorted(urls | ({named_url} if named_url else set())),
-            contents=sorted({m.content_sha256 for m in taken if m.content_sha256} | _named_content(request) - rejected),
-            samples=sorted({m.sample_key for m in taken if m.sample_key}),
-            domains=[request.named_value] if request.named_kind == "domain" and request.named_value else [],
-            said=_named_words(request),
-            stays=sorted(_left_in(ledger, matches)) if _named_words(request) else (),
-            slots=_by_dataset(removal_slots(ledger, removal)),
-        )
-        begin_copy(home, home.tombstones(ledger))
-        tombstones.store(home.tombstones_path)
-    ledger.append("tombstone", tombstones.rows(removal, now), key=f"tombstones/{removal}")
-    decide_pairs(ledger, home, removal, "deny", "tombstoned")
-    if request.state is not State.APPLIED:
-        removals.advance(ledger, removal, State.APPROVED, now=now, by_whom=by, reason=reason)
-
-
-def _object(ledger: Ledger, home: Home, request: RemovalRequest, *, by: str, reason: str) -> None:
-    """No new use from now on, and nothing erased: a reservation, which can be lifted."""
-    reserve(ledger, home, {request.removal: matches_of(ledger, request.removal)}, now=utc_now())
-    removals.advance(ledger, request.removal, State.RESERVED, now=utc_now(), by_whom=by, reason=reason)
-
-
-def _credit(ledger: Ledger, request: RemovalRequest, credit_line: str, *, by: str, reason: str) -> None:
-    """A new attribution for every slot that is concerned; the newest counts."""
-    removal = request.removal
-    if credit_line:
-        slots = removal_slots(ledger, removal)
-        asked = {"datasets": [s.dataset for s in slots], "ordinals": [str(s.ordinal) for s in slots]}
-        known = [
-            dict(zip(("dataset", "ordinal", *_CREDIT), row, strict=True)) for row in ledger.query(_CREDITS_OF, asked)
-        ]
-        rows = [{**row, "creator": credit_line} for row in known if row["creator"] != credit_line]
-        if rows:
-            ledger.append("attribution", rows, key=f"credited:{removal}")
-        removals.record_step(
-            ledger, removal, "attribution", "credited", "slots", now=utc_now(), after={"slots": len(slots)}
-        )
-    removals.advance(ledger, removal, State.CREDITED, now=utc_now(), by_whom=by, reason=reason)
+# ── of one request ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _taken_in(ledger: Ledger, removal: str, with_near: bool, near: Sequence[str]) -> tuple[Match, ...]:

@@ -23,6 +23,7 @@ from flows.stages.removing.standing import PERSON_UNTOLD, Removal, days_left, li
 from policy import removals
 from policy.errors import InputError, RefusedError
 from policy.ledger import Ledger
+from policy.names import named_token
 from policy.origins import is_registry_suffix
 from policy.removal_matches import (
     HELD,
@@ -129,7 +130,7 @@ def add(
     found = look_up(home, ask)
     with home.ledger() as ledger:
         [filed] = _file(ledger, home, [(ask, found)], by=by)
-        return shown(ledger, home, filed)
+        return _published(ledger, home, filed)
 
 
 def file(
@@ -145,7 +146,15 @@ def file(
     with home.ledger() as ledger:
         names = _file(ledger, home, asks, by=by, key=key)
         standing = {request.removal: request for request in removals.requests(ledger)}
+        publish(ledger, home.snapshot_path, now=utc_now())
         return tuple(standing[name] for name in names)
+
+
+def _published(ledger: Ledger, home: Home, removal: str, *, force: bool = False) -> Removal:
+    """A request as it stands, and the auditors' snapshot of it: last, since who copies the ledger has to close it."""
+    answer = shown(ledger, home, removal)
+    publish(ledger, home.snapshot_path, now=utc_now(), force=force)
+    return answer
 
 
 def _file(
@@ -170,7 +179,6 @@ def _file(
         if found.looked_at is not None
     ]
     removals.record_steps(ledger, searched, now=now)
-    publish(ledger, home.snapshot_path, now=now)
     return names
 
 
@@ -235,11 +243,13 @@ def hold_anew(ledger: Ledger, home: Home) -> int:
 
 
 def look_again(home: Home) -> int:
-    """`hold_anew`, and who asked for what is closed forgotten when its time has come; how many were looked for."""
+    """`hold_anew`, and of what is closed who asked, and for what, forgotten when its time has come; how many were
+    looked for.
+    """
     with home.ledger() as ledger:
         now = utc_now()
         looked = hold_anew(ledger, home)
-        forgotten = forget_closed(ledger, home, now=now)
+        forgotten = forget_closed(ledger, home, now=now, daily=True)
         publish(ledger, home.snapshot_path, now=now, force=forgotten > 0)
         return looked
 
@@ -278,8 +288,7 @@ def extend(home: Home, removal: str, *, by: str, reason: str) -> Removal:
     require_name(by)
     with home.ledger() as ledger:
         removals.extend(ledger, removal, now=utc_now(), by_whom=by, reason=reason)
-        publish(ledger, home.snapshot_path, now=utc_now())
-        return shown(ledger, home, removal)
+        return _published(ledger, home, removal)
 
 
 def reject(home: Home, removal: str, *, by: str, reason: str) -> Removal:
@@ -318,8 +327,7 @@ def _end(home: Home, removal: str, state: State, code: str, *, by: str, reason: 
         removals.advance(ledger, removal, state, now=now, by_whom=by, reason=reason)
         release(ledger, home, removal, code)
         forgotten = forget_closed(ledger, home, now=now)
-        publish(ledger, home.snapshot_path, now=now, force=forgotten > 0)
-        return shown(ledger, home, removal)
+        return _published(ledger, home, removal, force=forgotten > 0)
 
 
 def release(ledger: Ledger, home: Home, removal: str, code: str, states: frozenset[str] | None = None) -> None:
@@ -411,33 +419,48 @@ def deadlines(home: Home) -> Deadlines:
 def forget(home: Home, removal: str, *, by: str, reason: str = "") -> Removal:
     """Forget who asked: erased in the ledger, and the bytes gone from its file and the auditors' snapshot.
 
+    Of a request that is closed and took nothing out also what it named; its token stays.
+
     Raises:
         InputError: no such request, or nobody's name.
     """
     require_name(by)
     with home.ledger() as ledger:
-        removals.forget_requester(ledger, removal, now=utc_now(), by_whom=by, reason=reason or "asked for")
+        now, why = utc_now(), reason or "asked for"
+        removals.forget_requester(ledger, removal, now=now, by_whom=by, reason=why)
+        request = removals.find(ledger, removal)
+        if request.state.is_spent and request.named_value is not None:
+            token = named_token(home.keys, request.named_kind, request.named_value)
+            removals.forget_named(ledger, removal, token, now=now, by_whom=by, reason=why)
         _compact_if_forgotten(ledger)
-        publish(ledger, home.snapshot_path, now=utc_now(), force=True)
-        return shown(ledger, home, removal)
+        return _published(ledger, home, removal, force=True)
 
 
-def forget_closed(ledger: Ledger, home: Home, *, now: datetime) -> int:
+def forget_closed(ledger: Ledger, home: Home, *, now: datetime, daily: bool = False) -> int:
     """Forget who asked, of requests that are closed for as long as the settings keep it; how many were forgotten.
 
-    The bytes are gone from the ledger's file when this returns; the snapshot follows with `publish(…, force=True)`.
+    What they named goes with it, where it serves nobody any more: `daily`, and whenever the ledger is copied for who
+    asked, since a copy of the whole file for each rejection is too dear. The bytes are gone from the ledger's file when
+    this returns; the snapshot follows with `publish(…, force=True)`.
     """
     keep = timedelta(days=home.settings.removals.keep_requester_days)
     known = removals.identities(ledger)
-    due = [
-        r.removal
+    closed = [
+        r
         for r in removals.requests(ledger)
-        if r.removal in known and not r.state.is_open and _closed_at(ledger, r) + keep <= now
+        if not r.state.is_open and (r.removal in known or (r.state.is_spent and r.named_value is not None))
     ]
-    for name in due:
-        removals.forget_requester(ledger, name, now=now, reason="the request is closed")
+    due = [r for r in closed if _closed_at(ledger, r) + keep <= now]
+    asked = [r for r in due if r.removal in known]
+    why = "the request is closed"
+    for request in asked:
+        removals.forget_requester(ledger, request.removal, now=now, reason=why)
+    named = [r for r in due if r.state.is_spent and r.named_value is not None] if daily or asked else []
+    for request in named:
+        token = named_token(home.keys, request.named_kind, request.named_value or "")
+        removals.forget_named(ledger, request.removal, token, now=now, reason=why)
     _compact_if_forgotten(ledger)
-    return len(due)
+    return len({r.removal for r in (*asked, *named)})
 
 
 def _closed_at(ledger: Ledger, request: RemovalRequest) -> datetime:
@@ -637,10 +660,10 @@ def decide(
         ledger.append("decision", [{**row, "decided_at": at} for row in rows], key=key)
 
 
-def decide_pairs(ledger: Ledger, home: Home, removal: str, verdict: str, code: str) -> None:
-    """A decision of the request on each pair that it takes, or waits to take."""
-    matches = matches_of_all(ledger, [removal]).get(removal, ())
-    decide(ledger, home, {removal: _pairs(matches, TAKEN)}, verdict, code)
+def decide_pairs(ledger: Ledger, home: Home, names: Sequence[str], verdict: str, code: str) -> None:
+    """A decision of each request on each pair that it takes, or waits to take."""
+    matches = matches_of_all(ledger, names)
+    decide(ledger, home, {name: _pairs(found, TAKEN) for name, found in matches.items()}, verdict, code)
 
 
 def _pairs(matches: Sequence[Match], states: frozenset[str]) -> frozenset[str]:

@@ -13,17 +13,16 @@ from flows.stages.duplicates import nearby
 from flows.stages.removing.guarding import PROOF, SECOND, guard_of, needs
 from policy import removals
 from policy.ledger import Ledger
+from policy.names import named_token
 from policy.removal_matches import LIKELY, PROPOSED, TAKEN, Match, matches_of, matches_of_all
 from policy.removals import RemovalRequest, State
 
 _SLOTS_OF = """
-SELECT DISTINCT dataset, ordinal FROM slot
-WHERE content_sha256 IN (
-    SELECT content_sha256 FROM removal_taken WHERE removal = $removal AND content_sha256 IS NOT NULL
-)
-   OR sample_key IN (SELECT sample_key FROM removal_taken WHERE removal = $removal AND sample_key IS NOT NULL)
-   OR pair_key IN (SELECT pair_key FROM removal_taken WHERE removal = $removal AND pair_key IS NOT NULL)
-ORDER BY dataset, ordinal
+WITH taken AS (SELECT * FROM removal_taken WHERE list_contains($removals::VARCHAR[], removal))
+SELECT removal, dataset, ordinal FROM slot JOIN taken USING (content_sha256)
+UNION SELECT removal, dataset, ordinal FROM slot JOIN taken USING (sample_key)
+UNION SELECT removal, dataset, ordinal FROM slot JOIN taken USING (pair_key)
+ORDER BY ALL
 """
 _SHOWING = """
 SELECT content_sha256, count(DISTINCT pair_key) FROM evidence
@@ -191,7 +190,7 @@ def shown(ledger: Ledger, home: Home, removal: str) -> Removal:
         request.due_at,
         matches,
         tuple(emptied or removal_slots(ledger, removal)),
-        (*_advice(request, len(proposals), matches, waits), *_untold(ledger, request)),
+        (*_advice(request, len(proposals), matches, waits), *_untold(ledger, request), *_before(ledger, home, request)),
         proposals,
         dict(scan_outcomes(ledger, [removal])).get(removal, ""),
         dict(ledger.query(_RECEIPTS, {"removals": [removal]})).get(removal, ""),
@@ -259,6 +258,21 @@ def _untold(ledger: Ledger, request: RemovalRequest) -> tuple[str, ...]:
     return (f"the search could not tell of all: {', '.join(found)}",) if found else ()
 
 
+def _before(ledger: Ledger, home: Home, request: RemovalRequest) -> tuple[str, ...]:
+    """Of an undecided request: who asked the same before, and what became of it; by its token where no more is left."""
+    if not request.state.is_undecided or request.named_value is None:
+        return ()
+    own, forgotten = named_token(home.keys, request.named_kind, request.named_value), removals.tokens_of_named(ledger)
+    same = []
+    for one in removals.requests(ledger):
+        value, token = one.named_value, forgotten.get(one.removal)
+        if one.removal == request.removal or one.state.is_undecided or (value is None and token is None):
+            continue
+        if own == (token if value is None else named_token(home.keys, one.named_kind, value)):
+            same.append(f"{one.removal} ({one.state.value})")
+    return (f"the same was asked before: {', '.join(same)}",) if same else ()
+
+
 _REVIEW = "custody removal review"
 
 
@@ -289,4 +303,13 @@ def proposals_for(ledger: Ledger, removal: str) -> tuple[Proposal, ...]:
 
 
 def removal_slots(ledger: Ledger, removal: str) -> list[Slot]:
-    return [Slot(dataset, ordinal) for dataset, ordinal in ledger.query(_SLOTS_OF, {"removal": removal})]
+    """The slots that hold what a removal takes."""
+    return slots_of_removals(ledger, [removal]).get(removal, [])
+
+
+def slots_of_removals(ledger: Ledger, names: Sequence[str]) -> dict[str, list[Slot]]:
+    """The same of many removals, in one pass; one that takes nothing of a dataset is not among them."""
+    slots: dict[str, list[Slot]] = {}
+    for removal, dataset, ordinal in ledger.query(_SLOTS_OF, {"removals": list(names)}):
+        slots.setdefault(removal, []).append(Slot(dataset, ordinal))
+    return slots
