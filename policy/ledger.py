@@ -45,7 +45,7 @@ from policy.errors import (
 from policy.keys import PURPOSES, KeyRing
 from policy.lock import FileLock
 from policy.migrate import is_current, migrate, packaged_migrations, packaged_views
-from policy.personal import FORGETTABLE, FORGETTING
+from policy.personal import FORGETTABLE, FORGETTING, SPENT
 from policy.verification import Failure, definitions, verify_ledger
 
 if TYPE_CHECKING:
@@ -355,8 +355,10 @@ class Ledger:
             for table, selection in selections.items():
                 self._mark(table, selection, params or {})
             self._require_approved(self._marked_for(selections))
-            if any(name.startswith(FORGETTING) for name in self._marked_for(set(selections) - {FORGETTABLE})):
+            if any(name.startswith(FORGETTING) for name in self._marked_for(set(selections) - FORGETTABLE)):
                 raise RefusedError("forgetting who asked erases nothing else")
+            for table in set(selections) & FORGETTABLE:
+                self._require_own(table)
             counts: dict[str, dict[str, int]] = {}
             for table, shape in shapes.items():
                 for removal, count in self._erase_marked(shape):
@@ -596,6 +598,21 @@ class Ledger:
     def _marked_for(self, tables: Iterable[str]) -> list[str]:
         marked = " UNION ".join(f'SELECT removal FROM "erasing_{table}"' for table in tables)
         return [removal for (removal,) in self._connected().execute(marked).fetchall()] if marked else []
+
+    def _require_own(self, table: str) -> None:
+        """What is forgotten of a request stands in rows of that request; what it named only once that is spent."""
+        marked = self._connected().execute(
+            f'SELECT DISTINCT gone.removal, kept.removal FROM "erasing_{table}" AS gone'
+            f' JOIN "{table}" AS kept USING (batch_seq, row_no) WHERE starts_with(gone.removal, ?)',
+            [FORGETTING],
+        )
+        for name, own in marked.fetchall():
+            spent = self._connected().execute(
+                "SELECT 1 FROM removal_event WHERE removal = ? AND list_contains(?::VARCHAR[], state) LIMIT 1",
+                [own, list(SPENT)],
+            )
+            if name != f"{FORGETTING}{own}" or (table != "requester" and not spent.fetchall()):
+                raise RefusedError("forgetting who asked erases nothing else", where=own)
 
     def _erase_marked(self, shape: TableShape) -> list[tuple[str, int]]:
         """How many rows were erased for each removal."""

@@ -9,9 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-# Who asked for a removal is forgotten by an erasure of its own, "forget:<removal>", that reaches this table alone.
+# Who asked for a removal, and what a request named that came to nothing, is forgotten by an erasure of its own,
+# "forget:<removal>", that reaches these tables alone, and of them rows of that request.
 FORGETTING: Final = "forget:"
-FORGETTABLE: Final = "requester"
+FORGETTABLE: Final = frozenset({"requester", "removal", "removal_proof"})
+# The states, all of them last ones, in which what a request named serves nobody any more.
+SPENT: Final = ("rejected", "lifted", "credited", "answered")
 
 PERSONAL_COLUMNS: Mapping[str, tuple[str, ...]] = {
     "document": ("body_sha256", "body"),

@@ -5,7 +5,8 @@ eyes are needed it waits for the second pair between. An objection ends as a res
 and an access request without anything being taken out. What a request matches is policy/removal_matches.py's matter,
 what keeps it out policy/tombstones.py's.
 
-Who asked is kept apart, encrypted, and can be forgotten at any time (`forget_requester`): an erasure of its own.
+Who asked is kept apart, encrypted, and can be forgotten at any time (`forget_requester`): an erasure of its own. So is
+what a request named that was rejected, or otherwise came to nothing (`forget_named`); of that a token stays.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from typing import Final, Self
 from policy.errors import InputError, KeyFileError, RefusedError
 from policy.keys import KeyRing
 from policy.ledger import Ledger
-from policy.personal import FORGETTING
+from policy.personal import FORGETTING, SPENT
 from policy.provenance import canonical_json
 
 NAMED_KINDS: Final = (
@@ -60,12 +61,19 @@ class State(enum.Enum):
         return self in _OPEN
 
     @property
+    def is_spent(self) -> bool:
+        """Whether what was named serves nobody any more: rejected, taken back, credited or answered."""
+        return self in _SPENT
+
+    @property
     def is_undecided(self) -> bool:
         """Whether nobody has said yes or no for good."""
         return self in _UNDECIDED
 
 
 _UNDECIDED: Final = frozenset({State.RECEIVED, State.HELD, State.AWAITING_SECOND})
+# Closed, and nothing rests on what was named: of an erasure that was carried through it is gone anyway.
+_SPENT: Final = frozenset(map(State, SPENT))
 _OPEN: Final = _UNDECIDED | {State.APPROVED}
 _GRANTED: Final = frozenset({State.APPROVED, State.RESERVED, State.CREDITED, State.ANSWERED})
 _NEXT: Final[Mapping[State, frozenset[State]]] = {
@@ -427,6 +435,41 @@ def forget_requester(ledger: Ledger, removal: str, *, now: datetime, by_whom: st
     ledger.append("removal_event", [_event(name, State.APPROVED, by_whom, reason, now)], key=name)
     ledger.erase(name, {"requester": "removal = $removal"}, {"removal": removal})
     return True
+
+
+def forget_named(
+    ledger: Ledger, removal: str, token: str, *, now: datetime, by_whom: str = "", reason: str = ""
+) -> bool:
+    """Erase what a request named, and of which domain control was proven, once it serves nobody; False: nothing left.
+
+    `token`: of what it named (`policy.names.named_token`), which stays, as a step `request / named`, so that the same
+    request is recognised when it is filed again. Part of the same erasure as `forget_requester`. Raises `RefusedError`
+    while the request is open, or in force.
+    """
+    request = find(ledger, removal)
+    if request.named_value is None:
+        return False
+    if not request.state.is_spent:
+        raise RefusedError(f"the request is {request.state.value}: what it named is needed", where=removal)
+    record_step(ledger, removal, "request", NAMED, request.named_kind, now=now, after={"token": token})
+    name = f"{FORGETTING}{removal}"
+    ledger.append("removal_event", [_event(name, State.APPROVED, by_whom, reason, now)], key=name)
+    own = "removal = $removal"
+    ledger.erase(name, {"removal": own, "removal_proof": own}, {"removal": removal})
+    return True
+
+
+NAMED: Final = "named"  # the action of the step that keeps the token of what a request named
+
+
+def tokens_of_named(ledger: Ledger) -> dict[str, str]:
+    """Removal -> token of what it named, of requests of which nothing else of that is left."""
+    rows = ledger.query(
+        "SELECT removal, json_extract_string(after_json, '$.token') FROM removal_step "
+        "WHERE part = 'request' AND action = ?",
+        [NAMED],
+    )
+    return dict(rows)
 
 
 def identities(ledger: Ledger) -> frozenset[str]:

@@ -10,7 +10,7 @@ from typing import Final
 import duckdb
 
 from policy.commitments import GENESIS, ROWS_DIGEST_SQL, TableShape, chain_sql
-from policy.personal import FORGETTABLE, FORGETTING
+from policy.personal import FORGETTABLE, FORGETTING, SPENT
 
 _ROWS_AT_ONCE: Final = 500_000  # bounds the digests held while batches are recomputed
 _NAMED_ROWS: Final = 20  # rows named one by one, for each table and kind of failure
@@ -196,12 +196,21 @@ def _erasure_failures(connection: duckdb.DuckDBPyConnection, shape: TableShape) 
         [shape.name],
     ).fetchall():
         where = f"{shape.name}, batch {seq}, row {row}" if erased else shape.name
-        if removal is not None and removal.startswith(FORGETTING) and shape.name != FORGETTABLE:
+        if removal is not None and removal.startswith(FORGETTING) and shape.name not in FORGETTABLE:
             yield Failure(f"erased by {removal}, which may forget who asked and nothing else", where)
         elif not approved:
             yield Failure(f"erased for {removal}, which was not approved", where)
         elif erased != recorded:
             yield Failure(f"{erased} rows erased for {removal} where {recorded} are on record", where)
+    if shape.name in FORGETTABLE:
+        for removal, seq, row in connection.execute(
+            f'SELECT erased_by, batch_seq, row_no FROM "{shape.name}" WHERE starts_with(erased_by, ?) AND ('
+            "    erased_by IS DISTINCT FROM ? || removal OR (? AND removal NOT IN ("
+            "        SELECT e.removal FROM removal_event e WHERE e.removal IS NOT NULL"
+            f"       AND list_contains(?::VARCHAR[], e.state)))) ORDER BY ALL LIMIT {_NAMED_ROWS}",
+            [FORGETTING, FORGETTING, shape.name != "requester", list(SPENT)],
+        ).fetchall():
+            yield Failure(f"erased by {removal}, which may not", f"{shape.name}, batch {seq}, row {row}")
 
 
 def _ranges(batches: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:

@@ -1,4 +1,4 @@
-"""What was removed by a name or a text does not come back as another picture, and what only sounds like it may."""
+"""Names of requests: what was removed by one does not come back as another picture; of what came to nothing they go."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from flows.home import Home
 from flows.stages import crawl
 from flows.stages.captioning.bank import StandingTexts
 from flows.stages.decide import decide
-from flows.stages.removing import applying, approving, requests, reviewing
+from flows.stages.removing import answering, applying, approving, requests, reviewing
 from flows.stages.removing.keyed import covered_matches, leftovers
 from flows.stages.seal import select
 from policy.removal_matches import Answer
@@ -44,6 +44,16 @@ def by(artist: str, seed: int) -> shown.Answer:
     return shown.Answer(held.getvalue(), "image/jpeg")
 
 
+def opened(path: Path, site: Site) -> Home:
+    """A home that may crawl the site, with rules that need no model."""
+    default = Ruleset.default_text()
+    named = default.partition("\nmechanisms = ")[2].partition("\n")[0]
+    policy = replaced(default, {named: MECHANISMS, 'suppression = "near"': 'suppression = "exact"'})
+    told = {"allow_addresses = []": f"allow_addresses = {json.dumps([site.address])}"}
+    text = replaced(settings.DEFAULT_TEXT, told | {"decode_workers = 2": "decode_workers = 1"})
+    return Home.create(path, settings_text=text, policy_text=policy)
+
+
 FIRST = {
     "/hers.jpg": "a windmill in the evening light",
     "/namesake.jpg": "a lighthouse by the sea",
@@ -57,17 +67,7 @@ def crawled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Home, Si
     with Site({"/robots.txt": shown.Answer(b"", "text/plain"), "/": page(FIRST)}) as site:
         for number, path in enumerate(FIRST):
             site.answers[path] = by("Cy Dee" if path == "/garden.jpg" else "Ann Bee", number)
-        default = Ruleset.default_text()
-        named = default.partition("\nmechanisms = ")[2].partition("\n")[0]
-        policy = replaced(default, {named: MECHANISMS, 'suppression = "near"': 'suppression = "exact"'})
-        text = replaced(
-            settings.DEFAULT_TEXT,
-            {
-                "allow_addresses = []": f"allow_addresses = {json.dumps([site.address])}",
-                "decode_workers = 2": "decode_workers = 1",
-            },
-        )
-        home = Home.create(tmp_path_factory.mktemp("names") / "home", settings_text=text, policy_text=policy)
+        home = opened(tmp_path_factory.mktemp("names") / "home", site)
         crawl.crawl(home, [site.url("/")])
         decide(home)
         ann = requests.add(home, "creator", "ANN  Bee")
@@ -175,3 +175,70 @@ def test_only_an_erasure_leaves_a_name(home: Home) -> None:
     rejected = requests.add(home, "text", removable.text_of(8))
     requests.reject(home, rejected.id, by="Op", reason="no")
     assert not (home.tombstones_path / TOMBSTONES_FILE).exists()
+
+
+def test_what_a_closed_request_named_is_forgotten_and_recognised(home: Home) -> None:
+    """By the daily flow, or by hand, once nobody waits for it: the ledger's file and the snapshot hold it no more. Who
+    files the same again finds out what became of it; what an open request named stays.
+    """
+    name = "Bartholomew Quixote"
+    rejected, waiting = requests.add(home, "text", name), requests.add(home, "creator", "Dulcinea del Toboso")
+    asked = requests.add(home, "url", removable.image_url(3), kind="access")
+    requests.reject(home, rejected.id, by="Op", reason="nobody of that name")
+    assert answering.answer(home, asked.id, by="Op").about == (removable.image_url(3),)
+    assert name.encode() in home.ledger_path.read_bytes()
+    requests.look_again(home)
+    for path in (home.ledger_path, home.snapshot_path):
+        assert name.encode() not in path.read_bytes()
+        assert b"Dulcinea del Toboso" in path.read_bytes()
+    assert ask(home, "SELECT removal FROM removal WHERE named_value IS NULL ORDER BY received_at") == [
+        (rejected.id,), (asked.id,)
+    ]  # fmt: skip
+    assert "not kept any more" in answering.for_requester(home, asked.id).text
+    again = requests.add(home, "text", f" {name.upper()}")
+    assert f"the same was asked before: {rejected.id} (rejected)" in again.advice
+    assert requests.forget(home, waiting.id, by="Op").state == "held"
+    with home.ledger(readonly=True) as ledger:
+        assert ledger.query("SELECT named_value FROM removal WHERE removal = ?", [waiting.id]) == [
+            ("Dulcinea del Toboso",)
+        ]
+        assert ledger.verify(home.keys) == ()
+
+
+def test_what_a_killed_crawl_left_of_it_goes_and_the_crawl_ends_as_it_would(tmp_path: Path) -> None:
+    """Address, text and bytes, also under an address that nobody knew: an apply leaves nothing of them in its files,
+    and when it is run again nothing else is lost and nothing is asked twice.
+    """
+    hers, plain = by("Ann Bee", 21), by("Eve", 22)
+    answers = {
+        "/robots.txt": shown.Answer(b"", "text/plain"),
+        "/hers.jpg": hers,
+        "/copy.jpg": hers,
+        "/plain.jpg": plain,
+    }
+    with Site(answers) as site:
+        home = opened(tmp_path / "home", site)
+        site.answers["/first"] = page({"/hers.jpg": SECRET, "/plain.jpg": PLAIN})
+        crawl.crawl(home, [site.url("/first")])
+        site.answers["/"] = page({"/hers.jpg": f"{SECRET} again", "/copy.jpg": "a mill at noon", "/plain.jpg": PLAIN})
+        begun = crawl.open_crawl(home, [site.url("/")])
+        while units := crawl.page_units(home, begun):
+            for unit in units:
+                crawl.run_page_unit(home, begun, unit)
+        crawl.run_image_units(home, begun, crawl.image_units(home, begun))
+        site.requests.clear()
+
+        removal = requests.add(home, "url", site.url("/hers.jpg")).id
+        approving.approve(home, removal, by="Op")
+        applied = applying.apply(home, removal, receipts=False)[0]
+        assert (applied.scan, crawl.unfinished(home)) == ("clean", [begun])
+        assert len(set(PixelStore(home.pixels_path).keys())) == 1
+        assert applying.apply(home, removal, scan=False, receipts=False)[0].state == "applied"  # nothing is left to do
+
+        summary = crawl.crawl(home, [site.url("/")])
+        decide(home)
+        assert (summary.pictures, summary.pairs, set(site.requests) - {"/robots.txt"}) == (3, 1, set())
+        assert ask(home, "SELECT image_url FROM trainable") == [(site.url("/plain.jpg"),)]
+        assert ask(home, "SELECT DISTINCT url FROM \"fetch\" WHERE kind = 'image' AND url IS NOT NULL") == [
+            (site.url("/plain.jpg"),)
+        ]

@@ -20,8 +20,9 @@ from flows.stages.seal import seal
 from flows.stages.verify import verify
 from policy.copies import RESTORING
 from policy.errors import HomeError, InputError, KeyFileError, RefusedError
+from policy.filed import REQUESTS_FILE
 from policy.ruleset import Ruleset
-from tests.builders import replaced
+from tests.builders import ask, replaced
 from tests.flows.sealable import sealable_home, text_of
 from tests.training.toy_dataset import flat_picture
 
@@ -80,6 +81,8 @@ def test_a_restored_backup_refuses_everything_until_what_was_removed_since_is_re
     """Every command ends with 2 and says what to do; after `custody restore` nothing of the removal is left, and all
     verifies."""
     path, removal = put_back(place), made[2]
+    asked = "SELECT kind, regime, received_at, due_at FROM removal WHERE removal = ?"
+    [dates] = ask(Home.open(made[0] / "home"), asked, removal)
     for command in (["why", url_of(1)], ["seal"], ["verify"], ["removal", "list"], ["sql", "SELECT 1"], ["crawl"]):
         said = CliRunner().invoke(cli, [*command, "--home", str(path)])
         assert (said.exit_code, "custody restore" in said.output) == (2, True), said.output
@@ -94,6 +97,9 @@ def test_a_restored_backup_refuses_everything_until_what_was_removed_since_is_re
     assert verify(home) == []
     needles = Needles.of_values([url_of(LATER), text_of(LATER)])
     assert scan_home(home, needles).hits == ()
+    assert ask(home, asked, removal) == [dates]  # its deadline survives
+    assert removal.encode() in (place / "copy" / REQUESTS_FILE).read_bytes()
+    assert b"gdpr" not in (place / "copy" / REQUESTS_FILE).read_bytes()
     receipt = check(path / done["removals"][0]["receipt"])
     assert receipt.ok
     body = json.loads((path / done["removals"][0]["receipt"]).read_text())["body"]

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from policy.errors import InputError, KeyFileError, RefusedError
 from policy.keys import KeyRing
 from policy.ledger import Ledger
+from policy.names import named_token
 from policy.removals import (
     RemovalRequest,
     State,
@@ -21,6 +22,7 @@ from policy.removals import (
     extend,
     extensions,
     find,
+    forget_named,
     forget_requester,
     identities,
     record,
@@ -28,6 +30,7 @@ from policy.removals import (
     requester_of,
     requests,
     same_name,
+    tokens_of_named,
 )
 
 _keys = count()
@@ -205,6 +208,27 @@ class TestRequests:
             ledger.erase(f"forget:{request_of.removal}", {"removal": "true"})
         with pytest.raises(RefusedError, match="was not approved"):
             ledger.erase(request_of.removal, {"removal": "true"})
+
+    def test_what_was_named_is_forgotten_once_it_serves_nobody(
+        self, ledger: Ledger, keys: KeyRing, now: datetime, request_of: RemovalRequest
+    ) -> None:
+        """Only of a request that is closed and took nothing, only its own; its token stays, and everything verifies."""
+        name, value = request_of.removal, request_of.named_value or ""
+        token = named_token(keys, request_of.named_kind, value)
+        with pytest.raises(RefusedError, match="is needed"):
+            forget_named(ledger, name, token, now=now)
+        advance(ledger, name, State.REJECTED, now=now, by_whom="Ann", reason="not theirs")
+        other = RemovalRequest.receive("text", "a text of others", now=now)
+        record(ledger, other)
+        assert forget_named(ledger, name, token, now=now)
+        assert not forget_named(ledger, name, token, now=now)
+        assert (find(ledger, name).named_value, find(ledger, other.removal).named_value) == (None, "a text of others")
+        assert tokens_of_named(ledger) == {name: token}
+        with pytest.raises(RefusedError, match="erases nothing else"):
+            ledger.erase(f"forget:{name}", {"removal": "true"})
+        ledger.compact()
+        assert value.encode() not in ledger.path.read_bytes()
+        assert ledger.verify(keys) == ()
 
     def test_many_are_recorded_at_once_or_not_at_all(self, ledger: Ledger, keys: KeyRing, now: datetime) -> None:
         """Under one key; an identity without a key takes the others with it."""

@@ -310,9 +310,9 @@ def run_picture_units(
 
 
 def unit_urls(home: Home, crawl: str, unit: str) -> set[str]:
-    """The pictures that a unit's pairs show."""
+    """The pictures that a unit's pairs show; a pair that was taken out shows none."""
     path = plan.pairs_file(home, crawl, unit)
-    return {row["image_url"] for rows in part_groups(path, ["image_url"]) for row in rows}
+    return {row["image_url"] for rows in part_groups(path, ["image_url"]) for row in rows if row["image_url"]}
 
 
 def _validators(known: KnownAnswer | None) -> tuple[tuple[str, str], ...]:

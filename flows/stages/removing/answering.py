@@ -140,9 +140,10 @@ def answer(home: Home, removal: str, *, by: str = "") -> Told:
     with home.ledger() as ledger:
         now = utc_now()
         removals.advance(ledger, removal, State.ANSWERED, now=now, by_whom=by)
+        told = _told(ledger, home, removals.find(ledger, removal))  # what it asked about may be forgotten right away
         forgotten = forget_closed(ledger, home, now=now)
         publish(ledger, home.snapshot_path, now=now, force=forgotten > 0)
-        return _told(ledger, home, removals.find(ledger, removal))
+        return told
 
 
 # ── within ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -296,7 +297,8 @@ def _standing_text(ledger: Ledger, request: RemovalRequest) -> list[str]:
 def _held_text(request: RemovalRequest, about: Sequence[str], held: Sequence[Held]) -> list[str]:
     if not about:
         told = "Nothing can be told before it is proven whose it is."
-        return [told] if request.state.is_undecided else []
+        gone = request.state.is_spent and request.named_value is None and request.named_kind != "person"
+        return [told] if request.state.is_undecided else ["What was named is not kept any more."] if gone else []
     lines = ["", f"This is about {', '.join(about)} and nothing else."]
     if not held:
         return [*lines, "Nothing is held of it."]

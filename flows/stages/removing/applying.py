@@ -101,9 +101,13 @@ def apply(
         _empty_datasets(home, names, tombstones, progress)
         progress(1, 4, "removal: kept pixels and caches")
         sheets = _delete_copies(home, contents)
+        from flows.stages.removing.unfinished import take_out  # it knows crawls, which few applies meet
+
+        emptied = take_out(home)
         progress(2, 4, "removal: the ledger")
         with home.ledger() as ledger:
-            removals.record_steps(ledger, list(_told(contents, sheets)), now=utc_now())
+            crawls = [Done(name, "bytes", "rows-emptied", "crawls", after={"rows": emptied}) for name in names]
+            removals.record_steps(ledger, [*_told(contents, sheets), *(crawls if emptied else ())], now=utc_now())
             _erase(home, ledger, names, waiting, [sha for _, sha in contents])
         if scan:
             progress(3, 4, "removal: looking for what is left")

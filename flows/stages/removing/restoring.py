@@ -1,9 +1,9 @@
 """Restoring: a home from a backup gets the removals that were filed since applied again, before anybody uses it.
 
-What was removed meanwhile is known from the copy outside the home: tokens, slots and marks, by removal; no request, no
-value. Every row, kept picture and slot of the old home is held against the tokens; what they name is removed as it was
-the first time, scanned for, and gets a receipt. A file in the home says that it is being restored until all is done, so
-it can be killed anywhere and run again.
+What was removed meanwhile is known from the copy outside the home: tokens, slots and marks, by removal, and of each
+request its kind and dates; no value. Every row, kept picture and slot of the old home is held against the tokens; what
+they name is removed as it was the first time, scanned for, and gets a receipt. A file in the home says that it is being
+restored until all is done, so it can be killed anywhere and run again.
 """
 
 from __future__ import annotations
@@ -19,12 +19,14 @@ from flows.home import Home, utc_now
 from flows.stages.removing.applying import apply, with_found_slots
 from flows.stages.removing.keyed import covered_matches, leftovers
 from flows.stages.removing.standing import Removal
+from flows.stages.removing.suppressing import in_force
 from flows.stages.removing.withdrawing import carry_through
 from flows.terminal import Progress, silent
 from policy import removals
 from policy.copies import RESTORING, load_both, united, united_marks
 from policy.durable import sync_directory, write_durably
 from policy.errors import HomeError, InputError, RefusedError, StorageError
+from policy.filed import Filed, load_filed, store_filed
 from policy.ledger import Ledger
 from policy.removal_matches import Match, record_matches
 from policy.removals import Done, RemovalRequest, State
@@ -67,6 +69,7 @@ def restore(home: Home, progress: Progress = silent) -> Restored:
         )
     marker = home.path / RESTORING
     outside, marks_outside = load_both(copy, home.keys)
+    filed = load_filed(copy, home.keys)
     own, marks = load_both(home.tombstones_path, home.keys)
     if not outside.epoch and not marks_outside.epoch and (own.epoch or marker.exists()):
         raise HomeError(
@@ -83,7 +86,7 @@ def restore(home: Home, progress: Progress = silent) -> Restored:
     both_marks.store(home.tombstones_path)
     with home.ledger() as ledger:
         progress(0, 3, "restore: what the tokens name")
-        _file_again(ledger, tombstones)
+        _file_again(ledger, tombstones, filed)
         found = covered_matches(ledger, tombstones)
         for name, matches in sorted(found.items()):
             record_matches(ledger, name, matches, now=utc_now())
@@ -149,9 +152,11 @@ def write_copy(home: Home) -> int:
         raise RefusedError("the home is being restored: it is not the newest", where=str(home.path))
     with home.ledger(readonly=True) as ledger:
         tombstones, marks = home.tombstones(ledger), home.suppression(ledger)
+        filed = in_force(ledger, tombstones)
     outside, marks_outside = load_both(copy, home.keys)
     if not (outside.is_within(tombstones) and marks_outside.is_within(marks)):
         raise RefusedError("the copy knows removals that this home does not", where=str(copy), remedy="custody restore")
+    store_filed(copy, filed, home.keys)
     store_copy(copy, tombstones, marks)
     return tombstones.epoch
 
@@ -177,16 +182,15 @@ def _begun(marker: Path, epoch: int) -> int:
     return epoch
 
 
-def _file_again(ledger: Ledger, tombstones: Tombstones) -> None:
-    """Every removal that has a tombstone is on record as approved, and its tombstones are."""
+def _file_again(ledger: Ledger, tombstones: Tombstones, filed: Mapping[str, Filed]) -> None:
+    """Every removal that has a tombstone is on record as approved, and its tombstones are. `filed`: kinds and dates."""
     now = utc_now()
     known = {request.removal: request.state for request in removals.requests(ledger)}
     absent = [name for name in tombstones.removals if name not in known]
     if absent:
-        # What it named, of whom and until when it was due, only the lost ledger knew.
-        requests = [
-            RemovalRequest(name, "erasure", "own", RESTORED_KIND, None, now, now, State.RECEIVED) for name in absent
-        ]
+        # What it named, and of whom, only the lost ledger knew; of a copy from before it kept dates these, too.
+        unknown = Filed("erasure", "own", now, now)
+        requests = [_restored(name, filed.get(name, unknown)) for name in absent]
         removals.record_many(
             ledger, [(request, None) for request in requests], key=f"restored:{absent[0]}:{len(absent)}"
         )
@@ -202,6 +206,11 @@ def _file_again(ledger: Ledger, tombstones: Tombstones) -> None:
     ]
     if rows:
         ledger.append("tombstone", rows, key=f"restored:{tombstones.epoch}:{len(there)}")
+
+
+def _restored(removal: str, filed: Filed) -> RemovalRequest:
+    dates = {"received_at": filed.received_at, "due_at": filed.due_at}
+    return RemovalRequest(removal, filed.kind, filed.regime, RESTORED_KIND, None, **dates, state=State.RECEIVED)
 
 
 def _to_apply(ledger: Ledger, tombstones: Tombstones, found: Mapping[str, Sequence[Match]]) -> list[str]:

@@ -19,7 +19,9 @@ from flows.home import Home, utc_now
 from flows.terminal import Progress, say, silent
 from policy.errors import InputError, RefusedError
 from policy.evidence import REMOVED_LIKENESS
+from policy.filed import store_filed
 from policy.ledger import Ledger
+from policy.removals import RemovalRequest, requests
 from policy.snapshot import publish
 from policy.suppression import Marks, Suppression, store_copy
 from policy.tombstones import TOMBSTONES_FILE, Tombstones
@@ -136,8 +138,15 @@ def suppress(home: Home, *approved: str, embedder: Embedder | None = None, progr
     with home.ledger() as ledger:
         tombstones, suppression = home.tombstones(ledger), home.suppression(ledger)
         suppression.record(ledger, utc_now())  # where a kill came between the file and its rows
-    copy_outside(home, tombstones, suppression)
+        filed = in_force(ledger, tombstones)
+    copy_outside(home, tombstones, suppression, filed)
     return suppression
+
+
+def in_force(ledger: Ledger, tombstones: Tombstones) -> tuple[RemovalRequest, ...]:
+    """The requests that have tombstones: those that a restored home has to carry through again."""
+    names = frozenset(tombstones.removals)
+    return tuple(request for request in requests(ledger) if request.removal in names)
 
 
 def begin_copy(home: Home, tombstones: Tombstones) -> None:
@@ -151,10 +160,17 @@ def begin_copy(home: Home, tombstones: Tombstones) -> None:
         Tombstones(key_id=home.keys.key_id("token"), keys=home.keys).store(copy_path(home, named))
 
 
-def copy_outside(home: Home, tombstones: Tombstones, suppression: Suppression) -> None:
-    """Bring the copy that custody.toml names up to date. Raises StorageError, IntegrityError."""
+def copy_outside(
+    home: Home, tombstones: Tombstones, suppression: Suppression, filed: Sequence[RemovalRequest] = ()
+) -> None:
+    """Bring the copy that custody.toml names up to date. Raises StorageError, IntegrityError.
+
+    `filed`: the requests in force, of which it keeps kind, regime and dates.
+    """
     if named := home.settings.removals.suppression_copy:
-        store_copy(copy_path(home, named), tombstones, suppression)
+        copy = copy_path(home, named)
+        store_filed(copy, filed, home.keys)  # first: a restore that knows a removal knows its dates
+        store_copy(copy, tombstones, suppression)
 
 
 def _taken(home: Home, ledger: Ledger, approved: Sequence[str]) -> list[tuple[str, str]]:
