@@ -7,27 +7,20 @@ fixture go together.
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 
 from flows.home import Home
 from flows.museum import Museum
 from tests.builders import SAMPLE, Custody, Journey, Removed, make_home, remove, travel
+from tests.warm import say_no_pandas
 
-# Of every parameter of a statement DuckDB asks whether it is pandas': where that is not installed a search of all of
-# sys.path, twice, and under pytest a tenth of all work. None here answers at once. PyArrow asks once, and must have
-# asked before.
-if importlib.util.find_spec("pandas") is None:
-    pa.array([0])
-    sys.modules.setdefault("pandas", None)  # type: ignore[arg-type]
+say_no_pandas()  # under pytest the search for it is a tenth of all work
 
 # Modules that stay together, and what is begun first: longest first, since a worker that begins a long one last ends
 # long after the other. What is not named comes after these, each module by itself.

@@ -244,8 +244,6 @@ KILLS = (
     ("crawl", Moment(r"/pixels/.*\.pack$", before=True)),
     # One unit's pictures are whole; the other's are not asked for yet.
     ("crawl", Moment(r"/parts/pictures/[0-9a-f]+\.parquet$")),
-    # CLIP's first checkpoint is there.
-    ("caption", Moment(r"/clip-[^/]*/step-\d+$")),
     # CLIP is trained and measured; the ledger does not know of its last checkpoint yet.
     ("caption", Moment(r"/retrieval\.json$")),
     # The dataset's directory is there, with the first shard.

@@ -8,7 +8,9 @@ Read from standard input, a line each: {"argv", "out", "err", "moment"}; written
 
 from __future__ import annotations
 
+import gc
 import importlib
+import importlib.util
 import json
 import os
 import re
@@ -53,6 +55,19 @@ PRELOADED = (
 )
 
 
+def say_no_pandas() -> None:
+    """Answer at once where pandas is asked for and is not installed.
+
+    DuckDB asks of every parameter of a statement whether it is pandas': a search of all of sys.path, each time.
+    PyArrow asks once, and must have asked before.
+    """
+    import pyarrow as pa
+
+    if importlib.util.find_spec("pandas") is None:
+        pa.array([0])
+        sys.modules.setdefault("pandas", None)  # type: ignore[arg-type]
+
+
 def serve() -> None:
     """Fork a child a line, until standard input ends."""
     from curation.clip_model import cure_torchvision
@@ -63,6 +78,8 @@ def serve() -> None:
     from flows.stages.train import code_version
 
     code_version()  # read once: what others write meanwhile is not what runs here
+    say_no_pandas()
+    gc.freeze()  # a child neither looks through what it was given nor copies it for that
     print("ready", flush=True)
     for line in sys.stdin:
         order = json.loads(line)

@@ -86,7 +86,8 @@ def _place(web: Web, case: Case) -> Placed:
 def judge_all(placed: Sequence[Placed], folder: Path) -> list[Ours]:
     """Fetch and judge every case, in order; `folder` is for the images and the imported lists."""
     addresses = tuple(origin.address for one in placed for origin in one.origins)
-    fetcher = Fetcher(FetchConfig(allow_addresses=addresses))
+    # Whatever fails here fails on purpose: the second attempt comes at once.
+    fetcher = Fetcher(FetchConfig(allow_addresses=addresses, retry_base_s=0.01))
     try:
         now = datetime.now(UTC)
         urls = [url for one in placed for url in (one.image_url, one.page_url)]
