@@ -481,7 +481,10 @@ def removal_scan(
     from flows.stages.removing import scanning
 
     home = open_home(home_path)
-    lines = [line.strip() for line in needle_file or () if line.strip()]
+    try:
+        lines = [line.strip() for line in needle_file or () if line.strip()]
+    except UnicodeDecodeError as error:
+        raise InputError("not UTF-8 text", where="--needle-file", remedy="Save it as UTF-8") from error
     needles = scanning.needles_of(home, removal_ids, (*values, *lines))
     report = scanning.scan_home(home, needles, workers=workers, progress=progress_bar(as_json))
     if as_json:

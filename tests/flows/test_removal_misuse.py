@@ -154,6 +154,13 @@ def test_a_spreadsheet_that_was_saved_otherwise_is_told_how(home: Home, tmp_path
     assert why in refused(home, "add", "--csv", str(file))
 
 
+def test_values_in_another_encoding_are_refused(home: Home, tmp_path: Path) -> None:
+    """Values to scan for come from files that others wrote."""
+    file = tmp_path / "values"
+    file.write_bytes(b"\xff\xfe\n")
+    assert "not UTF-8 text" in refused(home, "scan", "--needle-file", str(file))
+
+
 # ── what was altered ───────────────────────────────────────────────────────────────────────────────────────────────
 
 DEEP = "[" * 100_000
