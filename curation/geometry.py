@@ -15,7 +15,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 import numpy as np
@@ -48,7 +48,15 @@ WORST: Final = (0.4, 2.4)
 WORST_COLOUR: Final = (0.7, 1.9)
 SHIFT: Final = (0.8, 2.4)
 SHIFT_COLOUR: Final = (0.75, 1.8)
-MAX_CAST: Final = 10.0  # levels of colour by which the mean of a window may differ, however strong the compression
+# Levels of colour by which the mean of a window may differ, however strong the compression: at quality 10 a coder
+# rounds it to steps of 10.6, and what a window has of its neighbours comes on top.
+MAX_CAST: Final = 10.0
+MAX_CAST_STRONGEST: Final = 13.0
+# A picture made much smaller keeps the means of its windows, whatever else it loses: of 18 pixels little else tells one
+# skin or flag from the next.
+MUCH_SMALLER: Final = 0.45
+MAX_SHIFT_REDUCED: Final = 2.0
+MAX_SHIFT_COLOUR_REDUCED: Final = 1.2
 MAX_CAST_UNEXPLAINED: Final = 4.0  # where no compression explains well what they differ by
 # Where words lie over a picture: the share of blocks that may differ; of the others, the share that must have texture;
 # and the compression, since what is left of a small or spoilt picture does not tell words from another mouth.
@@ -351,6 +359,7 @@ class Comparison:
     cast: float
     overlaid: float
     severed: bool
+    reduced: float
 
 
 def same(one: Sketch, other: Sketch) -> Comparison | None:
@@ -372,9 +381,20 @@ def _is_copy(found: Comparison) -> bool:
         and found.worst_colour <= _bound(WORST_COLOUR, found.typical_colour)
         and found.shift <= _bound(SHIFT, found.typical)
         and found.shift_colour <= _bound(SHIFT_COLOUR, found.typical_colour)
-        and found.cast <= (MAX_CAST if found.typical <= _FITS else MAX_CAST_UNEXPLAINED)
+        and found.cast <= _most_cast(found)
+        and (found.reduced > MUCH_SMALLER or _keeps_its_means(found))
         and not found.severed
     )
+
+
+def _most_cast(found: Comparison) -> float:
+    if found.typical > _FITS:
+        return MAX_CAST_UNEXPLAINED
+    return MAX_CAST_STRONGEST if found.quality == _QUALITIES[-1] else MAX_CAST
+
+
+def _keeps_its_means(found: Comparison) -> bool:
+    return found.shift <= MAX_SHIFT_REDUCED and found.shift_colour <= MAX_SHIFT_COLOUR_REDUCED
 
 
 def _bound(line: tuple[float, float], typical: float) -> float:
@@ -383,6 +403,8 @@ def _bound(line: tuple[float, float], typical: float) -> float:
 
 def comparisons(one: Sketch, other: Sketch) -> Iterator[Comparison]:
     """The two laid over each other in the likeliest ways."""
+    side = min(math.sqrt(one.native[0] * one.native[1]), math.sqrt(other.native[0] * other.native[1]))
+    one, other = _as_seen_at(one, side), _as_seen_at(other, side)
     tried: list[Affine] = []
     for guess in _guesses(one, other):
         if guess.score < 0.6:
@@ -397,6 +419,28 @@ def comparisons(one: Sketch, other: Sketch) -> Iterator[Comparison]:
         if score < 0.85:
             continue
         yield from _held(one, other, mapping, score, guess.orientation)
+
+
+def _as_seen_at(picture: Sketch, side: float) -> Sketch:
+    """The picture with its brightness as one of `side` * `side` pixels would show it, if it has more than that.
+
+    Lines that a small copy has lost would else keep the two from being laid over each other.
+    """
+    if math.sqrt(picture.native[0] * picture.native[1]) < 1.25 * side:
+        return picture
+    luma, middle, coarse = (_shrunk_to(plane, side) for plane in (picture.luma, picture.middle, picture.coarse))
+    return replace(picture, luma=luma, middle=middle, coarse=coarse)
+
+
+def _shrunk_to(plane: Plane, side: float) -> Plane:
+    """A brightness at about side * side pixels, and back at its size; as it is where it has no more."""
+    height, width = plane.shape
+    scale = side / math.sqrt(width * height)
+    if scale >= 0.8:
+        return plane
+    image, small = Image.fromarray(plane), (max(1, round(width * scale)), max(1, round(height * scale)))
+    back = image.resize(small, Image.Resampling.HAMMING).resize((width, height), Image.Resampling.BICUBIC)
+    return np.asarray(back, np.float32)
 
 
 def _held(one: Sketch, other: Sketch, mapping: Affine, score: float, orientation: int) -> Iterator[Comparison]:
@@ -418,8 +462,9 @@ def _held(one: Sketch, other: Sketch, mapping: Affine, score: float, orientation
     colour = [float(np.abs(np.diff(p[inside], axis=-1)).mean()) for p in (first, second)]
     if min(colour) < 2.0 < max(colour) / 2:
         first, second = ((p @ _LUMA)[..., None].repeat(3, axis=-1) for p in (first, second))
-    # How many pixels the smaller of the two has for each that is compared.
-    scale = min(1.0, one.native[0] / size[0], math.sqrt(stretch) * other.native[0] / other.size[0])
+    # How many pixels each of the two has for each that is compared.
+    scales = one.native[0] / size[0], math.sqrt(stretch) * other.native[0] / other.size[0]
+    scale = min(1.0, *scales)
     severed = _is_severed(one.luma, _inside(mapping, size, other.size)) or _is_severed(
         other.luma, _inside(_inverted(mapping), other.size, size)
     )
@@ -429,7 +474,7 @@ def _held(one: Sketch, other: Sketch, mapping: Affine, score: float, orientation
             return
         # First as bright, then as sharp: beside what is cut at white a brighter copy looks sharper than it is.
         brought = np.clip(gain * first + bias, 0, 255) if even else first
-        blocks = _Blocks(*_equally_sharp(brought, second, inside), inside, scale)
+        blocks = _Blocks(*_equally_sharp(brought, second, inside, scales), inside, scale)
         if not blocks.counted.any():
             return
         differing = blocks.differing()
@@ -450,6 +495,7 @@ def _held(one: Sketch, other: Sketch, mapping: Affine, score: float, orientation
             cast=differing.cast,
             overlaid=differing.overlaid,
             severed=severed,
+            reduced=min(1.0, *scales) / min(1.0, max(scales)),
         )
 
 
@@ -659,20 +705,43 @@ def _blocks(values: Pixels) -> Pixels:
 _BLURS: Final = (0.4, 0.55, 0.7, 0.85, 1.0, 1.2, 1.4, 1.7, 2.0, 2.4, 2.9, 3.5)  # standard deviations, in fine pixels
 
 
-def _equally_sharp(first: Pixels, second: Pixels, inside: npt.NDArray[np.bool_]) -> tuple[Pixels, Pixels]:
-    """The two with the sharper one blurred as far as makes them most alike: one of them may have been smaller once."""
+def _equally_sharp(
+    first: Pixels, second: Pixels, inside: npt.NDArray[np.bool_], scales: tuple[float, float]
+) -> tuple[Pixels, Pixels]:
+    """The two with the sharper one blurred as far as makes them most alike: one of them may have been smaller once.
+
+    `scales`: pixels of each a pixel of these. Where one of them is smaller, the other is the sharper one, though
+    brightness that swings beside its edges may make the small one steeper; the other is made as small and large again
+    as well, since no blur takes away what a drawing loses by that.
+    """
     grey = [p @ _LUMA for p in (first, second)]
-    edges = [float(np.abs(np.diff(p, axis=1))[inside[:, 1:]].mean()) for p in grey]
-    sharper, duller = (0, 1) if edges[0] > edges[1] else (1, 0)
-    target = grey[duller][inside]
-    best, least = 0.0, float((grey[sharper][inside] - target).std())
+    steep = [float(np.abs(np.diff(p, axis=1))[inside[:, 1:]].mean()) for p in grey]
+    smaller = min(scales) < _SMALLER_ONCE * min(1.0, max(scales))
+    by = scales if smaller else steep
+    sharper = 0 if by[0] > by[1] else 1
+    sharp, target = (first, second)[sharper], grey[1 - sharper][inside]
+    best, least = sharp, float((grey[sharper][inside] - target).std())
+    blurred = 0.0
     for sigma in _BLURS:
         if (found := float((_blurred(grey[sharper], sigma)[inside] - target).std())) >= least:
             break
-        best, least = sigma, found
-    if not best:
-        return first, second
-    return (_blurred(first, best), second) if sharper == 0 else (first, _blurred(second, best))
+        blurred, least = sigma, found
+    if blurred:
+        best = _blurred(sharp, blurred)
+    for filtered in (Image.Resampling.LANCZOS, Image.Resampling.BOX) if smaller else ():
+        small = _small_and_back(sharp, min(scales), filtered)
+        if (found := float(((small @ _LUMA)[inside] - target).std())) < least:
+            best, least = small, found
+    return (best, second) if sharper == 0 else (first, best)
+
+
+_SMALLER_ONCE: Final = 0.8
+
+
+def _small_and_back(picture: Pixels, scale: float, filtered: Image.Resampling) -> Pixels:
+    image = Image.fromarray(np.clip(picture, 0, 255).round().astype(np.uint8))
+    small = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))), filtered)
+    return np.asarray(small.resize(image.size, Image.Resampling.BICUBIC), np.float32)
 
 
 def _blurred(picture: npt.NDArray[np.float32], sigma: float) -> npt.NDArray[np.float32]:

@@ -83,6 +83,46 @@ def test_a_quarter_of_a_small_drawing_is_the_same() -> None:
     assert not compared(np.asarray(small_face("frown")), copy)
 
 
+def striped(upright: bool, *colours: tuple[int, int, int], emblem: tuple[int, int, int] | None = None) -> Image.Image:
+    """A flag of three stripes, 72 pixels wide, on white; `emblem`: a dot of ten pixels in its middle."""
+    flag = Image.new("RGB", (72, 72), "white")
+    pen = ImageDraw.Draw(flag)
+    for number, colour in enumerate(colours):
+        at = (number * 24, 10, number * 24 + 23, 61) if upright else (0, 12 + number * 16, 71, 27 + number * 16)
+        pen.rectangle(at, colour)
+    if emblem:
+        pen.ellipse((31, 31, 41, 39), emblem)
+    return flag
+
+
+def lined() -> Image.Image:
+    """Lines a pixel wide, which a quarter of the size hardly shows."""
+    drawing = Image.new("RGB", (96, 96), "white")
+    pen = ImageDraw.Draw(drawing)
+    for at in range(6, 96, 11):
+        pen.line((at, 4, at, 92), (20, 20, 20))
+        pen.line((4, at, 92, at), (20, 20, 20))
+    pen.line((6, 90, 90, 10), (200, 30, 30), 2)
+    return drawing
+
+
+def test_a_quarter_of_a_flat_drawing_is_the_same_and_no_other_flag() -> None:
+    """Thin lines, stripes and an emblem are known at 18 pixels a side; the same stripes in another blue, or without the
+    emblem, are another flag.
+    """
+
+    def quarter(picture: Image.Image) -> Rgb:
+        return np.asarray(picture.resize((picture.width // 4, picture.height // 4), Image.Resampling.LANCZOS))
+
+    red, yellow, green = (206, 41, 57), (253, 209, 22), (71, 112, 80)
+    crowned, plain = (striped(False, red, (255, 255, 255), green, emblem=dot) for dot in ((248, 196, 0), None))
+    blue, darker = (striped(True, colour, yellow, red) for colour in ((0, 43, 127), (0, 38, 100)))
+    for picture in (lined(), crowned, blue, darker):
+        assert compared(np.asarray(picture), quarter(picture))
+    for one, other in ((crowned, plain), (plain, crowned), (blue, darker), (darker, blue)):
+        assert not compared(np.asarray(one), quarter(other))
+
+
 def written_over(picture: Image.Image) -> Rgb:
     drawn = picture.copy()
     ImageDraw.Draw(drawn).text((20, 160), "© 2026 Example", (255, 255, 255), ImageFont.load_default(size=20))
