@@ -60,7 +60,10 @@ def said_of(evidence: Evidence) -> Said:
 
 
 def compared(text: str) -> str:
-    """The form of a name or a text that its token is made of; what UTF-8 has no bytes for is replaced."""
+    """The form of a name or a text that its token is made of; what UTF-8 has no bytes for is replaced.
+
+    Tokens are kept for good: another form would let in what those of before keep out.
+    """
     return folded(text).encode("utf-8", "replace").decode()
 
 
