@@ -56,9 +56,8 @@ def run_page_unit(home: Home, crawl: str, unit: str, meter: Meter | None = None)
     """Ask a unit's pages and read the pairs on them; the unit's part is the outcome."""
     meter, started = meter or Meter(), utc_now()
     urls = next(u.urls for u in plan.all_page_units(home, crawl) if u.unit == unit)
-    observer = observer_at(home)
     with home.ledger(readonly=True) as ledger:
-        known = known_pages(ledger, urls)
+        observer, known = observer_at(home, ledger), known_pages(ledger, urls)
     with PartWriter(plan.part(home, crawl, "pages", unit), PAGES) as part, page_pool() as pool:
         reading = PageReading(part, pool, observer, meter)
         for fetched in observer.ask(reading.requests(urls, known), wake=pool.fileno()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -252,8 +253,11 @@ def _ca_file(home: Home) -> Path | None:
     return file
 
 
-def observer_at(home: Home) -> Observer:
-    """An observer as the home sets it up: rules, tombstones, lists, grants; origins are asked again after 24 hours."""
+def observer_at(home: Home, ledger: Ledger | None = None) -> Observer:
+    """An observer as the home sets it up: rules, tombstones, lists, grants; origins are asked again after 24 hours.
+
+    `ledger`: the one that the caller has open, if any.
+    """
     fetcher = Fetcher(fetch_config(home))
     silences = DocumentFiles(home.silences_path)
     origins = OriginDocuments(
@@ -266,7 +270,7 @@ def observer_at(home: Home) -> Observer:
     declared = DeclaredDocuments(
         fetcher, DocumentFiles(home.declared_path), claims=FileClaims(home.declared_path), silences=silences
     )
-    with home.ledger(readonly=True) as ledger:
-        in_force, grants = InForce.at(home, ledger), home.grants(ledger)
-        registries = home.registries(ledger) if registry.MECHANISM in home.ruleset.mechanisms else None
+    with home.ledger(readonly=True) if ledger is None else nullcontext(ledger) as opened:
+        in_force, grants = InForce.at(home, opened), home.grants(opened)
+        registries = home.registries(opened) if registry.MECHANISM in home.ruleset.mechanisms else None
     return Observer(fetcher, origins, home.ruleset, in_force, home.product, registries, grants, declared)

@@ -54,7 +54,6 @@ from flows.stages.parts import PartWriter, count_rows, part_groups, part_notes, 
 from policy.durable import write_durably
 from policy.errors import InputError
 from policy.evidence import LicenceClaim
-from policy.ledger import Ledger
 from policy.origins import host_of, site_of
 from policy.people import FACES
 
@@ -448,8 +447,7 @@ def deal_pictures(home: Home, crawl: str) -> list[PictureUnit]:
         total = sum(int(part_notes(part).get(PAIRS_NOTE, 0)) for part in pages)
         lists = [source for source in job.sources if source.kind == "url-list"]
         total += sum(_length(source) for source in lists)
-        with home.ledger(readonly=True) as ledger:
-            again = _again_pairs(ledger, home, crawl, job)
+        again = _again_pairs(home, crawl, job)
         total += len(again)
         count = max(1, -(-total // home.settings.crawl.images_per_unit))
         names = [unit_id(crawl, "pictures", str(count), str(number)) for number in range(count)]
@@ -513,10 +511,11 @@ def _listed(source: Source, told: Counter[str]) -> Iterator[dict[str, object]]:
             told[item.code] += 1
 
 
-def _again_pairs(ledger: Ledger, home: Home, crawl: str, job: Job) -> list[dict[str, object]]:
+def _again_pairs(home: Home, crawl: str, job: Job) -> list[dict[str, object]]:
     if not job.again:
         return []
     pages = [url_key(url) for unit in plan.all_page_units(home, crawl) for url in unit.urls]
     which, given = _which(job)
-    rows = ledger.query(_AGAIN_PAIRS.format(which=which), given | {"kind": "image", "pages": pages})
+    with home.ledger(readonly=True) as ledger:
+        rows = ledger.query(_AGAIN_PAIRS.format(which=which), given | {"kind": "image", "pages": pages})
     return [prior_row(pair_key, image_url) for pair_key, image_url in rows]
