@@ -99,7 +99,10 @@ def decode(
     DecodeError.
     """
     if into is not None and _fits(body, into, min_side_px):
-        _decode_jpeg(body, {"buffer": into}, "RGB")
+        try:
+            simplejpeg.decode_jpeg(body, "RGB", buffer=into)
+        except (MemoryError, *_SIMPLEJPEG_ERRORS):
+            _decode_jpeg(body, {"buffer": into}, "RGB")  # what is wrong with it, and whether it can be had all the same
         return into
     header, image = _open(body, limits or _LIMITS)
     if image is None and header.orientation == 1:
@@ -226,14 +229,41 @@ def _orientation(exif: bytes) -> int:
     return 1
 
 
+_HEADS_OF_A_SIZE, _HEAD_SIZES, _HEAD_BYTES = 8, 64, 4096
+_UPRIGHT_HEADS: dict[tuple[int, ...], tuple[bytes, ...]] = {}
+"""Shape -> heads of JPEGs that were found to be upright and of that shape. What it holds changes no result."""
+
+
 def _fits(body: bytes, into: Rgb, min_side_px: int | None) -> bool:
-    """Whether a JPEG is of just this size, upright and not to be scaled: then no more has to be known of it."""
-    return (
-        body.startswith(b"\xff\xd8\xff")
-        and _jpeg_size(body) == (into.shape[1], into.shape[0])
-        and b"Exif\0\0" not in body
-        and (min_side_px is None or min(into.shape[:2]) <= min_side_px)
-    )
+    """Whether a JPEG is of just this size, upright and not to be scaled: then no more has to be known of it.
+
+    Its head alone says so, and the pictures of a dataset mostly share one: a head that was read before is known again.
+    """
+    shape = into.shape
+    if min_side_px is not None and min_side_px < shape[0] and min_side_px < shape[1]:
+        return False
+    known = _UPRIGHT_HEADS.get(shape, ())
+    if body.startswith(known):
+        return True
+    if not body.startswith(b"\xff\xd8\xff") or b"Exif\0\0" in body or _jpeg_size(body) != (shape[1], shape[0]):
+        return False
+    # Heads that differ from picture to picture (Huffman tables of their own) are not worth keeping: the first few are.
+    if len(known) < _HEADS_OF_A_SIZE and (known or len(_UPRIGHT_HEADS) < _HEAD_SIZES) and (head := _jpeg_head(body)):
+        _UPRIGHT_HEADS[shape] = (*known, head)
+    return True
+
+
+def _jpeg_head(body: bytes) -> bytes | None:
+    """All segments of a JPEG up to and with its first start of scan; None where they are odd, or very long."""
+    position = 2
+    while position + 4 <= min(len(body), _HEAD_BYTES) and body[position] == 0xFF:
+        marker, length = body[position + 1], int.from_bytes(body[position + 2 : position + 4], "big")
+        if marker < 0xC0 or 0xD0 <= marker <= 0xD9 or marker == 0xFF or length < 2:
+            return None
+        position += 2 + length
+        if marker == 0xDA:
+            return body[:position] if position <= len(body) else None
+    return None
 
 
 def _scaled(header: Header, min_side_px: int | None) -> Mapping[str, int]:

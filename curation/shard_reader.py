@@ -13,9 +13,10 @@ import json
 import mmap
 import os
 import re
+import struct
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from tokenize import TokenError
 from types import TracebackType
@@ -51,6 +52,7 @@ from policy.errors import CustodyError, InputError, IntegrityError
 from policy.provenance import DatasetManifest, Generation, ShardManifest, dataset_root
 
 _SHARD_NAME = re.compile(r"shard-[0-9]{6}\.tar")
+_PAIR_OF_ROW = struct.Struct("<8xqq8xii4xB")  # of INDEX_ROW what `pairs` needs, which is asked for most
 
 
 class DatasetReader:
@@ -152,10 +154,23 @@ class DatasetReader:
 
     def pair(self, ordinal: int) -> tuple[bytes, str] | None:
         """The encoded picture and the caption, from the same generation whatever happens meanwhile."""
-        shard, row = self._locate(ordinal)
-        rows, tar = self._opened(shard)
-        _, image, text, _, image_length, text_length, _, live, *_ = INDEX_ROW.unpack_from(rows, row)
-        return (tar[image : image + image_length], self._text(shard, tar, text, text_length)) if live else None
+        return next(self.pairs((ordinal,)))
+
+    def pairs(self, ordinals: Iterable[int]) -> Iterator[tuple[bytes, str] | None]:
+        """`pair` of one slot after the other, each read when it is asked for."""
+        slots, shard_slots, row_bytes, fields = self._slots, self._shard_slots, INDEX_ROW.size, _PAIR_OF_ROW.unpack_from
+        for ordinal in ordinals:
+            if not 0 <= ordinal < slots:
+                raise IndexError(f"ordinal {ordinal} is no slot of {slots}")
+            shard, row = divmod(ordinal, shard_slots)
+            rows, tar = self._shards[shard]
+            if tar is None:
+                rows, tar = self._fetch(shard)
+            image, text, image_length, text_length, live = fields(rows, row * row_bytes)
+            if live:
+                yield tar[image : image + image_length], self._text(shard, tar, text, text_length)
+            else:
+                yield None
 
     def metadata_json(self, ordinal: int) -> str | None:
         """The member <key>.json as it was sealed."""

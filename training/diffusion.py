@@ -27,6 +27,23 @@ _GOLDEN_RATIO = 0.6180339887498949
 _PURPOSES, _TIMELESS = ("crop", "caption", "timestep", "noise"), ("timestep",)
 
 
+class _Noise:
+    """Standard normal noise of exposures, made when it is asked for: for all of them at once."""
+
+    def __init__(self, keys: npt.NDArray[np.uint64]) -> None:
+        self._keys = keys
+        self._made: dict[int, Tensor] = {}
+
+    def of_all(self, image_size: int) -> Tensor:
+        flat = normals(self._keys, 3 * image_size**2)
+        return torch.from_numpy(flat).reshape(-1, 3, image_size, image_size)
+
+    def of_some(self, rows: slice, image_size: int) -> Tensor:
+        if image_size not in self._made:
+            self._made = {image_size: self.of_all(image_size)}
+        return self._made[image_size][rows]
+
+
 @dataclass(frozen=True, slots=True)
 class Draws:
     """All that is drawn for B exposures, each by its own key; what is dear, the noise, when it is asked for.
@@ -38,18 +55,23 @@ class Draws:
     _epochs: Ints
     _captions: npt.NDArray[np.float64]
     _starts: npt.NDArray[np.float64]
-    _noise: npt.NDArray[np.uint64]
+    _noise: _Noise
+    _rows: slice | None = None
 
     @classmethod
     def of(cls, seed: int, epochs: Ints, ordinals: Ints) -> Draws:
         keys = keys_of_purposes(seed, epochs, ordinals, _PURPOSES, _TIMELESS)
         few = uniforms(keys[:3].reshape(-1), 4).reshape(3, -1, 4)
-        return cls(few[0], epochs, few[1, :, 0], few[2, :, 0], keys[3])
+        return cls(few[0], epochs, few[1, :, 0], few[2, :, 0], _Noise(keys[3]))
+
+    def some(self, rows: slice) -> Draws:
+        """The draws of some of these exposures. Their noise is made together, and only to be read."""
+        own = self.crop[rows], self._epochs[rows], self._captions[rows], self._starts[rows]
+        return Draws(*own, self._noise, rows)
 
     def noise(self, image_size: int) -> Tensor:
         """Standard normal noise of each exposure, [B, 3, S, S] float32."""
-        flat = normals(self._noise, 3 * image_size**2)
-        return torch.from_numpy(flat).reshape(-1, 3, image_size, image_size)
+        return self._noise.of_all(image_size) if self._rows is None else self._noise.of_some(self._rows, image_size)
 
     def timesteps(self, mean: float, std: float) -> Tensor:
         """Logit-normal timesteps (Esser et al. 2024), [B] float32 in (0, 1).

@@ -35,7 +35,7 @@ from training.batches import Batcher, EmptySlots, TombstoneWatch, _draw
 from training.conditioning import CaptionTokens
 from training.config import TrainingConfig, preset
 from training.denoiser import Denoiser
-from training.diffusion import Draws, flow_loss
+from training.diffusion import flow_loss
 from training.ema import Ema
 from training.loading import GenerationWatch
 from training.loop import _optimizers, train
@@ -251,10 +251,10 @@ def _parts(reader: DatasetReader, config: TrainingConfig, stones: Path, folder: 
     assert watched == frozenset()
     draft = batcher.draft(3, empty)
     made = batcher.finished(draft, empty)
-    ordinals, epochs, left = made.ordinals, made.epochs, list(range(reader.slots))
+    ordinals, left = made.ordinals, list(range(reader.slots))
 
     def keyed(step: int) -> None:
-        draws = Draws.of(config.seed, epochs, ordinals)
+        _, _, draws = batcher.drawn(step)
         draws.kept_captions(config.caption_dropout)
         draws.timesteps(config.timestep_mean, config.timestep_std)
 
@@ -277,8 +277,9 @@ def _parts(reader: DatasetReader, config: TrainingConfig, stones: Path, folder: 
 
         return {
             "order": _cpu_s(order.at_step) - _cpu_s(lambda step: left[step % 9 : step % 9 + batch]),
-            "keyed draws but the noise": _cpu_s(keyed) - _cpu_s(drawn),
-            "keyed noise": _cpu_s(lambda step: made.draws.noise(size))
+            "keyed draws but the noise": _cpu_s(keyed) - _cpu_s(order.at_step) - _cpu_s(drawn),
+            "keyed noise": _cpu_s(lambda step: batcher.drawn(step)[2].noise(size))
+            - _cpu_s(batcher.drawn)
             - _cpu_s(lambda step: torch.randn(batch, 3, size, size)),
             "tombstones, generation, schedule": _cpu_s(looks),
             "what is empty by now, and the digest": _cpu_s(lambda step: batcher.finished(draft, empty)),

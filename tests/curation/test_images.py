@@ -192,6 +192,44 @@ def test_a_damaged_exif_block_turns_nothing() -> None:
     assert decode(body).shape == PLAIN.shape
 
 
+def _with_segment(jpeg: bytes, marker: int, payload: bytes, *, before: bytes) -> bytes:
+    """The same with a segment put before the first one that begins with these bytes."""
+    at = jpeg.index(before)
+    segment = bytes((0xFF, marker)) + (len(payload) + 2).to_bytes(2, "big") + payload
+    return jpeg[:at] + segment + jpeg[at:]
+
+
+def test_a_jpeg_in_its_place_is_the_same_as_by_itself() -> None:
+    """Whatever came before it: pixels, or the code of what is wrong, do not depend on heads that are known."""
+    plain = encode_jpeg(np.asarray(picture(48, 32)))
+    other = encode_jpeg(np.asarray(picture(48, 32).rotate(180)), 60)
+    exif = Image.Exif()
+    exif[0x0112] = 2  # mirrored: of the same size
+    turned = [_with_segment(plain, 0xE1, exif.tobytes(), before=at) for at in (b"\xff\xdb", b"\xff\xc0", b"\xff\xda")]
+    hidden = _with_segment(plain, 0xE2, b"\xff\xda\0\2" + plain[2:20], before=b"\xff\xdb")
+    of_another_size = encode_jpeg(np.asarray(picture(32, 48)))
+    grey = simplejpeg.encode_jpeg(np.asarray(picture(48, 32).convert("L"))[:, :, None], 90, "GRAY")
+    cut = [plain[: len(plain) // 2], plain[:-2], plain[:200], plain[:620]]
+    damaged = plain[:700] + bytes(40) + plain[740:]
+    bodies = [plain, other, *turned, hidden, of_another_size, grey, *cut, damaged, plain + b"\0\0"]
+    bodies.append(_with_segment(hidden, 0xE1, exif.tobytes(), before=b"\xff\xda\0\x0c"))
+    assert len({found if isinstance(found, str) else found.tobytes() for found in map(_pixels_or_code, bodies)}) > 6
+    for body in [*bodies, *reversed(bodies)]:
+        alone, into = _pixels_or_code(body), np.full((32, 48, 3), 7, dtype=np.uint8)
+        found = _pixels_or_code(body, into)
+        assert type(found) is type(alone)
+        assert found == alone if isinstance(found, str) else np.array_equal(found, alone)
+    assert decode(plain, min_side_px=32, into=into) is into
+    assert decode(plain, min_side_px=16, into=into) is not into
+
+
+def _pixels_or_code(body: bytes, into: Rgb | None = None) -> Rgb | str:
+    try:
+        return decode(body, into=into)
+    except DecodeError as error:
+        return error.code
+
+
 def test_a_large_jpeg_is_decoded_small() -> None:
     """With a least side, a JPEG is scaled while decoding, never below that side."""
     body = encoded(picture(1600, 1200), "JPEG", quality=90)

@@ -15,6 +15,7 @@ from policy.provenance import ScheduleEntry
 from tests.training.toy_dataset import assert_same, file_tombstone, noise, seal
 from training.batches import Batcher, EmptySlots, TombstoneWatch, crop_to_square
 from training.config import preset
+from training.diffusion import Draws
 from training.order import Order, whole_epochs
 from training.randomness import sample_keys, uniforms
 from training.step_log import fed_digest
@@ -145,6 +146,56 @@ def test_a_small_crop_is_decoded_large_enough(tmp_path):
         contrast = batcher.batch(0, EmptySlots()).rgb.astype(int).std(axis=(1, 2, 3))
         whole, _ = a_batcher(reader)
         assert contrast.max() > 4 * whole.batch(0, EmptySlots()).rgb.astype(int).std(axis=(1, 2, 3)).max()
+
+
+def test_a_crop_is_taken_of_a_picture_of_the_trained_size_too(tmp_path):
+    """Where crops are asked for, one that is as large as it is trained is not fed whole."""
+    bodies = [encode_jpeg(noise(i, 16, 16)) for i in range(4)]
+    with DatasetReader.open(seal(tmp_path / "toys", 4, lambda i: bodies[i])) as reader:
+        batcher, order = a_batcher(reader, crop=0.5, flip=False)
+        for rgb, ordinal, draws in zip(
+            batcher.batch(0, EmptySlots()).rgb,
+            order.at_step(0)[0].tolist(),
+            batcher.draft(0, EmptySlots()).draws.crop,
+            strict=True,
+        ):
+            whole = decode(bodies[ordinal])
+            assert not np.array_equal(rgb, whole)
+            assert np.array_equal(rgb, crop_to_square(whole, 16, draws, 0.5))
+
+
+def test_memory_is_used_again_once_nothing_refers_to_the_batch_that_lay_there(reader):
+    """A part of an older batch keeps its pixels whatever is read since; a batch that is gone makes room."""
+    batcher, _ = a_batcher(reader)
+    row, tensor = batcher.batch(0, EmptySlots()).rgb[1, ::-1], torch.from_numpy(batcher.batch(1, EmptySlots()).rgb)
+    as_they_were = row.copy(), tensor.clone()
+    places = [batcher.batch(step, EmptySlots()).rgb.ctypes.data for step in range(2, 8)]
+    assert np.array_equal(row, as_they_were[0])
+    assert torch.equal(tensor, as_they_were[1])
+    assert len(set(places)) == 1
+    assert places[0] % 32 == 16
+    del row
+    assert batcher.batch(0, EmptySlots()).rgb.ctypes.data != places[0]
+
+
+@pytest.mark.parametrize("part", [slice(None), slice(2, 4)])
+@pytest.mark.parametrize("at_once", [1, 1 << 16, 1 << 18])
+def test_draws_of_many_steps_are_those_of_each(reader, part, at_once, monkeypatch):
+    """What a step draws does not depend on how many steps are drawn at once, nor in which order they are asked for."""
+    monkeypatch.setattr("training.batches._NOISE_BYTES", at_once)
+    config = preset("tiny")
+    order = Order("k", whole_epochs(reader.slots, 12, 4), 4)
+    batcher = Batcher(reader, order, config, part)
+    for step in (0, 1, 11, 6, 5, 30, 12):
+        ordinals, epochs, draws = batcher.drawn(step)
+        expected = tuple(each[part] for each in order.at_step(step))
+        alone = Draws.of(config.seed, expected[1], expected[0])
+        assert (ordinals.tolist(), epochs.tolist()) == (expected[0].tolist(), expected[1].tolist())
+        assert np.array_equal(draws.crop, alone.crop)
+        assert np.array_equal(draws.kept_captions(0.3), alone.kept_captions(0.3))
+        assert torch.equal(draws.timesteps(0.1, 1.2), alone.timesteps(0.1, 1.2))
+        assert torch.equal(draws.noise(16), alone.noise(16))
+        assert torch.equal(draws.noise(8), alone.noise(8))
 
 
 def test_a_slot_that_became_empty_is_taken_out_of_a_draft(reader):
