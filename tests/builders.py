@@ -6,14 +6,10 @@ and one whose processes were killed.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
-import select
 import signal
-import subprocess
-import sys
 import tarfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,6 +25,7 @@ from flows.museum import Museum
 from flows.stages.look import LOOKED as LOOKED  # what a test leaves out that needs no model
 from policy.durable import write_durably
 from policy.ruleset import Ruleset
+from tests.warm_process import WarmProcess, kill
 
 ROOT = Path(__file__).resolve().parent.parent
 PHRASES = "phrases.txt"
@@ -132,15 +129,7 @@ class Custody:
     def __init__(self, scratch: Path) -> None:
         self._scratch = scratch
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "CUSTODY_"))}
-        self._log = (scratch / "warm.log").open("wb")
-        self._warm = subprocess.Popen(
-            [sys.executable, "-m", "tests.warm"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            cwd=ROOT,
-            env=environment | SINGLE_THREAD,
-        )
+        self._warm = WarmProcess("tests.warm", scratch / "warm.log", cwd=ROOT, env=environment | SINGLE_THREAD)
         self._ready = False
 
     def __call__(self, home: Home, *arguments: str) -> Any:
@@ -159,28 +148,14 @@ class Custody:
             "moment": [die.path, die.count, die.before] if die else None,
         }
         if not self._ready:
-            assert self._line() == "ready"
+            assert self._warm.line() == "ready"
             self._ready = True
-        assert self._warm.stdin is not None
-        self._warm.stdin.write(json.dumps(order).encode() + b"\n")
-        self._warm.stdin.flush()
-        pid = int(self._line())
-        if kill_after_s is not None and not self._answers_within(kill_after_s):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        status = int(self._line())
+        self._warm.order(order)
+        pid = int(self._warm.line())
+        if kill_after_s is not None and not self._warm.answers_within(kill_after_s):
+            kill(pid)
+        status = int(self._warm.line())
         return Done(status, out.read_text("utf-8"), err.read_text("utf-8"))
-
-    def _line(self) -> str:
-        assert self._warm.stdout is not None
-        line = self._warm.stdout.readline()
-        assert line, (self._scratch / "warm.log").read_text("utf-8")
-        return line.decode().strip()
-
-    def _answers_within(self, seconds: float) -> bool:
-        assert self._warm.stdout is not None
-        ready, _, _ = select.select([self._warm.stdout], [], [], seconds)
-        return bool(ready)
 
     def __enter__(self) -> Self:
         return self
@@ -188,12 +163,7 @@ class Custody:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        assert self._warm.stdin is not None
-        assert self._warm.stdout is not None
-        self._warm.stdin.close()
-        self._warm.wait(60)
-        self._warm.stdout.close()
-        self._log.close()
+        self._warm.close()
 
 
 # ── the journey ────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -27,7 +27,7 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import safetensors
 import safetensors.torch
@@ -35,7 +35,11 @@ import torch
 
 from policy import durable
 from policy.errors import IntegrityError, StorageError
-from policy.provenance import CheckpointRecord, ScheduleEntry, TrainingRun
+from policy.provenance import CheckpointRecord, ScheduleEntry, Segment, TrainingRun, Unlearning
+
+if TYPE_CHECKING:
+    from training.order import Order
+    from training.tally import Tally
 
 MANIFEST = "MANIFEST.json"
 PROVENANCE = "provenance.json"
@@ -83,6 +87,44 @@ class Skipped:
 
 def checkpoint_dir(run_dir: Path, step: int) -> Path:
     return run_dir / f"step-{step:07d}"
+
+
+def record_at(
+    step: int,
+    run: TrainingRun,
+    segment: Segment,
+    order: Order,
+    *,
+    schedule: tuple[ScheduleEntry, ...],
+    tally: Tally,
+    parent: CheckpointRecord | None,
+    state: str,
+    saved_at: str,
+    unlearning: Unlearning | None = None,
+) -> CheckpointRecord:
+    """What a checkpoint of a run says of itself after so many steps; its files are added when it is saved.
+
+    `parent`: the checkpoint before it; None: that which the run began from, if any.
+    """
+    return CheckpointRecord(
+        checkpoint=f"{run.run}-{step:07d}",
+        run=run.run,
+        segment=segment.segment,
+        step=step,
+        positions=min(step * segment.batch_size, order.positions),
+        dataset=run.dataset,
+        dataset_root=run.dataset_root,
+        schedule=schedule,
+        tally=tally.licences,
+        origins=tally.origins,
+        files=(),
+        parent=parent.checkpoint if parent else run.parent_checkpoint,
+        parent_sha256=parent.digest if parent else None,
+        upstream=run.upstream,
+        state=state,
+        saved_at=saved_at,
+        unlearning=unlearning,
+    )
 
 
 def save_checkpoint(

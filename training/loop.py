@@ -43,6 +43,7 @@ from training.checkpoint import (
     load_schedule,
     newest_checkpoint,
     pack_optimizer,
+    record_at,
     retire_checkpoints,
     save_checkpoint,
     save_run,
@@ -283,21 +284,14 @@ def train(
             # A checkpoint; only once it is complete do older ones go.
             if log is not None and (done % config.checkpoint_every == 0 or done in phase_ends or done == last_step):
                 rows, sha256 = log.seal()
-                record = CheckpointRecord(
-                    checkpoint=f"{run.run}-{done:07d}",
-                    run=run.run,
-                    segment=segment.segment,
-                    step=done,
-                    positions=min(done * config.batch_size, order.positions),
-                    dataset=run.dataset,
-                    dataset_root=run.dataset_root,
+                record = record_at(
+                    done,
+                    run,
+                    segment,
+                    order,
                     schedule=empty.entries,
-                    tally=tally.licences,
-                    origins=tally.origins,
-                    files=(),
-                    parent=checkpoint.record.checkpoint if checkpoint else run.parent_checkpoint,
-                    parent_sha256=checkpoint.record.digest if checkpoint else None,
-                    upstream=run.upstream,
+                    tally=tally,
+                    parent=checkpoint.record if checkpoint else None,
                     state=state,
                     saved_at=utc_text(now()),
                 )

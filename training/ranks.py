@@ -16,7 +16,9 @@ import ctypes
 import multiprocessing
 import os
 import signal
+import sys
 import tempfile
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -35,6 +37,8 @@ T = TypeVar("T")
 
 _PATIENCE = timedelta(hours=6)  # a rank that waits for the first one's checkpoint is no dead one
 _PR_SET_PDEATHSIG = 1
+_AGAIN = "Run the command again: it goes on from the last checkpoint"
+_OUR_PACKAGES = ("flows", "training", "curation", "policy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +154,7 @@ def train_together(
             process.start()
         try:
             _wait_for(processes, store)
-            with _joined(0, size, store, device):
+            with _told_why(store, size), _joined(0, size, store, device):
                 return task(Ranks(0, size))
         finally:
             for process in processes:
@@ -164,8 +168,46 @@ def _other(task: Callable[[Ranks], object], rank: int, size: int, store: Path, d
     _end_with(first)
     _ready(store, rank).touch()
     # What went wrong is the first rank's to tell: it has been sent there, or shows in that this process is gone.
-    with suppress(CustodyError), _joined(rank, size, store, device):
-        task(Ranks(rank, size))
+    try:
+        with suppress(CustodyError), _joined(rank, size, store, device):
+            try:
+                task(Ranks(rank, size))
+            except CustodyError:
+                raise
+            except Exception as error:  # said before the first one finds that nobody talks to it any more
+                _failed(store, rank).write_text(f"{type(error).__name__} at {_place(error)}")
+                raise
+    except Exception:
+        sys.exit(1)  # not with a traceback: its message may hold what no terminal should
+
+
+def _place(error: Exception) -> str:
+    """The innermost line of our own code, as module:line; of anybody's, where none is ours."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    named = [(str(frame.f_globals.get("__name__", "")), line) for frame, line in frames]
+    ours = [(name, line) for name, line in named if name.partition(".")[0] in _OUR_PACKAGES and name != __name__]
+    name, line = (ours or named)[-1]
+    return f"{name}:{line}"
+
+
+def _failed(store: Path, rank: int) -> Path:
+    return store.with_name(f"failed-{rank}")
+
+
+@contextmanager
+def _told_why(store: Path, size: int) -> Iterator[None]:
+    """That another process ended, with what it ended by, where that could still be said."""
+    try:
+        yield
+    except StorageError as error:
+        for rank in range(size):
+            if _failed(store, rank).exists():
+                raise StorageError(
+                    f"another process of this run ended ({_failed(store, rank).read_text()})",
+                    where="training",
+                    remedy=_AGAIN + "; if it ends like this again, set [training] ranks = 1 and report what it says",
+                ) from error
+        raise
 
 
 def _ready(store: Path, rank: int) -> Path:
@@ -208,7 +250,7 @@ def _others_are_there() -> Iterator[None]:
         raise StorageError(
             f"another process of this run ended ({str(error).splitlines()[0][:120]})",
             where="training",
-            remedy="Run the command again: it goes on from the last checkpoint",
+            remedy=_AGAIN,
         ) from error
 
 

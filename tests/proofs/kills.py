@@ -11,22 +11,17 @@ everything must verify. Interrupted, the proof goes on with the next round. What
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import shutil
 import sys
 import time
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from flows.home import Home
 from flows.museum import Museum
 from flows.stages import crawl
-from flows.stages.train import code_version
-from policy.durable import write_durably
 from tests.builders import (
     ROOT,
     Custody,
@@ -38,46 +33,32 @@ from tests.builders import (
     shard_content,
     stages,
 )
+from tests.proofs.resumable import Resumable, publish
 
 FOLDER = ROOT / ".proofs" / "kills"
-RESULTS = ROOT / "docs" / "proofs.md"
 PORT_BASE = 27431
 PICTURES = 90
 KILLS_A_STAGE = 2
-TITLE = "# Proofs\n\nLong proofs (`make prove PROOF=name`) and what they found, newest last.\n"
 
 
 @dataclass(slots=True)
-class State:
+class State(Resumable):
     """What is done, on the disk after every round. `kills`: stage -> kills that met a living process."""
 
-    code: str
     seconds: dict[str, float] = field(default_factory=dict)  # of each stage, undisturbed
     rounds: int = 0
     kills: dict[str, int] = field(default_factory=dict)
     too_late: int = 0  # drawn at the very end: the process had left
-    failures: list[str] = field(default_factory=list)
 
     @property
     def killed(self) -> int:
         return sum(self.kills.values())
 
-    def store(self) -> None:
-        write_durably(FOLDER / "state.json", json.dumps(asdict(self)).encode())
-
-    @classmethod
-    def load(cls) -> State | None:
-        file = FOLDER / "state.json"
-        if not file.is_file():
-            return None
-        data: dict[str, Any] = json.loads(file.read_text())
-        return cls(**data)
-
 
 def main() -> int:
     """Run until enough kills are done; 0 when nothing differed."""
     wanted = int(os.environ.get("KILLS", "40"))
-    state = _begin()
+    state = State.begin(FOLDER)
     started, before = time.monotonic(), state.killed
     with Museum(PORT_BASE, limit=PICTURES) as museum, Custody(FOLDER) as custody:
         if not state.seconds:
@@ -93,17 +74,6 @@ def main() -> int:
     return 1 if state.failures else 0
 
 
-def _begin() -> State:
-    """The state on the disk, unless other code than this wrote it."""
-    state = State.load()
-    if state is None or state.code != code_version() or state.failures:
-        shutil.rmtree(FOLDER, ignore_errors=True)
-        FOLDER.mkdir(parents=True)
-        state = State(code_version())
-        state.store()
-    return state
-
-
 def _undisturbed(custody: Custody, museum: Museum, state: State) -> None:
     shutil.rmtree(FOLDER / "undisturbed", ignore_errors=True)
     home = make_home(FOLDER / "undisturbed", museum)
@@ -114,7 +84,7 @@ def _undisturbed(custody: Custody, museum: Museum, state: State) -> None:
         custody(home, *command)
         seconds[name] = time.monotonic() - started
     state.seconds = seconds
-    state.store()
+    state.store(FOLDER)
 
 
 def _round(custody: Custody, museum: Museum, reference: Home, state: State) -> None:
@@ -148,7 +118,7 @@ def _round(custody: Custody, museum: Museum, reference: Home, state: State) -> N
     if not state.failures:
         _compare(custody, reference, home, state, f"round {number} ({', '.join(moments)})")
     state.rounds = number
-    state.store()
+    state.store(FOLDER)
     if not state.failures:
         shutil.rmtree(home.path)
 
@@ -182,15 +152,13 @@ def _publish(state: State, seconds: float) -> None:
     """Append the result, dated, to docs/proofs.md."""
     found = "no difference" if not state.failures else "DIFFERENCES: " + "; ".join(f[:300] for f in state.failures)
     by_stage = ", ".join(f"{name} {state.kills.get(name, 0)}" for name in state.seconds)
-    entry = (
-        f"\n## {datetime.now(UTC):%Y-%m-%d} kills\n"
+    told = (
         f"{state.killed} kills with -9 at random moments over {state.rounds} homes ({by_stage}; "
         f"{state.too_late} more came after the process had ended by itself). Against a home that was never disturbed: "
         f"{found} in the ledger's content, the samples and their order in the shards, and the last checkpoints' "
-        f"weights, average and optimizers (CLIP and diffusion). This run took {seconds:.0f} s. Code {state.code}.\n"
+        f"weights, average and optimizers (CLIP and diffusion). This run took {seconds:.0f} s. Code {state.code}."
     )
-    text = RESULTS.read_text("utf-8") if RESULTS.is_file() else TITLE
-    write_durably(RESULTS, (text + entry).encode())
+    publish("kills", told)
 
 
 if __name__ == "__main__":

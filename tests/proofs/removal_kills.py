@@ -22,25 +22,21 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from curation.shard_reader import DatasetReader
 from flows.home import Home
 from flows.stages.removing import requests
 from flows.stages.removing.keyed import leftovers as still_held
-from flows.stages.train import code_version
 from policy.durable import write_durably
 from policy.suppression import Suppression
 from policy.tombstones import Tombstones
 from tests.builders import ROOT, SINGLE_THREAD, Custody, ask, leftovers, replaced
 from tests.flows.removable import jpeg
 from tests.flows.trained import DATASET, SLOTS, trained_home
+from tests.proofs.resumable import Resumable, publish
 
 FOLDER = ROOT / ".proofs" / "removal_kills"
-RESULTS = ROOT / "docs" / "proofs.md"
-TITLE = "# Proofs\n\nLong proofs (`make prove PROOF=name`) and what they found, newest last.\n"
 COMMANDS = ("approve", "apply")
 KILLS_A_COMMAND = 2
 REMOVED = 4  # the slot whose picture is asked to go
@@ -48,31 +44,18 @@ COPY = "outside"
 
 
 @dataclass(slots=True)
-class State:
+class State(Resumable):
     """What is done, on the disk after every round. `kills`: command -> kills that met a living process."""
 
-    code: str
     seconds: dict[str, float] = field(default_factory=dict)  # of each command, undisturbed
     rounds: int = 0
     kills: dict[str, int] = field(default_factory=dict)
     too_late: int = 0
     together: list[str] = field(default_factory=list)
-    failures: list[str] = field(default_factory=list)
 
     @property
     def killed(self) -> int:
         return sum(self.kills.values())
-
-    def store(self) -> None:
-        write_durably(FOLDER / "state.json", json.dumps(asdict(self)).encode())
-
-    @classmethod
-    def load(cls) -> State | None:
-        file = FOLDER / "state.json"
-        if not file.is_file():
-            return None
-        data: dict[str, Any] = json.loads(file.read_text())
-        return cls(**data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +69,7 @@ class Asked:
 def main() -> int:
     """Run until enough kills are done; 0 when every home ended as it must."""
     wanted = int(os.environ.get("KILLS", "40"))
-    state, before, started = _begin(), 0, time.monotonic()
+    state, before, started = State.begin(FOLDER), 0, time.monotonic()
     before = state.killed
     with Custody(FOLDER) as custody:
         asked = _prepared(FOLDER / "prepared")
@@ -102,17 +85,6 @@ def main() -> int:
     if state.killed > before or state.failures:
         _publish(state, time.monotonic() - started)
     return 1 if state.failures else 0
-
-
-def _begin() -> State:
-    """The state on the disk, unless other code than this wrote it."""
-    state = State.load()
-    if state is None or state.code != code_version() or state.failures:
-        shutil.rmtree(FOLDER, ignore_errors=True)
-        FOLDER.mkdir(parents=True)
-        state = State(code_version())
-        state.store()
-    return state
 
 
 # ── a home ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -210,7 +182,7 @@ def _undisturbed(custody: Custody, asked: Asked, state: State) -> None:
         custody(home, *command(name, asked))
         state.seconds[name] = time.monotonic() - started
     _check(custody, home, asked, state, "undisturbed")
-    state.store()
+    state.store(FOLDER)
 
 
 def _round(custody: Custody, asked: Asked, state: State) -> None:
@@ -240,7 +212,7 @@ def _round(custody: Custody, asked: Asked, state: State) -> None:
     if not state.failures:
         _check(custody, home, asked, state, f"round {number} ({', '.join(moments)})")
     state.rounds = number
-    state.store()
+    state.store(FOLDER)
 
 
 def _together(custody: Custody, asked: Asked, state: State) -> None:
@@ -253,7 +225,7 @@ def _together(custody: Custody, asked: Asked, state: State) -> None:
         if codes[0] != 0:
             state.failures.append(f"{name} twice at once: {codes}")
     _check(custody, home, asked, state, "twice at once")
-    state.store()
+    state.store(FOLDER)
 
 
 def _started(home: Home, *arguments: str) -> subprocess.Popen[bytes]:
@@ -276,17 +248,15 @@ def _publish(state: State, seconds: float) -> None:
         "as it must in all of them" if not state.failures else "WRONG: " + "; ".join(f[:300] for f in state.failures)
     )
     by_command = ", ".join(f"{name} {state.kills.get(name, 0)}" for name in COMMANDS)
-    entry = (
-        f"\n## {datetime.now(UTC):%Y-%m-%d} removal_kills\n"
+    told = (
         f"{state.killed} kills with -9 at random moments of approving and applying over {state.rounds} homes "
         f"({by_command}; {state.too_late} more came after the process had ended by itself), each command twice at "
         f"once ({'; '.join(state.together)}). It ended {found}: everything verifies, approved once and "
         "applied once, tombstones in force here and outside, the slot empty and no other, no row, picture, slot or "
         f"file with a value of what was removed, nothing half written. This run took {seconds:.0f} s. "
-        f"Code {state.code}.\n"
+        f"Code {state.code}."
     )
-    text = RESULTS.read_text("utf-8") if RESULTS.is_file() else TITLE
-    write_durably(RESULTS, (text + entry).encode())
+    publish("removal_kills", told)
 
 
 if __name__ == "__main__":

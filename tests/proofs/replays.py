@@ -13,27 +13,23 @@ be equal, and all three runs must verify. Interrupted, the proof goes on with th
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from curation.shard_reader import DatasetReader
-from flows.stages.train import code_version
-from policy.durable import write_durably
 from policy.keys import KeyRing
 from policy.provenance import CheckpointRecord, ScheduleEntry
 from policy.tombstones import Tombstones
 from tests.builders import ROOT
+from tests.proofs.resumable import Resumable, publish
 from tests.training.recomputed import run_failures, times_fed
 from tests.training.toy_dataset import COLOURS, SHAPES, HashedWords, noise, noon, seal
 from training.checkpoint import load_schedule
@@ -46,7 +42,6 @@ from training.replay import begin_replay, plan_replay
 from training.step_log import effective_rows, read_steps
 
 FOLDER = ROOT / ".proofs" / "replays"
-RESULTS = ROOT / "docs" / "proofs.md"
 SLOTS, STEPS, CLIP_SLOTS, CLIP_STEPS = 60, 30, 60, 9  # two epochs of the denoiser, and of CLIP
 MOST = 4  # slots a removal
 CLIP_EVERY = 5
@@ -67,8 +62,8 @@ class Removal:
 
 
 @dataclass(slots=True)
-class Found:
-    """What came of it; no failures: it holds."""
+class Found(Resumable):
+    """What came of it."""
 
     removals: int = 0
     slots: int = 0
@@ -76,11 +71,6 @@ class Found:
     kinds: dict[str, int] = field(default_factory=dict)
     replayed_steps: int = 0
     steps: int = 0
-    failures: list[str] = field(default_factory=list)
-
-    def check(self, holds: bool, what: str) -> None:
-        if not holds:
-            self.failures.append(what)
 
 
 Filed = Callable[[int], None]
@@ -238,62 +228,37 @@ def _tensors(record: CheckpointRecord) -> list[tuple[str, str]]:
 # ── the proof ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@dataclass(slots=True)
-class State:
-    """What is done, on the disk after every removal."""
-
-    code: str
-    found: Found = field(default_factory=Found)
-
-    def store(self) -> None:
-        write_durably(FOLDER / "state.json", json.dumps(asdict(self)).encode())
-
-    @classmethod
-    def load(cls) -> State | None:
-        path = FOLDER / "state.json"
-        if not path.is_file():
-            return None
-        data: dict[str, Any] = json.loads(path.read_text())
-        return cls(data["code"], Found(**data["found"]))
-
-
 def main() -> int:
     """Run until enough removals are done; 0 when nothing differed."""
     wanted = int(os.environ.get("REMOVALS", "20"))
-    state = State.load()
-    if state is None or state.code != code_version() or state.found.failures:
-        shutil.rmtree(FOLDER, ignore_errors=True)
-        FOLDER.mkdir(parents=True)
-        state = State(code_version())
-    found, started, before = state.found, time.monotonic(), state.found.removals
+    found = Found.begin(FOLDER)
+    started, before = time.monotonic(), found.removals
     trainers = Trainers(FOLDER)
     held_out = trainers.held_out()
     while found.removals < wanted and not found.failures:
-        removal = draw(found.removals, state.code, held_out)
+        removal = draw(found.removals, found.code, held_out)
         prove(trainers, removal, FOLDER / "removal", found)
-        state.store()
+        found.store(FOLDER)
         print(f"{found.removals} of {wanted}: {removal.kind} {removal.precision}, slots {removal.slots}", flush=True)
     for failure in found.failures:
         print(failure, file=sys.stderr)
     if found.removals > before or found.failures:
-        _publish(state, time.monotonic() - started)
+        _publish(found, time.monotonic() - started)
     return 1 if found.failures else 0
 
 
-def _publish(state: State, seconds: float) -> None:
+def _publish(found: Found, seconds: float) -> None:
     """Append the result, dated, to docs/proofs.md."""
-    found = state.found
     told = "no difference" if not found.failures else "DIFFERENCES: " + "; ".join(f[:300] for f in found.failures)
     by_kind = ", ".join(f"{kind} {count}" for kind, count in sorted(found.kinds.items()))
-    entry = (
-        f"\n## {datetime.now(UTC):%Y-%m-%d} replays\n"
+    said = (
         f"{found.removals} removals of 1 to {MOST} slots, {found.slots} in all ({by_kind}), {found.midway} of them "
         "with tombstones that came while the run trained, the others after its end. Replayed from the last checkpoint "
         f"that had seen none of the slots ({found.replayed_steps} of {found.steps} steps), against runs from the "
         f"start that never saw them: {told} in weights, average, optimizers, tallies, schedules and the step log's "
-        f"rows; all {3 * found.removals} runs verified. This run took {seconds:.0f} s. Code {state.code}.\n"
+        f"rows; all {3 * found.removals} runs verified. This run took {seconds:.0f} s. Code {found.code}."
     )
-    write_durably(RESULTS, (RESULTS.read_text("utf-8") + entry).encode())
+    publish("replays", said)
 
 
 if __name__ == "__main__":

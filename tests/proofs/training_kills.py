@@ -14,24 +14,20 @@ next run. What is under .proofs/training_kills can be deleted.
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import shutil
 import sys
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from curation.shard_reader import DatasetReader
-from flows.stages.train import code_version
-from policy.durable import write_durably
 from tests.builders import ROOT
+from tests.proofs.resumable import Resumable, publish
 from tests.training.forked import Ended, Forked, Kill
 from tests.training.recomputed import good_checkpoints, run_failures, times_fed
 from tests.training.toy_dataset import seal
@@ -40,7 +36,6 @@ from training.config import TrainingConfig, preset
 from training.step_log import effective_rows, read_steps
 
 FOLDER = ROOT / ".proofs" / "training_kills"
-RESULTS = ROOT / "docs" / "proofs.md"
 TRAINER = "tests.training.toy_trainer:train_toys"
 KINDS = tuple((precision, workers) for precision in ("bf16", "fp32") for workers in (0, 2))
 
@@ -68,8 +63,8 @@ LONG = Scenario(slots=100, steps=30, kills=12)  # 25 steps an epoch
 
 
 @dataclass(slots=True)
-class Found:
-    """What came of it; no failures: it holds. `kills`: by kind, those that met a living trainer."""
+class Found(Resumable):
+    """What came of it. `kills`: by kind, those that met a living trainer."""
 
     runs: int = 0
     kills: dict[str, int] = field(default_factory=dict)
@@ -78,15 +73,10 @@ class Found:
     checked: int = 0  # complete checkpoints looked at after kills
     most_in_an_epoch: int = 0
     epochs_of_ten: int = 0  # whole epochs with ten kills or more within
-    failures: list[str] = field(default_factory=list)
 
     @property
     def killed(self) -> int:
         return sum(self.kills.values())
-
-    def check(self, holds: bool, what: str) -> None:
-        if not holds:
-            self.failures.append(what)
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,67 +237,42 @@ def _content(checkpoint: Checkpoint) -> object:
 # ── the proof ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@dataclass(slots=True)
-class State:
-    """What is done, on the disk after every run."""
-
-    code: str
-    found: Found = field(default_factory=Found)
-
-    def store(self) -> None:
-        write_durably(FOLDER / "state.json", json.dumps(asdict(self)).encode())
-
-    @classmethod
-    def load(cls) -> State | None:
-        file = FOLDER / "state.json"
-        if not file.is_file():
-            return None
-        data: dict[str, Any] = json.loads(file.read_text())
-        return cls(data["code"], Found(**data["found"]))
-
-
 def main() -> int:
     """Run until enough kills are done; 0 when nothing differed."""
     wanted = int(os.environ.get("KILLS", "200"))
-    state = State.load()
-    if state is None or state.code != code_version() or state.found.failures:
-        shutil.rmtree(FOLDER, ignore_errors=True)
-        FOLDER.mkdir(parents=True)
-        state = State(code_version())
-    found, started, before = state.found, time.monotonic(), state.found.killed
+    found = Found.begin(FOLDER)
+    started, before = time.monotonic(), found.killed
     with trainers(FOLDER) as forked:
         runs = Runs(FOLDER, LONG, forked)
         while found.killed < wanted and not found.failures:
-            runs.prove(*KINDS[found.runs % len(KINDS)], f"{state.code}/{found.runs}", found)
-            state.store()
+            runs.prove(*KINDS[found.runs % len(KINDS)], f"{found.code}/{found.runs}", found)
+            found.store(FOLDER)
             print(f"run {found.runs}: {found.killed} of {wanted} kills, {found.kills}", flush=True)
     for failure in found.failures:
         print(failure, file=sys.stderr)
     if found.killed > before or found.failures:
-        _publish(state, time.monotonic() - started)
+        _publish(found, time.monotonic() - started)
     return 1 if found.failures else 0
 
 
-def _publish(state: State, seconds: float) -> None:
+def _publish(found: Found, seconds: float) -> None:
     """Append the result, dated, to docs/proofs.md."""
-    found = state.found
     differences = (
         "no difference"
         if not found.failures
         else "DIFFERENCES: " + "; ".join(failure[:300] for failure in found.failures)
     )
     by_kind = ", ".join(f"{kind} {count}" for kind, count in sorted(found.kills.items()))
-    entry = (
-        f"\n## {datetime.now(UTC):%Y-%m-%d} training_kills\n"
+    told = (
         f"{found.killed} kills with -9 over {found.runs} runs of {LONG.steps} steps, saved after every second one, in "
         f"bf16 and fp32 and with 0 and 2 loader workers ({by_kind}; {found.while_saving} of all met a checkpoint half "
         f"written or half deleted, {found.too_late} more came after the end). Against runs that were left alone: "
         f"{differences} in weights, average, optimizers, tallies, schedules, and the step log's rows that count; every "
         f"slot fed exactly once in every whole epoch, {found.epochs_of_ten} of which had 10 kills or more within (at "
         f"most {found.most_in_an_epoch}); all verified. After the kills {found.checked} checkpoints were looked at: "
-        f"{'none' if not found.failures else 'see above'} was lost. This run took {seconds:.0f} s. Code {state.code}.\n"
+        f"{'none' if not found.failures else 'see above'} was lost. This run took {seconds:.0f} s. Code {found.code}."
     )
-    write_durably(RESULTS, (RESULTS.read_text("utf-8") + entry).encode())
+    publish("training_kills", told)
 
 
 if __name__ == "__main__":

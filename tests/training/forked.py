@@ -9,13 +9,10 @@ pid, then its status. The first call is made in the process itself, so that all 
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import json
 import os
-import select
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -23,6 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+from tests import warm_process
+from tests.warm_process import WarmProcess
 
 FILE_EVENTS = frozenset({"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "shutil.rmtree"})
 SAVING = (".writing-", ".retired-")
@@ -78,30 +78,22 @@ class Forked:
         from tests.builders import ROOT, SINGLE_THREAD  # not for the warm process: it would import all of flows
 
         self._scratch, self._call, self._warm_up, self._is_saving = scratch, call, warm_up, is_saving
-        self._log = (scratch / "forked.log").open("wb")
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.training.forked"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            cwd=ROOT,
-            env=os.environ | SINGLE_THREAD,
-        )
+        env = os.environ | SINGLE_THREAD
+        self._process = WarmProcess("tests.training.forked", scratch / "forked.log", cwd=ROOT, env=env)
         self._is_warm = False
 
     def run(self, folder: Path, arguments: Mapping[str, Any], kill: Kill | None = None) -> Ended:
         """Train to the end, or until it is killed. `folder`: the trainer's own, where its files are."""
         if not self._is_warm:
             self._order(self._warm_up, self._scratch, None)
-            assert self._line() == "warm"
+            assert self._process.line() == "warm"
             self._is_warm = True
         started = time.monotonic()
         self._order(arguments, folder, kill.event if kill else None)
-        pid = int(self._line())
+        pid = int(self._process.line())
         if kill is not None and self._is_due(kill, folder):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        status = int(self._line())
+            warm_process.kill(pid)
+        status = int(self._process.line())
         said = json.loads((self._scratch / "said.json").read_text()) if status == 0 else {}
         error = (self._scratch / "error").read_text("utf-8")
         return Ended(status, time.monotonic() - started, error, said.get("events", 0))
@@ -111,36 +103,24 @@ class Forked:
         if kill.event is not None:
             return False
         if kill.after_s is not None:
-            return not self._answers_within(kill.after_s)
+            return not self._process.answers_within(kill.after_s)
         assert kill.saving is not None
         saves, was_saving = kill.saving[0], False
-        while not self._answers_within(_POLL_S):
+        while not self._process.answers_within(_POLL_S):
             try:
                 is_saving = any(self._is_saving(name) for name in os.listdir(folder))
             except FileNotFoundError:
                 is_saving = False
             if is_saving and not was_saving:
                 if saves == 0:
-                    return not self._answers_within(kill.saving[1])
+                    return not self._process.answers_within(kill.saving[1])
                 saves -= 1
             was_saving = is_saving
         return False
 
     def _order(self, arguments: Mapping[str, Any], folder: Path, die: int | None) -> None:
         order = {"call": self._call, "arguments": arguments, "folder": str(folder), "die": die}
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(order | {"scratch": str(self._scratch)}).encode() + b"\n")
-        self._process.stdin.flush()
-
-    def _line(self) -> str:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        assert line, (self._scratch / "forked.log").read_text("utf-8")
-        return line.decode().strip()
-
-    def _answers_within(self, seconds: float) -> bool:
-        ready, _, _ = select.select([self._process.stdout], [], [], seconds)
-        return bool(ready)
+        self._process.order(order | {"scratch": str(self._scratch)})
 
     def __enter__(self) -> Self:
         return self
@@ -148,12 +128,7 @@ class Forked:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.close()
-        self._process.wait(60)
-        self._process.stdout.close()
-        self._log.close()
+        self._process.close()
 
 
 def serve() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import multiprocessing
 import os
 import signal
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from tests.training.toy_dataset import HashedWords, file_tombstone, noon
 from training.checkpoint import load_schedule
 from training.config import preset
 from training.loop import TrainResult, train
-from training.ranks import ALONE, Ranks, train_together
+from training.ranks import ALONE, Ranks, _other, _told_why, train_together
 from training.step_log import effective_rows, read_steps
 
 CONFIG = preset("tiny")
@@ -156,6 +157,26 @@ def test_a_batch_that_cannot_be_shared_is_refused() -> None:
     """Three processes and a batch of four: one message that says what to take."""
     with pytest.raises(ConfigurationError, match="cannot be shared equally by 3"):
         Ranks(0, 3).part(4)
+
+
+def broken(ranks: Ranks) -> None:
+    """What nobody has foreseen, with words that are nobody's to read."""
+    raise TypeError("http://private.example/a-name.png")
+
+
+def test_what_nobody_has_foreseen_in_another_process_is_told_by_kind_and_place(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """No traceback of it reaches the terminal: the first process names the error and the line, and what to do."""
+    store = tmp_path / "store"
+    process = multiprocessing.get_context("fork").Process(target=_other, args=(broken, 0, 1, store, "cpu", os.getpid()))
+    process.start()
+    process.join(60)
+    said = capfd.readouterr()
+    assert (process.exitcode, "Traceback" in said.err, "private.example" in said.out + said.err) == (1, False, False)
+    with pytest.raises(StorageError, match=r"ended \(TypeError at [a-z_.]+:\d+\)") as told, _told_why(store, 1):
+        raise StorageError("another process of this run ended (Connection closed)", where="training")
+    assert "ranks = 1" in told.value.remedy
 
 
 class Stillborn:
