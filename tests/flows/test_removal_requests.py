@@ -320,7 +320,7 @@ def test_every_wrong_cell_of_a_csv_is_named_and_nothing_is_filed(made: Home, tmp
         (b"kind,regime\nerasure,gdpr\n", "no column names anything"),
         (b"url,url\na,b\n", "twice"),
         (b"url\n\n", "no row"),
-        (b"url;kind\nx;y\n", "unknown column"),
+        (b"url;kind\nx;y\n", "semicolons stand between the columns"),
         (b"url\n\xff\xfe\n", "not UTF-8"),
         (b'url\n"open\n', "not CSV"),
         (b"text,url\n,\n  ,\n", "no row"),
