@@ -198,8 +198,9 @@ def test_what_cannot_be_had_from_a_server_is_said(plain: Bucket, monkeypatch: py
     for look in (open_input, list_files):
         with pytest.raises(InputError, match="no such bucket"):
             look("s3://b-nowhere/x")
-        with socket.socket() as nobody:
-            nobody.bind(("127.0.0.1", 0))  # bound and not listening: refused
+        with socket.socket() as nobody, monkeypatch.context() as once:
+            nobody.bind(("127.0.0.1", 0))  # bound and not listening: refused, at every attempt
+            once.setattr("curation.storage._ATTEMPTS", 1)
             with pytest.raises(InputError, match="cannot be reached"):
                 look(f"{url}/there.txt", endpoint=f"http://127.0.0.1:{nobody.getsockname()[1]}")
     plain.server.sign_in({"AWS_SECRET_ACCESS_KEY": "not the keeper's"}, monkeypatch)

@@ -50,6 +50,7 @@ def home(tmp_path: Path, site: Site, fresh_home: Callable[..., Home]) -> Home:
             settings.DEFAULT_TEXT,
             {
                 "allow_addresses = []": f'allow_addresses = ["{site.address}"]',
+                "retries = 2 ": "retries = 0 ",
                 "decode_workers = 2": "decode_workers = 1",
             },
         ),
