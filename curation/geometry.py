@@ -55,8 +55,8 @@ MAX_CAST_STRONGEST: Final = 13.0
 # A picture made much smaller keeps the means of its windows, whatever else it loses: of 18 pixels little else tells one
 # skin or flag from the next.
 MUCH_SMALLER: Final = 0.45
-MAX_SHIFT_REDUCED: Final = 2.0
-MAX_SHIFT_COLOUR_REDUCED: Final = 1.2
+MAX_SHIFT_REDUCED: Final = 1.8
+MAX_SHIFT_COLOUR_REDUCED: Final = 1.1
 MAX_CAST_UNEXPLAINED: Final = 4.0  # where no compression explains well what they differ by
 # Where words lie over a picture: the share of blocks that may differ; of the others, the share that must have texture;
 # and the compression, since what is left of a small or spoilt picture does not tell words from another mouth.
