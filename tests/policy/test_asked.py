@@ -119,7 +119,7 @@ def the_long_way() -> Iterator[None]:
 
 
 @given(evidences())
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_the_quick_ways_answer_as_the_long_ones(evidence: Evidence) -> None:
     """Verdict, reason, place and every signal are the same, whatever is silent, stale, missing or unheard of."""
     quick = judgements(evidence), judgements(evidence)  # what is known by the second time changes nothing

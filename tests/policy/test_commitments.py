@@ -106,7 +106,7 @@ def test_sql_and_the_description_agree(ledger: Ledger, rows: list[dict[str, obje
     assert chain == sha("custody.chain.1;" + canonical(batch))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(ROWS, ROWS)
 @example({"pdq": None}, {"pdq": ""})
 @example({"pdq": "a;url_key=1:b"}, {"pdq": "a", "url_key": "b"})
