@@ -88,6 +88,7 @@ def settings_for(address: str) -> str:
         {
             'contact = ""': 'contact = "mailto:tests@custody.example"',
             "allow_addresses = []": f'allow_addresses = ["{address}"]',
+            "retries = 2 ": "retries = 0 ",
             "size = 256 ": "size = 32 ",
             "decode_workers = 2": "decode_workers = 1",
             'preset = "demo"': 'preset = "tiny"',
