@@ -23,6 +23,7 @@ from typing import BinaryIO, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from policy.durable import sweep_unfinished, sync_directory, write_durably
 from policy.errors import BusyError, InputError, IntegrityError, StorageError
 from policy.provenance import ShardManifest
 
@@ -254,7 +255,10 @@ class LocalFiles:
             return file.read()
 
     def create(self, name: str, data: bytes) -> None:
-        write_whole(self.directory / name, data)
+        path = self.directory / name
+        with storing(path):
+            sweep_unfinished(path.parent, below=False)  # what a killed writer of it left
+            write_durably(path, data)
 
     def begin(self, number: int, *, anew: bool) -> Path:
         directory = self.directory / generation_name(number)
@@ -289,8 +293,8 @@ class LocalFiles:
             for path in directory.iterdir():
                 if path.name not in known:
                     path.unlink()
-            sync_dir(directory)
-            sync_dir(directory.parent)
+            sync_directory(directory)
+            sync_directory(directory.parent)
 
     def drop(self, number: int) -> None:
         directory = self.directory / generation_name(number)
@@ -298,9 +302,9 @@ class LocalFiles:
             # generation.json goes first, so that a half-dropped generation never passes for a complete one.
             (directory / "generation.json").unlink(missing_ok=True)
             if directory.is_dir():
-                sync_dir(directory)
+                sync_directory(directory)
                 shutil.rmtree(directory)
-                sync_dir(directory.parent)
+                sync_directory(directory.parent)
 
     def sweep(self, number: int) -> None:
         with storing(self.directory):
@@ -360,22 +364,6 @@ def storing(path: Path) -> Iterator[None]:
         raise StorageError(f"cannot write ({error.strerror or error})", where=str(path), remedy=remedy) from error
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """A whole file or none, durably; StorageError."""
-    tmp = tmp_of(path)
-    with storing(path):
-        try:
-            with tmp.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            tmp.replace(path)
-        except OSError:
-            tmp.unlink(missing_ok=True)
-            raise
-        sync_dir(path.parent)
-
-
 def tmp_of(path: Path) -> Path:
     """The name of a file while it is being written."""
     return path.with_name(f".{path.name}.tmp")
@@ -386,15 +374,6 @@ def sync_and_close(file: BinaryIO) -> None:
     file.flush()
     os.fsync(file.fileno())
     file.close()
-
-
-def sync_dir(directory: Path) -> None:
-    """A rename or an unlink in it becomes durable. Raises OSError."""
-    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def map_file(path: Path) -> mmap.mmap:

@@ -57,11 +57,10 @@ from curation.shard_files import (
     newest_generation,
     storing,
     sync_and_close,
-    sync_dir,
     tmp_of,
-    write_whole,
 )
 from curation.shard_reader import DatasetReader, check_shard, read_commitments, read_manifest
+from policy.durable import sync_directory, write_durably
 from policy.errors import InputError, IntegrityError
 from policy.provenance import DatasetManifest, Generation, ShardManifest, dataset_root
 
@@ -282,7 +281,9 @@ class _ShardWriter:
         self._tar.keep()
         index = io.BytesIO()
         np.save(index, self._rows, allow_pickle=False)
-        write_whole(self._directory / f"{self._name}.index.npy", index.getvalue())
+        path = self._directory / f"{self._name}.index.npy"
+        with storing(path):
+            write_durably(path, index.getvalue())
         return ShardManifest(
             path=f"{self._name}.tar",
             sha256=self._tar.sha256.hexdigest(),
@@ -320,7 +321,7 @@ class _ComparingFile:
             with storing(self._path):
                 sync_and_close(self._new)
                 self._tmp.replace(self._path)
-                sync_dir(self._path.parent)
+                sync_directory(self._path.parent)
             self._new = None
         self.discard()
 
