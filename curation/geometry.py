@@ -38,7 +38,7 @@ SMALLEST_SCALE: Final = 0.62  # of a crop, in length
 # What makes two pictures one; measured in docs/benchmarks.md (duplicates).
 MIN_TEXTURED: Final = 12
 MIN_OVERLAP: Final = (0.9, 0.35)  # of the one of which more lies in the other, and of the other
-MIN_GAIN: Final = 0.6
+MIN_GAIN: Final = 0.75  # a fifth darker is 0.8; 0.7 makes one skin of a hand the next
 MAX_BIAS: Final = 16.0
 MIN_CORRELATION: Final = 0.86
 # In shares of what compression explains. A copy differs everywhere alike, a variant in one place and no other: what the

@@ -188,6 +188,8 @@ EMOJI = {
     "a snowboarder and one of a skin": ("1f3c2", "1f3c2-1f3fc"),
     "farmers": ("1f468-1f3fc-200d-1f33e", "1f9d1-1f3fc-200d-1f33e"),
     "pinching hands": ("1f90f-1f3fb", "1f90f-1f3fc"),
+    "pointing hands of two dark skins": ("1f446-1f3ff", "1f446-1f3fe"),
+    "fists of two dark skins": ("1f91b-1f3fe", "1f91b-1f3ff"),
     "a red and a green apple": ("1f34e", "1f34f"),
     "flags of Indonesia and Monaco": ("1f1ee-1f1e9", "1f1f2-1f1e8"),
     "flags of Chad and Romania": ("1f1f9-1f1e9", "1f1f7-1f1f4"),
