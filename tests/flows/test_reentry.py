@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,7 @@ PICTURES = {
 TILE = np.ones((15, 15, 3), np.uint8)
 REMOVED = ("windmill", "clown")
 KEPT = {f"/{name}.png": text_of(name) for name in ("lighthouse", "barn")}
+WAY = "/way"  # leads to where a removed picture hung
 
 
 @pytest.fixture(scope="module")
@@ -49,14 +51,31 @@ def back(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Comeback:
     return found
 
 
-def test_no_copy_of_a_removed_picture_comes_back(back: Comeback) -> None:
+@dataclass(frozen=True, slots=True)
+class Again:
+    """What was crawled after that: the files of the copies, what became of each address, and how often the place that
+    WAY leads to had been asked for before."""
+
+    files: Mapping[str, Mapping[str, bytes]]
+    fates: Mapping[str, str]
+    asked: int
+
+
+@pytest.fixture(scope="module")
+def again(back: Comeback) -> Again:
+    """Copies of what was removed were shown under new addresses and crawled, with a way to where it hung."""
+    back.site.answers[WAY] = Answer(status=302, headers=[("Location", back.site.url("/windmill.png"))])
+    files, asked = {name: copies_of(PICTURES[name]) for name in REMOVED}, back.site.requests["/windmill.png"]
+    return Again(files, back.show_copies(files, keep={**KEPT, WAY: text_of("windmill")}), asked)
+
+
+def test_no_copy_of_a_removed_picture_comes_back(back: Comeback, again: Again) -> None:
     """Equal bytes and seven kinds of copies under new addresses: none is trainable, what is no copy stays; and of what
     was recognised neither pixels nor, unless somebody has to look, a word is left.
     """
-    files = {name: copies_of(PICTURES[name]) for name in REMOVED}
-    fates = back.show_copies(files, keep=KEPT)
+    files, fates = again.files, again.fates
     assert [path for path, fate in fates.items() if fate == "trainable"] == list(KEPT)
-    copies = {path: fate for path, fate in fates.items() if path not in KEPT}
+    copies = {path: fate for path, fate in fates.items() if path not in (*KEPT, WAY)}
     assert len(copies) == 14
     assert set(copies.values()) == {"nothing on record", "defer near-tombstoned"}
     assert back.kept() == {back.sha("lighthouse"), back.sha("barn")}
@@ -78,12 +97,12 @@ def test_no_copy_of_a_removed_picture_comes_back(back: Comeback) -> None:
         ), (table, column)
 
 
-def test_a_picture_that_is_held_is_let_in_by_name_and_reason(back: Comeback) -> None:
+def test_a_picture_that_is_held_is_let_in_by_name_and_reason(back: Comeback, again: Again) -> None:
     """Somebody looks and finds another picture: the next crawl takes it, whole; what was removed nobody lets in."""
-    path, body = "/again/looked-at", copies_of(PICTURES["clown"])["crop of 10 %"]
-    sha = hashlib.sha256(body).hexdigest()
-    assert back.show_copies({"clown": {"crop of 10 %": body}}, keep=KEPT)["/again/clown-0"].startswith("defer")
-    back.site.answers[path] = back.site.answers["/again/clown-0"]
+    path, copies = "/again/looked-at", again.files["clown"]
+    sha, held_at = hashlib.sha256(copies["crop of 10 %"]).hexdigest(), f"/again/clown-{[*copies].index('crop of 10 %')}"
+    assert again.fates[held_at].startswith("defer")
+    back.site.answers[path] = back.site.answers[held_at]
     for by, reason, digest, error in (
         ("", "another clown", sha, InputError),
         ("A. Reviewer", " ", sha, InputError),
@@ -114,15 +133,12 @@ def test_a_lost_or_old_list_lets_nothing_in(back: Comeback) -> None:
     decide(back.home)
 
 
-def test_no_way_leads_to_a_removed_address(back: Comeback) -> None:
+def test_no_way_leads_to_a_removed_address(back: Comeback, again: Again) -> None:
     """A redirect to what was removed is not followed, and the address that leads there is not written down."""
-    back.site.answers["/way"] = Answer(status=302, headers=[("Location", back.site.url("/windmill.png"))])
-    asked = back.site.requests["/windmill.png"]
-    back.show({"/way": text_of("windmill"), **KEPT})
-    assert back.site.requests["/way"]
-    assert back.site.requests["/windmill.png"] == asked
-    assert back.fate("/way") == "nothing on record"
-    assert ask(back.home, 'SELECT count(*) FROM "fetch" WHERE url = ?', back.site.url("/way")) == [(0,)]
+    assert back.site.requests[WAY]
+    assert back.site.requests["/windmill.png"] == again.asked
+    assert again.fates[WAY] == "nothing on record"
+    assert ask(back.home, 'SELECT count(*) FROM "fetch" WHERE url = ?', back.site.url(WAY)) == [(0,)]
 
 
 def test_a_folder_brings_no_copy_in(back: Comeback, tmp_path: Path) -> None:
