@@ -24,6 +24,7 @@ from typing import Final, Literal
 from policy.errors import InputError
 from policy.ledger import Ledger
 from policy.names import HEARD_KINDS, NAMING_FIELDS
+from policy.personal import SPENT
 from policy.provenance import canonical_json
 from policy.removals import NAMED_KINDS, folded
 
@@ -552,6 +553,7 @@ def erasure_selections() -> Mapping[str, str]:
             " USING (batch_seq, row_no) GROUP BY e.evidence_id) gone ON t.evidence_id = gone.evidence_id"
         )
 
+    spent = f"removal IN (SELECT removal FROM removal_event WHERE state IN ({', '.join(map(repr, SPENT))}))"
     gone_pairs = _GONE.format(column="pair_key")
     shown = (
         f"SELECT o.page_url, min(gone.removal) AS removal FROM occurrence o JOIN ({gone_pairs}) gone"
@@ -593,6 +595,12 @@ def erasure_selections() -> Mapping[str, str]:
             " USING (dataset, ordinal)"
         ),
         "removal": own("removal"),
-        "removal_match": own("removal_match"),
+        # Who asked for the same before, in vain, left keys of it as well.
+        "removal_match": " UNION ALL ".join(
+            (
+                own("removal_match"),
+                rows("removal_match", "pair_key", "url_key", "content_sha256", "sample_key", where=spent),
+            )
+        ),
         "removal_proof": own("removal_proof"),
     }

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from flows.home import Home, utc_now
-from flows.stages.removing import drill
+from flows.stages.removing import applying, approving, drill, requests
 from flows.stages.removing.receipts import _scan, _Step
 from flows.stages.removing.requests import host_name
 from flows.stages.removing.withdrawing import carry_through
@@ -159,6 +159,21 @@ def test_values_in_another_encoding_are_refused(home: Home, tmp_path: Path) -> N
     file = tmp_path / "values"
     file.write_bytes(b"\xff\xfe\n")
     assert "not UTF-8 text" in refused(home, "scan", "--needle-file", str(file))
+
+
+def test_who_asked_in_vain_leaves_nothing_of_what_goes(home: Home) -> None:
+    """A request that was rejected names and matches what another one takes out: that goes with it, and the scan is
+    clean.
+    """
+    url = "https://site1.example/pictures/11.jpg"
+    vain, granted = requests.add(home, "url", url), requests.add(home, "url", url)
+    requests.reject(home, vain.id, by="Ann", reason="no proof")
+    approving.approve(home, granted.id, by="Ann")
+    [applied] = applying.apply(home, granted.id)
+    assert applied.scan == "clean"
+    with home.ledger(readonly=True) as ledger:
+        assert ledger.query("SELECT named_value FROM removal WHERE removal = ?", [vain.id]) == [(None,)]
+        assert not ledger.verify()
 
 
 # ── what was altered ───────────────────────────────────────────────────────────────────────────────────────────────

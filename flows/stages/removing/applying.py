@@ -337,6 +337,7 @@ def _erase(home: Home, ledger: Ledger, names: Sequence[str], waiting: Sequence[s
     """The rows about these removals lose what is personal, and the file the bytes of it."""
     if contents:
         release(ledger, contents, f"{names[0]}/{ledger.head()[0]}")
+    _forget_same(home, ledger, names)
     erased = ledger.erase_rows(erasure_selections(), {"removals": list(names)})
     if not erased and not waiting:
         return  # applied before, and nothing has come since
@@ -349,6 +350,16 @@ def _erase(home: Home, ledger: Ledger, names: Sequence[str], waiting: Sequence[s
     removals.record_steps(ledger, done, now=now)
     removals.advance_many(ledger, waiting, State.APPLIED, now=now)
     publish(ledger, home.snapshot_path, now=now, force=True)
+
+
+def _forget_same(home: Home, ledger: Ledger, names: Sequence[str]) -> None:
+    """What these name is named by nobody any more who asked for it in vain: of that a token stays."""
+    requests = removals.requests(ledger)
+    named = {(r.named_kind, r.named_value) for r in requests if r.removal in names and r.named_value is not None}
+    for request in requests:
+        if request.state.is_spent and (request.named_kind, request.named_value) in named:
+            token = named_token(home.keys, request.named_kind, request.named_value or "")
+            removals.forget_named(ledger, request.removal, token, now=utc_now(), reason="it was removed")
 
 
 # ── what is left ───────────────────────────────────────────────────────────────────────────────────────────────────
