@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import re
+import shutil
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -153,8 +154,8 @@ def rebuild(
 def _sealed_anew(home: Home, planned: Planned, captioner: str, progress: Progress) -> str:
     """The dataset that takes the old one's place, with captions chosen anew; its name.
 
-    One whose slots were fixed before a kill is finished. Where what may be sealed has changed since, it is left as it
-    is, without a shard, and another one is begun.
+    One whose slots were fixed before a kill is finished. Where what may be sealed has changed since, what was written of
+    it goes, and another one is begun.
     """
     old = planned.old_run.dataset
     with home.ledger(readonly=True) as ledger:
@@ -174,6 +175,8 @@ def _sealed_anew(home: Home, planned: Planned, captioner: str, progress: Progres
         except InputError:
             if not begun:
                 raise
+            if home.remote_datasets is None:  # in a bucket it stays as it is, and `custody verify` names it
+                shutil.rmtree(home.datasets_path / dataset, ignore_errors=True)
             continue
         return dataset
     raise AssertionError("counted to the end")
