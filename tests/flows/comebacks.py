@@ -56,6 +56,12 @@ def cropped(share: float, x: float, y: float) -> Change:
     return change
 
 
+# Which of these addresses may be trained on, and what the rule `tombstone` said of them.
+_TRAINABLE = "SELECT image_url FROM trainable WHERE image_url IN (SELECT unnest(?::VARCHAR[]))"
+_SAID = """
+SELECT DISTINCT image_url, verdict, reason_code FROM latest_decision JOIN occurrence USING (pair_key)
+WHERE rule = 'tombstone' AND image_url IN (SELECT unnest(?::VARCHAR[])) ORDER BY ALL
+"""
 # What must not come back.
 COPIES: Mapping[str, Change] = {
     "half": lambda picture: picture.resize((picture.width // 2, picture.height // 2), Image.Resampling.LANCZOS),
@@ -135,20 +141,20 @@ class Comeback:
                 self.site.answers[path] = Answer(body, kind)
                 shown[path] = f"{text_of(name)}, once more as {copy}"
         self.show({**keep, **shown})
-        return {path: self.fate(path) for path in (*keep, *shown)}
+        return self.fates(*keep, *shown)
 
     def fate(self, path: str) -> str:
         """What became of an address: trainable, nothing on record, or what the rule `tombstone` said of it."""
-        url = self.site.url(path)
-        if ask(self.home, "SELECT 1 FROM trainable WHERE image_url = ?", url):
-            return "trainable"
-        said = ask(
-            self.home,
-            "SELECT DISTINCT verdict, reason_code FROM latest_decision JOIN occurrence USING (pair_key) "
-            "WHERE rule = 'tombstone' AND image_url = ? ORDER BY ALL",
-            url,
-        )
-        return " ".join(said[-1]) if said else "nothing on record"
+        return self.fates(path)[path]
+
+    def fates(self, *paths: str) -> dict[str, str]:
+        """`fate` of many."""
+        urls = {path: self.site.url(path) for path in paths}
+        trainable = {url for (url,) in ask(self.home, _TRAINABLE, [*urls.values()])}
+        said = {url: f"{verdict} {code}" for url, verdict, code in ask(self.home, _SAID, [*urls.values()])}
+        return {
+            path: "trainable" if url in trainable else said.get(url, "nothing on record") for path, url in urls.items()
+        }
 
     def sha(self, name: str) -> str:
         return hashlib.sha256(png(self.pictures[name])).hexdigest()
