@@ -169,7 +169,10 @@ def test_memory_is_used_again_once_nothing_refers_to_the_batch_that_lay_there(re
     batcher, _ = a_batcher(reader)
     row, tensor = batcher.batch(0, EmptySlots()).rgb[1, ::-1], torch.from_numpy(batcher.batch(1, EmptySlots()).rgb)
     as_they_were = row.copy(), tensor.clone()
-    places = [batcher.batch(step, EmptySlots()).rgb.ctypes.data for step in range(2, 8)]
+    places, others = [], []
+    for step in range(2, 8):
+        places.append(batcher.batch(step, EmptySlots()).rgb.ctypes.data)
+        others.append(np.empty_like(row, shape=(4, 16, 16, 3)))  # what takes memory that was given back
     assert np.array_equal(row, as_they_were[0])
     assert torch.equal(tensor, as_they_were[1])
     assert len(set(places)) == 1
