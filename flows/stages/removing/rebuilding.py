@@ -154,8 +154,8 @@ def rebuild(
 def _sealed_anew(home: Home, planned: Planned, captioner: str, progress: Progress) -> str:
     """The dataset that takes the old one's place, with captions chosen anew; its name.
 
-    One whose slots were fixed before a kill is finished. Where what may be sealed has changed since, what was written of
-    it goes, and another one is begun.
+    One whose slots were fixed before a kill is finished. Where what may be sealed has changed since, what was written
+    of it goes, and another one is begun.
     """
     old = planned.old_run.dataset
     with home.ledger(readonly=True) as ledger:
