@@ -478,6 +478,16 @@ class TestErasing:
         assert filled.verify() == ()
 
 
+def test_a_small_ledger_takes_one_thread(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is done before it has been shared out is not shared out; a large ledger has as many as DuckDB would take."""
+    with duckdb.connect() as memory:
+        [(usual,)] = memory.execute("SELECT current_setting('threads')").fetchall()
+    for small_bytes, threads in ((1 << 40, 1), (0, usual)):
+        monkeypatch.setattr("policy.ledger._SMALL_BYTES", small_bytes)
+        with Ledger.open(home / "ledger.duckdb", readonly=True) as ledger:
+            assert ledger.query("SELECT current_setting('threads')") == [(threads,)]
+
+
 def test_the_log_of_a_killed_writer_is_read_by_readers(home: Path) -> None:
     """What was committed but not yet written into the file is there for the next reader."""
     code = """
