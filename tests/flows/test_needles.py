@@ -35,6 +35,7 @@ from PIL import Image, PngImagePlugin
 from curation.fingerprints import pdq
 from flows.cli import cli
 from flows.home import Home
+from flows.settings import DEFAULT_TEXT
 from flows.stages.removing import applying, approving, requests
 from flows.stages.removing.forms import passages, text_forms
 from flows.stages.removing.likeness import RemovedPictures, pixel_rows
@@ -169,6 +170,20 @@ def test_a_url_that_others_go_on_from_is_found_by_itself_alone() -> None:
         for cut in range(len(text)):
             chunks = iter((text[:cut], text[cut:])) if cut else iter((text,))
             assert search.in_stream(lambda n, chunks=chunks: next(chunks, b""))[0]["page"] == count, (text, cut)
+
+
+def test_who_asks_is_looked_for_by_name_and_address(tmp_path: Path, fresh_home: Callable[..., Home]) -> None:
+    """Each part of what was written down, and no empty one: nothing is as common. Phrase lists in the home or not."""
+    home = fresh_home(
+        tmp_path / "home", settings_text=DEFAULT_TEXT.replace("phrase_lists = []", 'phrase_lists = ["a"]')
+    )
+    (home.path / "a").write_text("a kite\n")
+    asked = requests.add(home, "url", "https://a.example/b.png", requester="Nora Quillfeather <nora@quill.example>").id
+    with home.ledger(readonly=True) as ledger:
+        needles = gather(home, ledger, [asked])
+    search = Search(needles.patterns)
+    for said in (b"for Nora Quillfeather.", b"mailto:nora@quill.example"):
+        assert "requester" in search.in_bytes(said)
 
 
 def test_a_long_text_is_found_by_its_parts() -> None:

@@ -296,7 +296,7 @@ def _add_named(known: _Known, request: removals.RemovalRequest) -> None:
 def _names(requester: str) -> Iterator[str]:
     """Who asks: all that was written down, and each name and address in it."""
     yield requester
-    yield from (part.strip() for part in re.split(r"[<>,;\n\"{}\[\]]|:\s", requester))
+    yield from filter(None, (part.strip() for part in re.split(r"[<>,;\n\"{}\[\]]|:\s", requester)))
 
 
 # ── renditions ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -432,7 +432,7 @@ def _others(home: Home, ledger: Ledger, asked: Mapping[str, object], known: _Kno
             others.urls.add(url)
         else:
             others.whole.add(url)
-    texts = {part: part for kind, some in known.texts.items() for text in some for part in passages(text)}
+    texts = {part: part for kind, some in known.texts.items() for text in some for part in passages(text) if part}
     others.texts.update(text for text, *_ in _met(ledger, _STAYING_TEXTS, asked, texts))
     rights = {p: p for kind in _OF_RIGHTS for text in known.texts.get(kind, ()) for p in passages(text)}
     if rights:
