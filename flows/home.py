@@ -14,7 +14,7 @@ from curation.storage import Location, parse_location
 from flows import settings as settings_module
 from flows.settings import Settings
 from flows.terminal import say
-from policy.copies import RESTORING, require_current
+from policy.copies import RESTORING, begin_copy, require_current
 from policy.durable import write_durably
 from policy.errors import BusyError, ConfigurationError, HomeError, InputError
 from policy.grants import Grants
@@ -295,8 +295,11 @@ class Home:
 
         Raises:
             BusyError: another process still holds it after `wait_s` seconds (default: LEDGER_WAIT_S).
+            StorageError: it is to be written, and the copy outside cannot be begun.
         """
         with self._open_ledger(readonly, LEDGER_WAIT_S if wait_s is None else wait_s) as ledger:
+            if not readonly and (copy := self.copy_path) is not None:
+                begin_copy(self.tombstones_path, copy, self.keys)
             yield ledger
 
     def tombstones(self, ledger: Ledger | None = None) -> Tombstones:

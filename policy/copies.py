@@ -1,9 +1,9 @@
 """A home against the copy, outside of it, of what may never come back: is the home a restored backup that is behind?
 
-The copy (`removals.suppression_copy`) is begun before the first approval takes force, and is told of every one before
-it returns. A home that does not continue it was
-restored from a backup made before some of them: it still holds what was removed, and nobody may use it until that has
-been removed again (`custody restore`).
+The copy (`removals.suppression_copy`) is begun by the first command that writes into the home, so that there is no
+backup from before it that has anything in it, and is told of every approval before that returns. A home that does not
+continue it was restored from a backup made before some of them: it still holds what was removed, and nobody may use it
+until that has been removed again (`custody restore`).
 """
 
 from __future__ import annotations
@@ -22,6 +22,20 @@ _FILES: Final = (TOMBSTONES_FILE, SUPPRESSION_FILE)
 _GO_ON: Final = "Run `custody restore` in it: what was removed since is removed again, then it is as before"
 
 
+def begin_copy(tombstones: Path, copy: Path, keys: KeyRing) -> None:
+    """Begin a copy, empty, and the home's own file, which says from now on that there is one. Raises `StorageError`.
+
+    One that is missing later is lost, and whether the home is behind cannot be told then.
+    """
+    if (tombstones / TOMBSTONES_FILE).exists():
+        return
+    empty = Tombstones(key_id=keys.key_id("token"), keys=keys)
+    if not (copy / TOMBSTONES_FILE).exists():
+        empty.store(copy)
+    if not Tombstones.load(copy).epoch:
+        empty.store(tombstones)
+
+
 def require_current(home: Path, tombstones: Path, copy: Path) -> None:
     """Raise `HomeError` unless a home continues its copy. Cheap where both are the same, as they nearly always are.
 
@@ -33,14 +47,14 @@ def require_current(home: Path, tombstones: Path, copy: Path) -> None:
     if found[0][0] is not None and all(ours == theirs for ours, theirs in found):
         return
     own, outside = load_both(tombstones), load_both(copy)
-    if not own[0].epoch and not outside[0].epoch and not own[1].epoch and not outside[1].epoch:
-        return  # nothing was ever removed
-    if own[0].epoch and found[0][1] is None:
+    if found[0][0] is not None and found[0][1] is None:
         raise HomeError(
             "the copy of what may never come back is missing: whether this home is behind cannot be told",
             where=str(copy),
             remedy="Mount or restore it; if this home is the newest there is: `custody restore --write-copy`",
         )
+    if not own[0].epoch and not outside[0].epoch and not own[1].epoch and not outside[1].epoch:
+        return  # nothing was ever removed
     if not (outside[0].is_within(own[0]) and outside[1].is_within(own[1])):
         raise HomeError(
             f"is a backup from before some removals: its tombstones are of epoch {own[0].epoch}, "

@@ -285,7 +285,8 @@ def advance(
         "SELECT count(*) FROM removal_event WHERE removal = ? AND state = ?", [removal, state.value]
     )
     key = f"{state.value}:{removal}" + (f":{before}" if before else "")
-    ledger.append("removal_event", [_event(removal, state, by_whom, reason, now)], key=key)
+    at = _not_before(ledger, [removal], now)[removal]
+    ledger.append("removal_event", [_event(removal, state, by_whom, reason, at)], key=key)
     return dataclasses.replace(request, state=state)
 
 
@@ -300,7 +301,8 @@ def advance_many(
             advance(ledger, name, state, now=now)  # which refuses, and says why
     if moving:
         digest = hashlib.sha256(canonical_json([*moving, now.isoformat()]).encode()).hexdigest()
-        rows = [_event(name, state, by_whom, reason, now) for name in moving]
+        at = _not_before(ledger, moving, now)
+        rows = [_event(name, state, by_whom, reason, at[name]) for name in moving]
         ledger.append("removal_event", rows, key=f"{state.value}:{digest[:32]}")
     return len(moving)
 
@@ -353,6 +355,17 @@ def events(ledger: Ledger, removal: str, state: State) -> tuple[tuple[str | None
         [removal, state.value],
     )
     return tuple((by, reason, at.replace(tzinfo=UTC)) for by, reason, at in rows)
+
+
+def _not_before(ledger: Ledger, names: Sequence[str], now: datetime) -> dict[str, datetime]:
+    """When what happens now happens to each of these: not before what came before it, though a clock was set back."""
+    rows = ledger.query(
+        "SELECT removal, max(happened_at) FROM removal_event "
+        "WHERE list_contains($removals::VARCHAR[], removal) GROUP BY removal",
+        {"removals": list(names)},
+    )
+    last = {removal: at.replace(tzinfo=UTC) for removal, at in rows if at is not None}
+    return {name: max(now, last.get(name, now)) for name in names}
 
 
 def _event(removal: str, state: State | str, by_whom: str, reason: str, now: datetime) -> dict[str, object]:

@@ -15,6 +15,7 @@ from flows.stages.seal import seal
 from policy.errors import InputError, RefusedError, StorageError
 from policy.removals import requests
 from policy.ruleset import Ruleset
+from policy.tombstones import Tombstones
 from tests.builders import replaced
 from tests.flows.sealable import sealable_home
 from tests.training.toy_dataset import flat_picture
@@ -45,7 +46,8 @@ def test_a_drill_removes_samples_in_a_copy_and_nothing_in_the_home(home: Home) -
     assert (done["passed"], done["hits"], done["left"], done["failures"]) == (True, 0, 0, [])
     names = ["copy", "file", "approve", "models, reckoned", "apply, scan and receipts", "verify"]
     assert [part["name"] for part in done["parts"]] == names
-    assert sorted(path.name for path in home.path.parent.iterdir()) == ["home"], "the real copy was never begun"
+    assert sorted(path.name for path in home.path.parent.iterdir()) == ["copy", "home"]
+    assert Tombstones.load(home.path.parent / "copy").epoch == 0, "nothing that was drilled is in the real copy"
     with home.ledger(readonly=True) as ledger:
         assert requests(ledger) == ()
         [(detail,)] = ledger.query("SELECT detail FROM event WHERE kind = 'drill'")

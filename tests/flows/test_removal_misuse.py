@@ -15,6 +15,7 @@ from flows.home import Home, utc_now
 from flows.stages.removing import applying, approving, drill, requests
 from flows.stages.removing.receipts import _scan, _Step
 from flows.stages.removing.requests import host_name
+from flows.stages.removing.standing import scan_outcome
 from flows.stages.removing.withdrawing import carry_through
 from flows.terminal import silent
 from policy.anchors import Anchor
@@ -217,3 +218,5 @@ def test_a_scan_without_values_does_not_hide_what_one_with_them_had_found() -> N
     blind = _Step("scan", "tokens", "home", None, json.dumps(after), now)
     assert "20 places" in _scan([seen, blind])["detail"]
     assert "places" not in _scan([blind])["detail"]
+    assert scan_outcome("tokens", after) == "values-gone"
+    assert scan_outcome("tokens", after | {"before": "hits"}) == "hits", "and the command ends with 1 again"

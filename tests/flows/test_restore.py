@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -167,6 +168,21 @@ def test_without_its_copy_a_home_is_not_trusted(place: Path) -> None:
             Home.open(place / path)
         with pytest.raises(HomeError, match="cannot be relied on"):
             restoring.restore(Home.open(place / path, to_restore=True))
+
+
+def test_a_backup_from_before_the_first_removal_is_not_used_without_its_copy(tmp_path: Path) -> None:
+    """The copy is begun by the first command that writes, and a home knows that it has one: unmounted, it is missed."""
+    text = replaced(DEFAULT_TEXT, {'suppression_copy = ""  ': 'suppression_copy = "../copy"  '})
+    home = Home.create(tmp_path / "home", settings_text=text)
+    Home.open(home.path)
+    with home.ledger() as ledger:
+        ledger.append("event", [{"kind": "a-test", "happened_at": datetime(2026, 1, 1)}], key="a-test")  # noqa: DTZ001
+    Home.open(home.path)
+    shutil.move(tmp_path / "copy", tmp_path / "elsewhere")
+    with pytest.raises(HomeError, match="is missing"):
+        Home.open(home.path)
+    shutil.move(tmp_path / "elsewhere", tmp_path / "copy")
+    Home.open(home.path)
 
 
 def test_the_wrong_key_matches_nothing_and_says_so(place: Path) -> None:

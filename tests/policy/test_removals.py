@@ -15,6 +15,7 @@ from policy.removals import (
     RemovalRequest,
     State,
     advance,
+    advance_many,
     due_at,
     escalate,
     escalated,
@@ -270,3 +271,19 @@ class TestRequests:
 def test_names_are_compared_as_people_read_them(one: str, other: str, same: bool) -> None:
     """Nobody is a second person by another spelling of the same name."""
     assert same_name(one, other) is same
+
+
+def test_a_clock_that_was_set_back_makes_no_receipt_that_contradicts_itself(ledger: Ledger) -> None:
+    """What is decided after something is not recorded as before it."""
+    filed = datetime(2026, 3, 1, tzinfo=UTC)
+    back = filed - timedelta(days=40)
+    for name in ("removal-one", "removal-two"):
+        request = RemovalRequest.receive("image_url", "https://example.org/a.jpg", now=filed, removal=name)
+        record_many(ledger, [(request, None)], key=name)
+    advance(ledger, "removal-one", State.APPROVED, now=back, by_whom="Ann")
+    advance_many(ledger, ["removal-one"], State.APPLIED, now=back + timedelta(days=1))
+    advance_many(ledger, ["removal-two"], State.REJECTED, now=filed + timedelta(days=1), by_whom="Ann", reason="no")
+    [(earliest,)] = ledger.query("SELECT min(happened_at) FROM removal_event")
+    [(latest,)] = ledger.query("SELECT max(happened_at) FROM removal_event")
+    assert earliest.replace(tzinfo=UTC) == filed
+    assert latest.replace(tzinfo=UTC) == filed + timedelta(days=1), "where the clock is right it is believed"

@@ -105,11 +105,13 @@ class PictureUnit:
 
 def open_crawl(home: Home, job: Job) -> str:
     """Go on with the unfinished crawl of this job, or begin the next one."""
-    asked_before, digest = -1, unit_id(*job.parts)
+    # Keyed: of a single seed it would else be the page's own key, which a removal of the page has to find nowhere.
+    plain = unit_id(*job.parts)
+    asked_before, digest = -1, home.keys.token("seeds", plain)
     for plan in plans(home):
         if plan["finished"]:
             let_go(home, plan["crawl"])  # killed after its last word, it may have left its files
-        if plan["seeds_digest"] == digest:
+        if plan["seeds_digest"] in (digest, plain):  # as it is, or was before it was keyed
             if not plan["finished"]:
                 return str(plan["crawl"])
             asked_before = max(asked_before, plan["number"])

@@ -372,11 +372,12 @@ def _scan(home: Home, names: Sequence[str], known: Sequence[str], needles: Needl
         steps = (
             [] if report is None else [Done(n, "scan", "needles", "home", after=_said(report, known)) for n in known]
         )
-        clean = {name for name, outcome in scan_outcomes(ledger, names) if outcome == "clean"}
-        if blind := [name for name in names if name not in known and name not in clean]:
+        before = dict(scan_outcomes(ledger, names))
+        if blind := [name for name in names if name not in known and before.get(name) != "clean"]:
             left = leftovers(home, ledger, home.tombstones(ledger))
             for name in blind:
                 after = {"why": "values-gone", "left": left.of(name), "unread": len(left.unread)}
+                after |= {"before": "hits"} if before.get(name) == "hits" else {}
                 steps.append(Done(name, "scan", "tokens", "home", after=after))
         removals.record_steps(ledger, steps, now=utc_now())
 

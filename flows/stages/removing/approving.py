@@ -23,7 +23,7 @@ from flows.stages.removing.standing import (
     shown,
     slots_of_removals,
 )
-from flows.stages.removing.suppressing import begin_copy, suppress
+from flows.stages.removing.suppressing import suppress
 from policy import removals
 from policy.errors import CustodyError, InputError, RefusedError
 from policy.ledger import Ledger
@@ -305,7 +305,6 @@ class _Approval:
         done, names = frozenset(tombstones.removals), [r.removal for r in requests]
         if fresh := [r for r in requests if r.removal not in done]:
             tombstones = self._with_added(fresh)
-            begin_copy(home, self.tombstones)
             tombstones.store(home.tombstones_path)
         rows = tombstones.rows_of(names, now)
         ledger.append_many([("tombstone", found, f"tombstones/{name}") for name, found in rows.items() if found])

@@ -161,9 +161,12 @@ def scan_outcomes(ledger: Ledger, names: Sequence[str]) -> list[tuple[str, str]]
 
 
 def scan_outcome(action: str, said: Mapping[str, Any]) -> str:
-    """What a scan came to, by its step: clean, hits, incomplete, or values-gone where none was possible any more."""
+    """What a scan came to, by its step: clean, hits, incomplete, or values-gone where none was possible any more.
+
+    What was found by its values is not gone because nobody knows these any more: after hits that stays the answer.
+    """
     if action == "tokens":
-        return "hits" if any(said["left"].values()) else "values-gone"
+        return "hits" if any(said["left"].values()) or said.get("before") == "hits" else "values-gone"
     if said["hits"]:
         return "hits"
     return "incomplete" if said["unread"] else "clean"

@@ -24,7 +24,7 @@ from policy.ledger import Ledger
 from policy.removals import RemovalRequest, requests
 from policy.snapshot import publish
 from policy.suppression import Marks, Suppression, store_copy
-from policy.tombstones import TOMBSTONES_FILE, Tombstones
+from policy.tombstones import Tombstones
 
 if TYPE_CHECKING:
     import numpy as np
@@ -147,17 +147,6 @@ def in_force(ledger: Ledger, tombstones: Tombstones) -> tuple[RemovalRequest, ..
     """The requests that have tombstones: those that a restored home has to carry through again."""
     names = frozenset(tombstones.removals)
     return tuple(request for request in requests(ledger) if request.removal in names)
-
-
-def begin_copy(home: Home, tombstones: Tombstones) -> None:
-    """Begin the copy that custody.toml names before anything is in force that it could be behind of.
-
-    One that is missing later is lost: whether the home is behind cannot be told then (policy/copies.py). Raises
-    StorageError.
-    """
-    named = home.settings.removals.suppression_copy
-    if named and not tombstones.epoch and not (copy_path(home, named) / TOMBSTONES_FILE).exists():
-        Tombstones(key_id=home.keys.key_id("token"), keys=home.keys).store(copy_path(home, named))
 
 
 def copy_outside(
