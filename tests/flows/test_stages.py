@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from curation.clip_model import normalised_text
+from curation.pair import canonical_url, url_key
 from flows.home import Home
 from flows.museum import Museum
 from flows.stages.captioning.bank import build_bank
@@ -106,7 +107,10 @@ def test_a_crawl_killed_at_its_very_end_leaves_no_urls_in_files(
     killed = custody.run(home, "crawl", museum.url("garden"), die=Moment(r"/crawls/[^/]+/plan\.json$", 2))
     assert killed.was_killed
     custody(home, "crawl", museum.url("garden"))
-    assert {file.name for file in home.crawls_path.rglob("*") if file.is_file()} == {"plan.json"}
+    files = [file for file in home.crawls_path.rglob("*") if file.is_file()]
+    assert {file.name for file in files} == {"plan.json"}
+    page = url_key(canonical_url(museum.url("garden")))
+    assert not [file for file in files if page in file.read_text()], "the key of a page that was the only seed"
 
 
 # ── asked by others ────────────────────────────────────────────────────────────────────────────────────────────────
