@@ -11,6 +11,7 @@ import fcntl
 import functools
 import logging
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -133,7 +134,8 @@ class ProgressReport:
         if artifact := self._artifacts.get(name):
             update_progress_artifact(artifact, progress=percent, description=said)
             return
-        key = f"{self._flow_key}-{name}".lower().replace(" ", "-")
+        # Prefect refuses whatever else is in a key; names of runs come from the operator's own.
+        key = re.sub(r"[^a-z0-9]+", "-", f"{self._flow_key}-{name}".lower()).strip("-")
         made = create_progress_artifact(progress=percent, key=key, description=said)
         if isinstance(made, UUID):
             self._artifacts[name] = made

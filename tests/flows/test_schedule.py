@@ -67,6 +67,7 @@ def tiny(home: str) -> dict[str, int]:
 @custody_task("unit")
 def unit(name: str) -> int:
     ProgressReport("tiny")(1, 1, "units: ")
+    ProgressReport("tiny")(1, 1, "replay clip-A_b.2, read-texts: ")
     return 1
 
 
@@ -199,6 +200,7 @@ def test_a_flow_reports_progress_and_counts_as_artifacts(server: Endpoint, folde
     with get_client(sync_client=True) as client:
         artifacts = {a.key: a for a in client.read_artifacts()}
     assert artifacts["tiny-units"].data == 100.0
+    assert artifacts["tiny-replay-clip-a-b-2-read-texts"].data == 100.0  # whatever stands in a run's name
     assert json.loads(str(artifacts["tiny"].data)) == [{"outcome": "ran", "count": 1}]
 
 
