@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 
 from curation.pair import canonical_url
 from flows.home import Home, utc_now
@@ -59,6 +60,7 @@ UNION SELECT removal, final_url FROM "fetch" JOIN named USING (url_key)
 WHERE kind = 'image' AND outcome = 'ok' AND final_url IS NOT NULL
 ORDER BY ALL
 """
+_RECORDED = "SELECT removal, kind, token FROM tombstone WHERE list_contains($removals::VARCHAR[], removal)"
 # The newest attribution of each slot that is taken, or nothing where it had none.
 _CREDITS_OF = """
 WITH slots AS (SELECT unnest($datasets::VARCHAR[]) AS dataset, unnest($ordinals::VARCHAR[])::BIGINT AS ordinal),
@@ -306,10 +308,16 @@ class _Approval:
         if fresh := [r for r in requests if r.removal not in done]:
             tombstones = self._with_added(fresh)
             tombstones.store(home.tombstones_path)
-        rows = tombstones.rows_of(names, now)
-        ledger.append_many([("tombstone", found, f"tombstones/{name}") for name, found in rows.items() if found])
+        self._record(tombstones, names, now)
         decide_pairs(ledger, home, names, "deny", "tombstoned")
         self._advance([r for r in requests if r.state is not State.APPLIED], State.APPROVED)
+
+    def _record(self, tombstones: Tombstones, names: Sequence[str], now: datetime) -> None:
+        """The ledger's rows of what is in force for these, in one batch; those that are there already stay."""
+        known = set(self.ledger.query(_RECORDED, {"removals": list(names)}))
+        found = [row for rows in tombstones.rows_of(names, now).values() for row in rows]
+        if rows := [row for row in found if (row["removal"], row["kind"], row["token"]) not in known]:
+            self.ledger.append("tombstone", rows, key=f"tombstones/{names[0]}/{tombstones.epoch}")
 
     def _with_added(self, requests: Sequence[RemovalRequest]) -> Tombstones:
         """The tombstones with what these matched, and name."""
