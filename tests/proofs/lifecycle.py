@@ -199,7 +199,7 @@ def _live(home: Home, museum: Museum, site: Site, told: Told) -> tuple[Needles, 
         served = run(replay_models, place)
         told.must(served.get("replay exact") == 1, f"the models' flow said {served}")
         run(publish_reports, place)
-        _custody(home, "removal", "forget", removal)
+        _custody(home, "removal", "forget", removal, "--by", "A. Reviewer")
         _must_be_clean(home, needles, told, "after replay-models")
         told.must(_custody(home, "verify") == {"ok": True, "failures": []}, "the home does not verify")
         receipt = sorted(home.receipts_path.glob("*.json"))[-1]
