@@ -56,15 +56,18 @@ REQUESTER = "Ottoline Quillfeather-Abernathy <ottoline@quillfeather.example>"
 ALT = "a paper kite in the shape of an owl above the dunes"
 CAPTION = "a blue rowing boat with a lantern on a frozen pond"
 DESCRIPTION = "kite festival, frame seventeen of the second roll"
+ARTIST = f"{CREATOR}, studio on the quay"
+PAGE = "/portfolio/"
 PATHS = ("/portfolio/osk-kite-17.jpg", "/portfolio/osk-boat-04.jpg")
-# What must be found before: all that a picture is known by, but what lies encrypted, and rows of pixels without loss.
+# What must be found before: all that a picture is known by, but what lies encrypted, and captions: what a model chose
+# is the text of others, who stay.
 FOUND_BEFORE = frozenset(
     {
         *("image_url", "page_url", "address", "url_key", "page_key", "pair_key", "sample_key", "sha256", "md5", "pdq"),
-        *("picture", "vector", "alt", "caption", "creator", "embedded", "page_text", "evidence_id"),
+        *("picture", "vector", "alt", "creator", "embedded", "page_text", "evidence_id"),
     }
 )
-ONLY_BY_CONTROLS = frozenset({"requester", "pixels"})
+ONLY_BY_CONTROLS = frozenset({"requester", "pixels"})  # encrypted; rows of pixels, as in a picture without loss
 
 
 @dataclass(slots=True)
@@ -87,7 +90,7 @@ def main() -> int:
     FOLDER.mkdir(parents=True)
     told = Told()
     with Museum(0, limit=MUSEUM_PICTURES) as museum, Site(_pages()) as site:
-        site.answers["/"] = _portfolio(site)
+        site.answers |= {PAGE: _portfolio(site), "/": Answer(f'<a href="{PAGE}">Portfolio</a>'.encode())}
         home = _begin(FOLDER / "home", museum, site)
         needles, rendition, logged = _live(home, museum, site, told)
     _control(home, needles, rendition, told)
@@ -111,7 +114,7 @@ def _photo(seed: int) -> bytes:
     blocks = drawn.integers(0, 255, (9, 9, 3), dtype=np.uint8)
     picture = Image.fromarray(blocks).resize((320, 320), Image.Resampling.BICUBIC)
     exif = Image.Exif()
-    exif[0x010E], exif[0x013B] = f"{DESCRIPTION} {seed}", CREATOR
+    exif[0x010E], exif[0x013B] = f"{DESCRIPTION} {seed}", ARTIST
     held = io.BytesIO()
     picture.save(held, "JPEG", quality=92, exif=exif)
     return held.getvalue()
@@ -176,7 +179,7 @@ def _live(home: Home, museum: Museum, site: Site, told: Told) -> tuple[Needles, 
         _report(home, str(trained["run"]), told)
         run(publish_reports, place)
         slots = ask(home, "SELECT ordinal, pair_key FROM slot JOIN occurrence USING (pair_key) WHERE dataset = ? "
-                          "AND page_url = ?", DATASET, site.url("/"))  # fmt: skip
+                          "AND page_url = ?", DATASET, site.url(PAGE))  # fmt: skip
         told.must(len(slots) == len(PATHS), f"{len(slots)} of the {len(PATHS)} pictures were sealed")
 
         with DatasetReader.open(home.dataset(DATASET)) as reader:
@@ -251,8 +254,8 @@ def _prefect_is_read(home: Home, told: Told) -> Mapping[str, int]:
 def _control(home: Home, needles: Needles, rendition: bytes, told: Told) -> None:
     """What somebody lays into the home afterwards is found, each by its kind."""
     made = (
-        ("events.out.tfevents.1", tensorboard_image(CAPTION, _png(_photo(41))), {"caption", "picture"}),
-        ("grid.png", _png(rendition, beside=40), {"pixels"}),
+        ("events.out.tfevents.1", tensorboard_image(CAPTION, _png(_photo(41))), {"alt", "picture"}),
+        ("grid.png", _png(rendition, beside=40), {"picture"}),
         ("note.txt", f"asked by {REQUESTER}\n".encode(), {"requester"}),
     )
     for name, body, expected in made:
