@@ -151,13 +151,15 @@ _MATCH: Final = """
     named(removal, pair_key, url_key, content_sha256, score) AS (
         {named}
     ),
-    carried AS (  -- which pair shows which bytes: found under its URL, or said so when it was captioned or sealed
+    -- Which pair shows which bytes: found under its URL, or said so when it was captioned or sealed; a row may come
+    -- more than once, since to tell them all apart costs more than all the rest.
+    carried AS (
         SELECT o.pair_key, o.url_key, c.content_sha256
         FROM occurrence o LEFT JOIN content c ON c.url_key = o.url_key WHERE o.pair_key IS NOT NULL
-        UNION SELECT NULL, url_key, content_sha256 FROM content WHERE content_sha256 IS NOT NULL
-        UNION SELECT pair_key, NULL, content_sha256 FROM evidence WHERE content_sha256 IS NOT NULL
-        UNION SELECT pair_key, NULL, content_sha256 FROM caption WHERE content_sha256 IS NOT NULL
-        UNION SELECT pair_key, NULL, content_sha256 FROM slot WHERE content_sha256 IS NOT NULL
+        UNION ALL SELECT NULL, url_key, content_sha256 FROM content WHERE content_sha256 IS NOT NULL
+        UNION ALL SELECT pair_key, NULL, content_sha256 FROM evidence WHERE content_sha256 IS NOT NULL
+        UNION ALL SELECT pair_key, NULL, content_sha256 FROM caption WHERE content_sha256 IS NOT NULL
+        UNION ALL SELECT pair_key, NULL, content_sha256 FROM slot WHERE content_sha256 IS NOT NULL
     ),
     direct AS (
         SELECT removal, score, carried.* FROM carried JOIN named ON carried.pair_key = named.pair_key
