@@ -147,7 +147,7 @@ def test_the_page_that_a_list_names_has_a_say(make: Callable[..., Home], site: S
         crawled(home, crawl.source("url-list", str(tmp_path / "list.csv")))
         assert pages.requests["/robots.txt"] == 1
         assert pages.requests["/closed"] == pages.requests["/open"] == 0
-    assert verdicts(home) == {"a.png": ("deny", "robots-disallow"), "b.png": ("defer", "not-observed")}
+    assert verdicts(home) == {"a.png": ("deny", "robots-disallow"), "b.png": ("defer", "caption-missing")}
 
 
 def test_a_list_that_ends_early_is_refused_and_leaves_no_crawl(
