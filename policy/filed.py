@@ -108,8 +108,8 @@ def _read(path: Path, keys: KeyRing) -> dict[str, bytes]:
         return {}
     except OSError as error:
         raise StorageError(f"the copy of the requests cannot be read ({error.strerror})", where=str(path)) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise IntegrityError(f"no copy of requests ({error!r})", where=str(path), remedy=_REMEDY) from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise IntegrityError(f"not a copy of requests ({error!r})", where=str(path), remedy=_REMEDY) from error
     if key_id != keys.key_id("encryption"):
         raise KeyFileError("the requests were encrypted under another key", where=str(path), remedy="Restore keys/")
     return sealed

@@ -20,6 +20,8 @@ from flows.stages.removing.withdrawing import carry_through
 from flows.terminal import silent
 from policy.anchors import Anchor
 from policy.errors import CustodyError, InputError
+from policy.filed import load_filed
+from policy.keys import KeyRing
 from policy.receipts import _due
 from policy.removals import same_name
 from policy.suppression import Suppression
@@ -188,14 +190,18 @@ def read_anchor(_: Path) -> object:
     return Anchor.read(text.replace('"seq": 1', '"seq": 1e999').encode(), where="anchor")
 
 
+def read_filed(directory: Path) -> object:
+    return load_filed(directory, KeyRing.create(directory / "keys"))
+
+
 @pytest.mark.parametrize(
     "read",
-    [read_anchor, lambda _: WithdrawalList.verified(DEEP), Tombstones.load, Suppression.load],
-    ids=["anchor", "withdrawal list", "tombstones", "marks"],
+    [read_anchor, lambda _: WithdrawalList.verified(DEEP), Tombstones.load, Suppression.load, read_filed],
+    ids=["anchor", "withdrawal list", "tombstones", "marks", "requests"],
 )
 def test_a_file_made_to_break_its_reader_is_refused(read: Callable[[Path], object], tmp_path: Path) -> None:
     """Numbers that are none, and nesting without end."""
-    for name in ("current.json", "suppression.json"):
+    for name in ("current.json", "suppression.json", "requests.json"):
         (tmp_path / name).write_text(DEEP)
     with pytest.raises(CustodyError, match=r"^(?!.*Traceback).*not a"):
         read(tmp_path)
