@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -156,7 +157,17 @@ def test_a_run_that_was_stopped_loses_nothing_and_asks_nobody_twice(
 ) -> None:
     """What was appended before stands; the rest is asked by the next run."""
     monkeypatch.setattr(stage, "CHUNK", 8)
-    stopped = Captioning(home, lambda done, total, note="": _stop(done, note))
+    stopped = Captioning(home)
+    append, chunks = stopped._append, 0
+
+    def cut_off(*given: Any) -> None:
+        nonlocal chunks
+        chunks += 1
+        if chunks == 2:
+            raise KeyboardInterrupt
+        append(*given)
+
+    monkeypatch.setattr(stopped, "_append", cut_off)
     with pytest.raises(KeyboardInterrupt):
         stopped.do(0)
     [(before,)] = ask(home, "SELECT count(*) FROM caption WHERE score IS NOT NULL")
@@ -165,11 +176,6 @@ def test_a_run_that_was_stopped_loses_nothing_and_asks_nobody_twice(
     assert ask(home, "SELECT count(*), count(DISTINCT content_sha256) FROM caption WHERE score IS NOT NULL") == [
         (21, 21)
     ]
-
-
-def _stop(done: int, note: str) -> None:
-    if note.startswith("caption") and done:
-        raise KeyboardInterrupt
 
 
 def test_a_text_under_a_tombstone_is_never_given_though_the_index_knows_it(home: Home, tmp_path: Path) -> None:
