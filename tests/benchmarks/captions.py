@@ -1,9 +1,16 @@
 """Captions on Debian's clip art, as a home makes them: how many are kept, how many of those are right, what it costs.
 
-A fifth of the pairs lose their text before they reach the ledger. A CLIP of the home's own learns from the rest, is
-calibrated, and captions the fifth, as a catalogue (`unique`): out of the texts of all pairs that no picture carries,
-the right ones among them. CATALOGUE=0 lets it choose among all texts of both collections, learnt ones included. PAIRS
-makes it shorter or longer; STEPS, VIEWS, HELD_OUT and CONFIDENCE change what [clip] says. SHEET=1 draws
+A fifth of the drawings lose their text before they reach the ledger. A CLIP of the home's own learns from the rest, is
+calibrated, and captions the fifth. NAMES says of which drawings:
+
+* `once` (default): of those that share a name one, as a catalogue (`unique`): the fifth chooses out of the names that
+  no picture carries, the right ones among them. No name was ever taught. CATALOGUE=0 lets it choose among the names of
+  both collections, taught ones included, of which none but its own is right.
+* `all`: the collections as they are, several drawings with one name included, less what `custody look` takes for near
+  duplicates, and less a series of 1,375 stars. They choose among all names. This is what a home has: a text that can be
+  given is one that others use.
+
+PAIRS makes it shorter or longer; STEPS, VIEWS, HELD_OUT and CONFIDENCE change what [clip] says. SHEET=1 draws
 docs/captions.png anew: 40 public-domain drawings, right and wrong.
 """
 
@@ -30,9 +37,11 @@ from flows.stages.caption import Captioning, train_captioner
 from flows.stages.captioning.calibration import answers_of, calibrated, calibrating_pairs, says_the_same
 from flows.stages.captioning.models import CaptionerChoice, KeptFrom
 from flows.stages.decide import decide
+from flows.stages.look import look
 from flows.terminal import silent
 from tests.benchmarks.clipart import Clipart, openclipart, readable, tuxpaint
 from tests.benchmarks.table import Table
+from tests.builders import policy_without
 from tests.flows.sealable import sealable_home
 from training.calibration import choose_threshold
 
@@ -41,12 +50,15 @@ HELD_OUT = int(os.environ.get("HELD_OUT", "0"))  # 0: a sixth of the pairs
 STEPS, VIEWS = int(os.environ.get("STEPS", "400")), int(os.environ.get("VIEWS", "1"))
 CONFIDENCE = float(os.environ.get("CONFIDENCE", "0.95"))
 PROMISED = (0.9, 0.8, 0.7, 0.6, 0.5)  # precisions that a cut has to prove
-CATALOGUE = os.environ.get("CATALOGUE", "1") == "1"
+NAMES = os.environ.get("NAMES", "once")
+CATALOGUE = NAMES == "once" and os.environ.get("CATALOGUE", "1") == "1"
+SERIES = "/stars/"  # one name, and each like the next
 SIZE = 256
 SHEET = Path(__file__).resolve().parent.parent.parent / "docs" / "captions.png"
 _CAPTIONS = """
 SELECT content_sha256, caption, score, state FROM caption WHERE caption_origin = 'clip-retrieval' ORDER BY score DESC
 """
+_STOOD_FOR = "SELECT count(*) FROM latest_decision WHERE rule = 'duplicate' AND verdict = 'defer'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,17 +101,23 @@ def run() -> Table:
         assert captioning.choice.run_dir is not None
         retrieval = read_retrieval(captioning.choice.run_dir)
         found = calibrated(home, captioning.choice, silent)
+        with home.ledger(readonly=True) as ledger:
+            ((stood_for,),) = ledger.query(_STOOD_FOR)
         promised = _promised(home, captioning.choice, given)
     if os.environ.get("SHEET"):
         size = sheet(given, SHEET)
         sys.stderr.write(f"{SHEET}: {size:,} bytes\n")
+    taught = {normalised_text(pair.text) for n, (pair, _) in enumerate(pairs) if n % 5}
+    shared = sum(normalised_text(g.clipart.text) in taught for g in given) / max(len(given), 1)
+    copies = f", {stood_for:,} of them left out as near duplicates" if NAMES == "all" else ""
     reached = "reached" if found.reached else f"not reached, {found.lower_bound:.0%} proven at best"
     above = [
-        f"{len(pairs):,} pairs of openclipart and tuxpaint; {len(given)} of those that had lost their text wait for "
-        f"nothing else. {summary.bank:,} texts may be chosen. The CLIP: held-out R@1 {retrieval.r_at_1:.1%}, R@5 "
-        f"{retrieval.r_at_5:.1%} over {retrieval.heldout_pairs} pairs; 9 in 10 at {found.confidence:.0%} confidence "
-        f"{reached} (criterion: {found.criterion}, threshold {found.threshold:.3f}, {found.calibration_kept} kept of "
-        f"{found.calibration_pairs}; measured in fifths {found.measured_kept} kept and {found.precision:.1%} right).",
+        f"{len(pairs):,} pairs of openclipart and tuxpaint{copies}; {len(given)} of those that had lost their text "
+        f"wait for nothing else, {shared:.0%} have a name that others have, too. {summary.bank:,} texts may be chosen. "
+        f"The CLIP: held-out R@1 {retrieval.r_at_1:.1%}, R@5 {retrieval.r_at_5:.1%} over {retrieval.heldout_pairs} "
+        f"pairs; 9 in 10 at {found.confidence:.0%} confidence {reached} (criterion: {found.criterion}, threshold "
+        f"{found.threshold:.3f}, {found.calibration_kept} kept of {found.calibration_pairs}; measured in fifths "
+        f"{found.measured_kept} kept and {found.precision:.1%} right).",
         f"Training {trained:.0f} s; captioning {first:.1f} s ({len(given) / first:.0f}/s with the texts' embedding and "
         f"judging); the same again, with nothing new: {second:.2f} s, {second / first:.1%} of the first.",
     ]
@@ -137,9 +155,12 @@ def _row(cut: str, kept: Sequence[Given], asked: int) -> tuple[str, ...]:
 
 
 def _named() -> list[Clipart]:
-    """Both collections in an order that follows nothing, each text once."""
+    """Both collections in an order that follows nothing, each text once where NAMES says so."""
+    ordered = sorted([*openclipart(), *tuxpaint()], key=lambda c: hashlib.sha256(c.name.encode()).digest())
+    if NAMES == "all":
+        return [clipart for clipart in ordered if SERIES not in f"/{clipart.name}"]
     once: dict[str, Clipart] = {}
-    for clipart in sorted([*openclipart(), *tuxpaint()], key=lambda c: hashlib.sha256(c.name.encode()).digest()):
+    for clipart in ordered:
         once.setdefault(normalised_text(clipart.text), clipart)
     return list(once.values())
 
@@ -169,8 +190,12 @@ def _home(place: Path, everything: Sequence[Clipart], pairs: Sequence[tuple[Clip
         lambda n: encode_jpeg(pairs[n][1]),
         alt=lambda n: pairs[n][0].text if n % 5 else None,
         settings_text=text,
+        policy_text=None if NAMES == "once" else policy_without("quality", "safety"),
+        looked_at=NAMES == "once",
     )
     decide(home)
+    if NAMES == "all":
+        look(home)
     return home
 
 

@@ -24,6 +24,7 @@ from flows.stages import caption as stage
 from flows.stages.caption import Captioning
 from flows.stages.captioning import calibration
 from flows.stages.captioning.bank import bank_path, build_bank
+from flows.stages.captioning.models import CaptionerChoice
 from flows.stages.decide import decide
 from flows.stages.inspection import captions as inspected
 from flows.stages.seal import seal
@@ -318,6 +319,22 @@ def test_a_text_counts_for_a_pair_only_if_others_vouch_for_it() -> None:
     assert not there(Proposal(text, 0.5), "a.example", 3)
     assert there(Proposal(text, 0.5), "a.example", 2)
     assert there(Proposal(listed, 0.5), "a.example", 3)
+
+
+def test_in_a_catalogue_a_picture_is_offered_its_own_text_and_no_more_than_the_bank_has(made: Home) -> None:
+    """With more pairs to measure on than texts in the bank, each picture gets a part of theirs, its own among them."""
+    pairs = [calibration.CalibratingPair(f"{n}", f"{shown(n)} {n}", "a.example", jpeg_of(n)) for n in range(10)]
+    own = calibration._OwnTexts(CaptionerChoice(made), pairs, bank=4)
+    assert own.offered == 4
+    at_once = list(own.nearest([pair.picture for pair in pairs], 0, 8))
+    assert [len(offered) for offered in at_once] == [4, 3, 3, 4, 3, 3, 4, 3, 3, 4]
+    for pair, offered in zip(pairs, at_once, strict=True):
+        assert pair.text in {proposal.text.text for proposal in offered}
+        assert [p.cosine for p in offered] == sorted((p.cosine for p in offered), reverse=True)
+    later = list(own.nearest([pair.picture for pair in pairs[7:]], 7, 8))
+    assert [[p.text.text for p in offered] for offered in later] == [
+        [p.text.text for p in offered] for offered in at_once[7:]
+    ]
 
 
 @pytest.mark.parametrize(

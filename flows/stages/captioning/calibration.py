@@ -3,8 +3,9 @@
 Allowed pairs with a text of their own are captioned as if they had none. What may be chosen is what may be chosen for
 a picture without a text: a text of the bank counts for a pair only if it would be there without the pair's own site.
 In a catalogue (`unique`), where the right text of every picture is among the offered ones, the pairs' own are offered
-in the place of as many others. Chosen is the lowest score from which on the answers prove the precision that [clip]
-asks for; what that is worth is measured on each fifth of the pairs by the score that the other four choose.
+in the place of as many others, a part of them where they are more than the bank holds. Chosen is the lowest score from
+which on the answers prove the precision that [clip] asks for; what that is worth is measured on each fifth of the pairs
+by the score that the other four choose.
 
 An answer that was found is right if it is the pair's own, word for word. Where that proves nothing, it is right as far
 as it goes if it is the same but for what qualifies it ("flag: Oman" for "flag: Norway"): then no more than that is
@@ -38,8 +39,9 @@ if TYPE_CHECKING:
     from flows.stages.captioning.models import CaptionerChoice
 
 FILE = "calibration.json"
-# At 95 % confidence 9 in 10 takes 29 captions without an error, and not all are kept.
-FEWEST_PAIRS, MOST_PAIRS = 100, 1_000
+# At 95 % confidence 9 in 10 takes 29 captions without an error, 103 with five, and a small CLIP may be that sure of one
+# picture in thirty. So many cost half a minute a model on one core.
+FEWEST_PAIRS, MOST_PAIRS = 100, 4_000
 FOLDS = 5
 _LEAST_SHARE = 1 / 64
 CHUNK = 128
@@ -103,12 +105,19 @@ class Calibration:
 
 @dataclass(frozen=True, slots=True)
 class CalibratingPair:
-    """An allowed pair with a text of its own. `site`: the registrable domain of its page."""
+    """An allowed pair with a text of its own. `site`: the registrable domain of its page. `kept`: its stored pixels."""
 
     key: str
     text: str
     site: str
-    picture: Rgb
+    kept: bytes
+
+    @property
+    def picture(self) -> Rgb:
+        """[H, W, 3], decoded anew each time: of thousands of pairs only the files are held."""
+        from curation.images import decode
+
+        return decode(self.kept)
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +208,7 @@ def measure(home: Home, choice: CaptionerChoice, pairs: Sequence[CalibratingPair
     return Calibration(
         model_digest=captioner.digest,
         bank_digest=captioner.bank_digest,
-        bank_size=max(bank, len(pairs)) if unique else bank,
+        bank_size=bank,
         unique=home.settings.captions.unique,
         occurrences=occurrences,
         phrase_bytes=phrase_bytes,
@@ -239,10 +248,10 @@ def answers_of(
     """What the captioner says of each pair's picture, of the texts that may be chosen for it."""
     from curation.captions import PROPOSED
 
-    own = _OwnTexts(choice, pairs) if unique else None
     # In a catalogue the pairs' own texts take the places of others: as many are offered as will be.
     bank = len(getattr(captioner, "bank", ()))
-    share = max(0.0, 1 - len(pairs) / max(bank, 1)) if unique else 1.0
+    own = _OwnTexts(choice, pairs, bank) if unique else None
+    share = 1.0 if own is None else max(0.0, 1 - own.offered / max(bank, 1))
 
     # So many proposals that the best of those that stay are among them.
     top = min(max(bank, PROPOSED), round(PROPOSED / max(share, _LEAST_SHARE)))
@@ -257,7 +266,7 @@ def answers_of(
         chunk = pairs[start : start + CHUNK]
         pictures = [pair.picture for pair in chunk]
         proposed = captioner.propose(pictures, top)
-        offered = own.nearest(pictures, PROPOSED) if own is not None else [()] * len(chunk)
+        offered = own.nearest(pictures, start, PROPOSED) if own is not None else [()] * len(chunk)
         for pair, proposals, theirs in zip(chunk, proposed, offered, strict=True):
             left = [p for p in proposals if _is_there_without(p, pair.site, min_origins) and stays(p.text.text)]
             left = sorted((*left, *theirs), key=lambda proposal: -proposal.cosine)
@@ -276,19 +285,29 @@ def _is_there_without(proposal: Proposal, site: str, min_origins: int) -> bool:
 
 
 class _OwnTexts:
-    """The pairs' own texts, as a bank beside the bank."""
+    """The pairs' own texts, as a bank beside the bank: a part of them, the pair's own among them, for each picture.
 
-    def __init__(self, choice: CaptionerChoice, pairs: Sequence[CalibratingPair]) -> None:
+    They are parted so that no picture is offered more texts than there are in the bank: `offered`, or one less.
+    """
+
+    def __init__(self, choice: CaptionerChoice, pairs: Sequence[CalibratingPair], bank: int) -> None:
         self._clip, self._pairs = choice.loaded.clip, pairs
         self._texts: Embeddings = self._clip.encode_texts([pair.text for pair in pairs])
+        self._parts = -(-len(pairs) // max(bank, 1))
+        self.offered = -(-len(pairs) // self._parts)
 
-    def nearest(self, pictures: Sequence[Rgb], top: int) -> Iterator[tuple[Proposal, ...]]:
+    def nearest(self, pictures: Sequence[Rgb], first: int, top: int) -> Iterator[tuple[Proposal, ...]]:
+        """The nearest `top` own texts that are offered to each of the pictures of pair `first` and those after it."""
         from curation.caption_bank import LIST, BankText
         from curation.captions import Proposal
 
-        for cosines in self._clip.encode_images(pictures) @ self._texts.T:
+        for number, picture in enumerate(self._clip.encode_images(pictures), first):
+            there = np.arange(number % self._parts, len(self._pairs), self._parts)
+            cosines = self._texts[there] @ picture
             best = np.argsort(-cosines, kind="stable")[:top]
-            yield tuple(Proposal(BankText(self._pairs[i].text, (), LIST, ()), float(cosines[i])) for i in best.tolist())
+            yield tuple(
+                Proposal(BankText(self._pairs[there[i]].text, (), LIST, ()), float(cosines[i])) for i in best.tolist()
+            )
 
 
 def _fits(known: Calibration, home: Home, choice: CaptionerChoice) -> bool:
@@ -327,9 +346,11 @@ def calibrating_pairs(home: Home, choice: CaptionerChoice) -> list[CalibratingPa
         if tombstones.covers_content(sha) or tombstones.covers_sample(key):
             continue
         try:
-            pairs.append(CalibratingPair(key, text, site_of(host_of(page_url or "")), decode(store.get(sha))))
+            kept = store.get(sha)
+            decode(kept)
         except CustodyError:
             continue  # its pixels are not kept, or no picture any more
+        pairs.append(CalibratingPair(key, text, site_of(host_of(page_url or "")), kept))
     return pairs
 
 
