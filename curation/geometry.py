@@ -5,7 +5,9 @@ looked for (one of the eight orientations, a scale, an offset), refined to a fra
 held against each other block by block. What a copy may differ by is no fixed number: both pictures are compressed as
 strongly as their difference suggests, at the size of the smaller one, and what that does to a block is what the block
 may differ by. So a copy of 72 pixels at JPEG quality 10 is one, while another emoji with the same face but for its
-mouth differs in some blocks where compression does nothing.
+mouth differs in some blocks where compression does nothing. Where that leaves doubt the one is compressed as the other
+seems to have been, on the other's own grid of blocks: what a coder made of a picture is then known almost exactly, by
+the colour that it rounded, and what it did not make is no copy.
 
 Alignment: Lucas and Kanade (IJCAI 1981), affine, with gain and bias (Baker and Matthews, IJCV 2004).
 """
@@ -14,7 +16,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
@@ -58,6 +60,18 @@ MUCH_SMALLER: Final = 0.45
 MAX_SHIFT_REDUCED: Final = 1.8
 MAX_SHIFT_COLOUR_REDUCED: Final = 1.1
 MAX_CAST_UNEXPLAINED: Final = 4.0  # where no compression explains well what they differ by
+# Coding one picture as the other was explains them, if it leaves so much of what they differ by at most. Shares of what
+# that coding does to a block and to the mean of a window, as above: brightness, colour, and of colour in levels.
+EXPLAINED: Final = 0.8
+RECODED_WORST: Final = (2.2, 1.7)
+RECODED_SHIFT: Final = (2.3, 1.9)
+RECODED_CAST: Final = 9.0
+RECODED_TYPICAL: Final = (1.3, 0.9)
+# Beyond these the difference is no coder's, though it is small.
+DOUBTED_WORST: Final = (2.6, 2.4)
+DOUBTED_SHIFT: Final = (2.6, 2.4)
+DOUBTED_QUALITY: Final = 50  # what is alike without so strong a compression is not doubted
+NEARLY: Final = 2.2  # by how many times the bounds of colour may be exceeded by what recoding may still explain
 # Where words lie over a picture: the share of blocks that may differ; of the others, the share that must have texture;
 # and the compression, since what is left of a small or spoilt picture does not tell words from another mouth.
 MAX_OVERLAID: Final = 0.14
@@ -364,11 +378,24 @@ class Comparison:
 
 def same(one: Sketch, other: Sketch) -> Comparison | None:
     """How the second shows the first, where the two are one picture; None where they are not, or nothing says so."""
-    return next((found for found in comparisons(one, other) if _is_copy(found)), None)
+    for laid in _laid_over(one, other):
+        recoded: _Recoded | None = None
+        for found in _held(laid):
+            copy = _is_copy(found)
+            plain = copy and (found.quality > DOUBTED_QUALITY or found.overlaid > 0 or found.reduced < _SMALLER_ONCE)
+            # A brightness that was made equal is not what the coder saw.
+            if plain or not (copy or _is_nearly(found)) or found.gain != 1:
+                if copy:
+                    return found
+                continue
+            recoded = recoded or _recoded(laid)
+            if (copy and not recoded.denies()) or (not copy and recoded.confirms()):
+                return found
+    return None
 
 
-def _is_copy(found: Comparison) -> bool:
-    """Nowhere do they differ by more than recompression explains."""
+def _is_copy(found: Comparison, colours: float = 1.0) -> bool:
+    """Nowhere do they differ by more than recompression explains; in colour by no more than `colours` times that."""
     return (
         found.textured >= MIN_TEXTURED
         and max(found.overlap) >= MIN_OVERLAP[0]
@@ -378,13 +405,18 @@ def _is_copy(found: Comparison) -> bool:
         and found.correlation >= MIN_CORRELATION
         and found.quality > 0
         and found.worst <= _bound(WORST, found.typical)
-        and found.worst_colour <= _bound(WORST_COLOUR, found.typical_colour)
+        and found.worst_colour <= colours * _bound(WORST_COLOUR, found.typical_colour)
         and found.shift <= _bound(SHIFT, found.typical)
-        and found.shift_colour <= _bound(SHIFT_COLOUR, found.typical_colour)
-        and found.cast <= _most_cast(found)
+        and found.shift_colour <= colours * _bound(SHIFT_COLOUR, found.typical_colour)
+        and found.cast <= colours * _most_cast(found)
         and (found.reduced > MUCH_SMALLER or _keeps_its_means(found))
         and not found.severed
     )
+
+
+def _is_nearly(found: Comparison) -> bool:
+    """It is a copy but for a colour that a strong compression may have rounded."""
+    return found.overlaid == 0 and _is_copy(found, NEARLY)
 
 
 def _most_cast(found: Comparison) -> float:
@@ -401,8 +433,24 @@ def _bound(line: tuple[float, float], typical: float) -> float:
     return line[0] + line[1] * min(typical, _FITS)
 
 
+@dataclass(frozen=True, slots=True)
+class _Laid:
+    """Two pictures, one laid over the other: `mapping` takes fine pixels of the first to those of the second."""
+
+    one: Sketch
+    other: Sketch
+    mapping: Affine
+    correlation: float
+    orientation: int
+
+
 def comparisons(one: Sketch, other: Sketch) -> Iterator[Comparison]:
     """The two laid over each other in the likeliest ways."""
+    for laid in _laid_over(one, other):
+        yield from _held(laid)
+
+
+def _laid_over(one: Sketch, other: Sketch) -> Iterator[_Laid]:
     side = min(math.sqrt(one.native[0] * one.native[1]), math.sqrt(other.native[0] * other.native[1]))
     one, other = _as_seen_at(one, side), _as_seen_at(other, side)
     tried: list[Affine] = []
@@ -416,9 +464,8 @@ def comparisons(one: Sketch, other: Sketch) -> Iterator[Comparison]:
             continue
         tried.append(mapping)
         mapping, score = _aligned(one.luma, other.luma, _rescaled(mapping, 1 / r1, 1 / r2), 6)
-        if score < 0.85:
-            continue
-        yield from _held(one, other, mapping, score, guess.orientation)
+        if score >= 0.85:
+            yield _Laid(one, other, mapping, score, guess.orientation)
 
 
 def _as_seen_at(picture: Sketch, side: float) -> Sketch:
@@ -443,8 +490,9 @@ def _shrunk_to(plane: Plane, side: float) -> Plane:
     return np.asarray(back, np.float32)
 
 
-def _held(one: Sketch, other: Sketch, mapping: Affine, score: float, orientation: int) -> Iterator[Comparison]:
+def _held(laid: _Laid) -> Iterator[Comparison]:
     """The two block by block, with their brightness as it is, and made equal."""
+    one, other, mapping = laid.one, laid.other, laid.mapping
     # In the pixels of the one that shows the overlap larger: the other way pixels would be left out.
     swapped = abs(float(np.linalg.det(mapping[:, :2]))) > 1
     if swapped:
@@ -452,9 +500,7 @@ def _held(one: Sketch, other: Sketch, mapping: Affine, score: float, orientation
     size, stretch = one.size, abs(float(np.linalg.det(mapping[:, :2])))
     area = float(_inside(mapping, size, other.size).sum())
     overlap = area / (size[0] * size[1]), area * stretch / (other.size[0] * other.size[1])
-    inside = _inside(mapping, size, other.size, _EDGE)
-    edge = math.ceil(_EDGE)
-    inside[:edge] = inside[-edge:] = inside[:, :edge] = inside[:, -edge:] = False
+    inside = _well_inside(mapping, size, other.size)
     if inside.sum() < 0.2 * inside.size:
         return
     first = one.fine.astype(np.float32)
@@ -479,8 +525,8 @@ def _held(one: Sketch, other: Sketch, mapping: Affine, score: float, orientation
             return
         differing = blocks.differing()
         yield Comparison(
-            orientation=orientation,
-            correlation=score,
+            orientation=laid.orientation,
+            correlation=laid.correlation,
             overlap=overlap[::-1] if swapped else overlap,
             gain=1 / gain if swapped else gain,
             bias=-bias / gain if swapped else bias,
@@ -497,6 +543,14 @@ def _held(one: Sketch, other: Sketch, mapping: Affine, score: float, orientation
             severed=severed,
             reduced=min(1.0, *scales) / min(1.0, max(scales)),
         )
+
+
+def _well_inside(mapping: Affine, size: tuple[int, int], other: tuple[int, int]) -> npt.NDArray[np.bool_]:
+    """`_inside` without what lies along the edge of either picture."""
+    inside = _inside(mapping, size, other, _EDGE)
+    edge = math.ceil(_EDGE)
+    inside[:edge] = inside[-edge:] = inside[:, :edge] = inside[:, -edge:] = False
+    return inside
 
 
 def _is_severed(luma: Plane, overlap: npt.NDArray[np.bool_]) -> bool:
@@ -572,9 +626,7 @@ class _Blocks:
 
     def differing(self) -> _Differing:
         """By how much the second differs from the first."""
-        rest = np.where(self._inside[..., None], (self._second - self._first) @ _YCC, 0)
-        squares = (_blocks(rest)[self.counted] ** 2).mean(axis=1)
-        told = np.sqrt(np.stack([squares[:, 0], squares[:, 1:].mean(axis=1)]))  # brightness, colour: [2, blocks]
+        rest, told = self._told()
         # The strongest compression first: what that does not explain nothing does, and so it is with most.
         *better, strongest = _QUALITIES
         if max(self._typical(told, strongest)) > 1.25 * _FITS:
@@ -583,7 +635,7 @@ class _Blocks:
         typical, typical_colour = self._typical(told, quality)
         ratio = told / self._allowed(quality)
         bounds = np.array([[_bound(WORST, typical)], [_bound(WORST_COLOUR, typical_colour)]])
-        changed = (ratio > bounds).any(axis=0)
+        changed = (ratio[0] > bounds[0]) | (ratio[1] > bounds[1])
         overlaid = float(changed.mean())
         if overlaid and quality >= MIN_OVERLAID_QUALITY and self._is_overlaid(changed):
             inside = self._inside & ~self._around(changed)
@@ -593,6 +645,18 @@ class _Blocks:
         worst, worst_colour = ratio.max(axis=1, initial=0.0).tolist()
         shifts = self._shifts(rest, inside, quality)
         return _Differing(quality, typical, typical_colour, worst, worst_colour, *shifts, overlaid)
+
+    def recoded(self, quality: int) -> _Differing:
+        """The same where the first was made by a coder of that quality as the second was."""
+        rest, told = self._told()
+        worst, worst_colour = (told / self._allowed(quality)).max(axis=1, initial=0.0).tolist()
+        shifts = self._shifts(rest, self._inside, quality)
+        return _Differing(quality, *self._typical(told, quality), worst, worst_colour, *shifts)
+
+    def _told(self) -> tuple[Pixels, npt.NDArray[np.float32]]:
+        """What they differ by, [H, W, 3], and each block's in brightness and in colour, in levels, [2, blocks]."""
+        rest = np.where(self._inside[..., None], (self._second - self._first) @ _YCC, 0)
+        return rest, _by_block(rest, self.counted)
 
     def _typical(self, told: npt.NDArray[np.float32], quality: int) -> tuple[float, float]:
         """What four in five of the textured blocks differ by at most, in brightness and in colour."""
@@ -695,6 +759,12 @@ def _means(values: Pixels, inside: npt.NDArray[np.bool_], side: int) -> npt.NDAr
     return means
 
 
+def _by_block(rest: Pixels, counted: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
+    squares = (_blocks(rest)[counted] ** 2).mean(axis=1)
+    told: npt.NDArray[np.float32] = np.sqrt(np.stack([squares[:, 0], squares[:, 1:].mean(axis=1)]))
+    return told
+
+
 def _blocks(values: Pixels) -> Pixels:
     """The whole blocks of a picture, [N, pixels, channels]."""
     h, w = values.shape[0] // BLOCK_PX, values.shape[1] // BLOCK_PX
@@ -769,3 +839,117 @@ def _photometry(first: Pixels, second: Pixels) -> tuple[float, float]:
         gain = float(((x - x.mean()) * (y - y.mean())).mean() / variance)
         bias = float(y.mean() - gain * x.mean())
     return gain, bias
+
+
+# ── coding one as the other was ────────────────────────────────────────────────────────────────────────────────────
+
+# Qualities that are tried, and about the best of these their neighbours: what a coder rounds colour to changes with
+# each, the more the lower they are.
+_TRIED: Final = {
+    60: (50, 55, 70, 80),
+    40: (33, 36, 45, 50),
+    28: (24, 26, 30, 33),
+    20: (17, 18, 22, 24),
+    14: (12, 13, 15, 16),
+    10: (8, 9, 11, 12),
+}
+
+
+class _Recoded:
+    """What JPEG makes of one picture, `source`, on the blocks of another that it may have made of it, `coded`.
+
+    Its tables are libjpeg's, colour at half the size: other coders are not known by this, and then it says nothing.
+    """
+
+    def __init__(self, coded: Sketch, source: Sketch, mapping: Affine) -> None:
+        """`mapping`: fine pixels of the coded to those of the source."""
+        self._inside = _well_inside(mapping, coded.size, source.size)
+        self._coded = coded.fine.astype(np.float32)
+        self._native = coded.native
+        shown = _warped(Image.fromarray(source.fine), mapping, coded.size, Image.Resampling.BICUBIC)
+        beyond = ~_inside(mapping, coded.size, source.size, 0.0)
+        filled = np.where(beyond[..., None], coded.fine, shown)
+        stretch = abs(float(np.linalg.det(mapping[:, :2])))
+        scales = math.sqrt(stretch) * source.native[0] / source.size[0], coded.native[0] / coded.size[0]
+        self._scale = min(1.0, *scales)
+        self._counted = _blocks(self._inside[..., None].astype(np.float32)).mean(axis=(1, 2)) > 0.6
+        self._at_native = _resized(Image.fromarray(filled), coded.native)
+        self._plain = self._error(filled.astype(np.float32))
+        self._made: dict[int, tuple[float, Pixels]] = {}
+
+    def explained(self, *, finely: bool) -> float:
+        """The share that the best quality leaves of what they differ by."""
+        best = self._best(_TRIED)
+        if finely:
+            best = self._best((best, *_TRIED[best]))
+        return self._made[best][0] / self._plain
+
+    def differing(self) -> _Differing:
+        """By how much the coded one differs from what the best quality makes of the source."""
+        best = min(self._made, key=lambda quality: self._made[quality][0])
+        return _Blocks(self._made[best][1], self._coded, self._inside, self._scale).recoded(best)
+
+    def confirms(self) -> bool:
+        """Whether coding explains what they differ by, all of it."""
+        if self.explained(finely=True) > EXPLAINED:
+            return False
+        left = self.differing()
+        typical = left.typical <= RECODED_TYPICAL[0] and left.typical_colour <= RECODED_TYPICAL[1]
+        return typical and left.cast <= RECODED_CAST and _is_within(left, RECODED_WORST, RECODED_SHIFT)
+
+    def denies(self) -> bool:
+        """Whether coding explains most of what they differ by, and something is left that it does not."""
+        return self.explained(finely=True) <= EXPLAINED and not _is_within(
+            self.differing(), DOUBTED_WORST, DOUBTED_SHIFT
+        )
+
+    def _best(self, qualities: Collection[int]) -> int:
+        for quality in qualities:
+            if quality not in self._made:
+                made = self._at(quality)
+                self._made[quality] = self._error(made), made
+        return min(qualities, key=lambda quality: self._made[quality][0])
+
+    def _at(self, quality: int) -> Pixels:
+        held = io.BytesIO()
+        self._at_native.save(held, "JPEG", quality=quality, subsampling=2)
+        back = Image.open(held).convert("RGB")
+        return np.asarray(_resized(back, self._coded.shape[1::-1]), np.float32)
+
+    def _error(self, made: Pixels) -> float:
+        """What is left, by block and by the means of windows: the former know where the coder's blocks lie, the latter
+        what colour was rounded to, even in a picture that was made smaller since.
+        """
+        rest = np.where(self._inside[..., None], (made - self._coded) @ _YCC, 0)
+        rows, columns = (side // BLOCK_PX for side in self._inside.shape)
+        cells = _blocks(rest).mean(axis=1).reshape(rows, columns, 3)
+        windows = cells[1:, 1:] + cells[:-1, 1:] + cells[1:, :-1] + cells[:-1, :-1]
+        by_block = float(_by_block(rest, self._counted).sum(axis=0).mean())
+        return (by_block + _SAID_BY_NOTHING) * (float(np.abs(windows).mean()) / 4 + _SAID_BY_NOTHING)
+
+
+_SAID_BY_NOTHING: Final = 0.1  # levels
+
+
+def _is_within(left: _Differing, worst: tuple[float, float], shift: tuple[float, float]) -> bool:
+    return (
+        left.worst <= worst[0]
+        and left.worst_colour <= worst[1]
+        and left.shift <= shift[0]
+        and left.shift_colour <= shift[1]
+    )
+
+
+def _recoded(laid: _Laid) -> _Recoded:
+    """The likelier of the two to be what a coder made of the other."""
+    both = (
+        _Recoded(laid.other, laid.one, _inverted(laid.mapping)),
+        _Recoded(laid.one, laid.other, laid.mapping),
+    )
+    return min(both, key=lambda recoded: recoded.explained(finely=False))
+
+
+def _resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    if image.size == size:
+        return image
+    return image.resize(size, Image.Resampling.HAMMING if size[0] < image.width else Image.Resampling.BICUBIC)

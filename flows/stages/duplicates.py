@@ -34,7 +34,7 @@ Pictures = Callable[[Sequence[tuple[int, str]]], Iterator[tuple[int, Rgb]]]
 
 UNIT = 2_048  # pictures that are embedded between two files of vectors
 RECORDED_AT_ONCE = 2_000  # rows of one append: as many comparisons are lost by a kill, at most
-VERSION = "near/3"  # of order, candidates and comparison: rows of another are looked for anew
+VERSION = "near/4"  # of order, candidates and comparison: rows of another are looked for anew
 
 _KNOWN = """
 SELECT content_sha256, any_value(pdq ORDER BY batch_seq, row_no), any_value(pdq_quality ORDER BY batch_seq, row_no),

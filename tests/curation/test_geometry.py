@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageEnhance, ImageFont, ImageOps
 
-from curation.geometry import _orienting, oriented, same, sketch
+from curation.geometry import _laid_over, _orienting, _recoded, oriented, same, sketch
 from curation.images import decode
 from tests.curation.drawn import face, photo_like
 
@@ -81,6 +81,32 @@ def test_a_quarter_of_a_small_drawing_is_the_same() -> None:
     copy = np.asarray(small_face("smile").resize((18, 18), Image.Resampling.LANCZOS))
     assert compared(np.asarray(small_face("smile")), copy)
     assert not compared(np.asarray(small_face("frown")), copy)
+
+
+def signed(ground: tuple[int, int, int]) -> Image.Image:
+    """A sign of one strong colour with a dark figure on it, 76 by 104."""
+    sign = Image.new("RGB", (76, 104), "white")
+    pen = ImageDraw.Draw(sign)
+    pen.polygon(((38, 4), (72, 40), (60, 98), (16, 98), (4, 40)), ground, (30, 30, 30))
+    pen.ellipse((32, 26, 44, 38), (20, 20, 20))
+    pen.line((38, 38, 38, 66, 26, 88), (20, 20, 20), 5)
+    pen.line((38, 66, 50, 88), (20, 20, 20), 5)
+    return sign
+
+
+@pytest.mark.parametrize("quality", [10, 13, 23])
+def test_what_a_coder_made_of_a_picture_is_told_by_coding_it(quality: int) -> None:
+    """Coded as the copy was, a picture leaves little of what they differed by, whatever the quality; another one that
+    is as near by its colours is not confirmed by that.
+    """
+    original, copy = signed((250, 210, 20)), np.asarray(jpeg(signed((250, 210, 20)), quality))
+    laid = next(_laid_over(*(drawn for p in (np.asarray(original), copy) if (drawn := sketch(p)) is not None)))
+    assert _recoded(laid).confirms()
+    other = np.asarray(signed((235, 190, 60)))
+    laid = next(_laid_over(*(drawn for p in (other, copy) if (drawn := sketch(p)) is not None)))
+    assert not _recoded(laid).confirms()
+    assert compared(np.asarray(original), copy)
+    assert not compared(other, copy)
 
 
 def striped(upright: bool, *colours: tuple[int, int, int], emblem: tuple[int, int, int] | None = None) -> Image.Image:
