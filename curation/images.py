@@ -518,15 +518,21 @@ _NO_FACES = _Faces()
 _LEAST_LOOKED_PX = 16  # a side: of the least face that detectors find
 
 
+def is_too_long(size: tuple[int, int], analysis_px: int) -> bool:
+    """Whether a picture of so many pixels a side shows no face that it may have, in `analysis_px` of the longer."""
+    shorter, longer = sorted(size)
+    return max(1, round(shorter * min(1.0, analysis_px / longer))) < _LEAST_LOOKED_PX <= shorter
+
+
 def _faces(header: Header, picture: Image.Image, analyser: Analyser, analysis_px: int) -> _Faces:
     """What the detector finds in a picture as it lies in the file.
 
     A long one that has to be shrunk until no face would be left of a size that any detector finds is not looked at: to
     have seen nothing there is not to have seen that there is none.
     """
-    small = _shrunk(picture, header.size_in_file, analysis_px / max(header.size_in_file))
-    if min(small.size) < _LEAST_LOOKED_PX <= min(header.size_in_file):
+    if is_too_long(header.size_in_file, analysis_px):
         return _Faces(error=f"{header.width}x{header.height} is too long to be looked at in {analysis_px} px")
+    small = _shrunk(picture, header.size_in_file, analysis_px / max(header.size_in_file))
     return _looked(header, _turned(small, header.orientation), analyser)
 
 

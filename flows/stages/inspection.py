@@ -66,7 +66,7 @@ def fetch(home: Home, url: str) -> dict[str, Any]:
 
 
 def faces(files: Iterable[Path], home: Home | None = None) -> Iterator[dict[str, Any]]:
-    """Faces in each picture, one line a file; an unreadable one gives {"path", "error"}.
+    """Faces in each picture, one line a file; an unreadable one, or one too long to be looked at, {"path", "error"}.
 
     "faces" are those that the ruleset takes for some, from its "min_score"; what scores less is under "doubtful".
     `home`: whose [images] face_detector looks, and whose ruleset; None: the packaged ones.
@@ -75,6 +75,7 @@ def faces(files: Iterable[Path], home: Home | None = None) -> Iterator[dict[str,
         ConfigurationError: the detector's weights are missing, are others, or fit no kind that is known.
     """
     from curation.face_detection import DetectorChoice, chosen_detector
+    from curation.images import ShapeConfig, is_too_long
     from flows.stages.faces import detector_choice
     from policy.ruleset import Ruleset
 
@@ -84,11 +85,13 @@ def faces(files: Iterable[Path], home: Home | None = None) -> Iterator[dict[str,
     for file in files:
         try:
             rgb = _decode(file)
+            height, width = rgb.shape[:2]
+            if is_too_long((width, height), ShapeConfig().analysis_px):  # as a crawl: nothing seen there is not "none"
+                raise InputError(f"{width} x {height} pixels: too long to be looked at for faces", where=str(file))
             seen = detector.detect(rgb)
         except CustodyError as error:
             yield {"path": str(file), "error": error.what}
             continue
-        height, width = rgb.shape[:2]
         found, doubtful = (
             [{"box": [f.x, f.y, f.w, f.h], "score": f.score} for f in seen if (f.score < least) == is_less]
             for is_less in (False, True)

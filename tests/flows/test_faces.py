@@ -169,6 +169,14 @@ def test_inspect_faces_looks_with_the_homes_detector(make: Callable[[str], Home]
     assert "unknown-format" in unreadable["error"]
 
 
+def test_inspect_faces_says_of_a_picture_too_long_to_be_looked_at_that_it_was_not(tmp_path: Path) -> None:
+    """As in a crawl, nothing seen in a picture that is shrunk until no face is left is not "no face"."""
+    Image.new("RGB", (4000, 40), (30, 90, 90)).save(tmp_path / "banner.png")
+    (said,) = inspection.faces([tmp_path / "banner.png"])
+    assert "too long to be looked at" in said["error"]
+    assert "faces" not in said
+
+
 def test_inspect_faces_tells_what_the_ruleset_takes_for_a_face(make: Callable[[str], Home], tmp_path: Path) -> None:
     """What scores less than the rule's least is told apart from the faces, not mixed with them."""
     home = make("deny")
