@@ -52,9 +52,8 @@ def read_weights(path: Path, sha256: str, remedy: str, *, of: str = FACES) -> by
         raise ConfigurationError(what, where=str(path), remedy=expected) from error
     found = hashlib.sha256(weights).hexdigest()
     if sha256 and found != sha256:
-        raise ConfigurationError(
-            f"not the weights that are expected (sha256 {found})", where=str(path), remedy=expected
-        )
+        what = f"not the weights that are expected (sha256 {found}, expected {sha256})"
+        raise ConfigurationError(what, where=str(path), remedy=remedy)
     return weights
 
 
