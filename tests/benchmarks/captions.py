@@ -1,9 +1,9 @@
 """Captions on Debian's clip art, as a home makes them: how many are kept, how many of those are right, what it costs.
 
-A fifth of the drawings lose their text before they reach the ledger. A CLIP of the home's own learns from the rest, is
-calibrated, and captions the fifth. NAMES says of which drawings:
+A fifth of the drawings (LOSE: one in so many) lose their text before they reach the ledger. A CLIP of the home's own
+learns from the rest, is calibrated, and captions those. NAMES says of which drawings:
 
-* `once` (default): of those that share a name one, as a catalogue (`unique`): the fifth chooses out of the names that
+* `once` (default): of those that share a name one, as a catalogue (`unique`): they choose out of the names that
   no picture carries, the right ones among them. No name was ever taught. CATALOGUE=0 lets it choose among the names of
   both collections, taught ones included, of which none but its own is right.
 * `all`: the collections as they are, several drawings with one name included, less what `custody look` takes for near
@@ -50,6 +50,7 @@ HELD_OUT = int(os.environ.get("HELD_OUT", "0"))  # 0: a sixth of the pairs
 STEPS, VIEWS = int(os.environ.get("STEPS", "400")), int(os.environ.get("VIEWS", "1"))
 CONFIDENCE = float(os.environ.get("CONFIDENCE", "0.95"))
 PROMISED = (0.9, 0.8, 0.7, 0.6, 0.5)  # precisions that a cut has to prove
+LOSE = int(os.environ.get("LOSE", "5"))
 NAMES = os.environ.get("NAMES", "once")
 CATALOGUE = NAMES == "once" and os.environ.get("CATALOGUE", "1") == "1"
 SERIES = "/stars/"  # one name, and each like the next
@@ -107,7 +108,7 @@ def run() -> Table:
     if os.environ.get("SHEET"):
         size = sheet(given, SHEET)
         sys.stderr.write(f"{SHEET}: {size:,} bytes\n")
-    taught = {normalised_text(pair.text) for n, (pair, _) in enumerate(pairs) if n % 5}
+    taught = {normalised_text(pair.text) for n, (pair, _) in enumerate(pairs) if n % LOSE}
     shared = sum(normalised_text(g.clipart.text) in taught for g in given) / max(len(given), 1)
     copies = f", {stood_for:,} of them left out as near duplicates" if NAMES == "all" else ""
     reached = "reached" if found.reached else f"not reached, {found.lower_bound:.0%} proven at best"
@@ -188,7 +189,7 @@ def _home(place: Path, everything: Sequence[Clipart], pairs: Sequence[tuple[Clip
         place / "home",
         len(pairs),
         lambda n: encode_jpeg(pairs[n][1]),
-        alt=lambda n: pairs[n][0].text if n % 5 else None,
+        alt=lambda n: pairs[n][0].text if n % LOSE else None,
         settings_text=text,
         policy_text=None if NAMES == "once" else policy_without("quality", "safety"),
         looked_at=NAMES == "once",
@@ -206,7 +207,7 @@ def _given(home: Home, pairs: Sequence[tuple[Clipart, Rgb]]) -> list[Given]:
         rows = ledger.query(_CAPTIONS)
     number = {sha: n for n, sha in enumerate(contents)}
     return [Given(*pairs[number[sha]], text, score, state == "kept") for sha, text, score, state in rows
-            if number[sha] % 5 == 0]  # fmt: skip
+            if number[sha] % LOSE == 0]  # fmt: skip
 
 
 # The sheet

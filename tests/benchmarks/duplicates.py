@@ -12,7 +12,7 @@ count as false, those too of which one is a crop of the other. Of none in n pair
 
 Environment: DUPLICATES_PARTS (of recall,false,hashes), DUPLICATES_EACH (pictures of each kind, default 40),
 DUPLICATES_CORPUS (pictures of each kind that are searched, default 1,500), DUPLICATES_HASHES (default 1,000,000),
-DUPLICATES_NAMES (a file for what matched).
+DUPLICATES_NAMES (a file for what matched), DUPLICATES_SEED (which pictures are drawn, default 1).
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ from tests.benchmarks.table import Table
 EACH = int(os.environ.get("DUPLICATES_EACH", "40"))
 CORPUS = int(os.environ.get("DUPLICATES_CORPUS", "1500"))
 HASHES = int(os.environ.get("DUPLICATES_HASHES", "1000000"))
+SEED = int(os.environ.get("DUPLICATES_SEED", "1"))
 PLANTED = 10_000
 PHOTOGRAPHS = ("astronaut", "coffee", "chelsea", "rocket", "camera", "coins", "hubble_deep_field", "page", "moon")
 KEPT_PX = 256
@@ -60,7 +61,7 @@ PARTS = os.environ.get("DUPLICATES_PARTS", "recall,false,hashes").split(",")
 
 def run() -> Table:
     """Recall by transform and kind, pairs that matched among different pictures, hashes matched and their time."""
-    rng = random.Random(1)
+    rng = random.Random(SEED)
     rows: list[tuple[str, str, str]] = []
     if {"recall", "false"} & set(PARTS):
         kinds = {kind: list(_openable(rng.sample(files, min(len(files), CORPUS)))) for kind, files in _files().items()}
