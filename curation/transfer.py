@@ -9,12 +9,15 @@ import ctypes
 import re
 import resource
 import select
+import signal
 import socket
+import threading
 import time
 import zlib
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from functools import cache
+from types import FrameType
 from typing import TYPE_CHECKING, Protocol
 
 import pycurl  # type: ignore[import-untyped]  # it ships no types
@@ -172,6 +175,42 @@ class Caches:
             self._looked_up[origin] = -_NAME_S
 
 
+class UntilReturned:
+    """Within it a Ctrl-C waits until libcurl has returned.
+
+    What a callback of ours raises may come out as an error of libcurl's, and leave handles in an unknown state. In
+    other threads than the main one, to which signals do not come, it does nothing. It may be entered within itself.
+    """
+
+    __slots__ = ("_came", "_depth", "_handler")
+
+    def __init__(self) -> None:
+        self._depth = 0
+        self._handler: Callable[[int, FrameType | None], object] | None = None
+        self._came: tuple[int, FrameType | None] | None = None
+
+    def __enter__(self) -> None:
+        self._depth += 1
+        if self._depth == 1 and threading.current_thread() is threading.main_thread():
+            handler = signal.getsignal(signal.SIGINT)
+            if callable(handler):  # what ignores it, and what is not Python's, raises nothing
+                self._handler = handler
+                signal.signal(signal.SIGINT, self._keep)
+
+    def __exit__(self, *_: object) -> None:
+        self._depth -= 1
+        if self._depth or self._handler is None:
+            return
+        handler, self._handler = self._handler, None
+        signal.signal(signal.SIGINT, handler)
+        came, self._came = self._came, None
+        if came is not None:
+            handler(*came)
+
+    def _keep(self, number: int, frame: FrameType | None) -> None:
+        self._came = number, frame
+
+
 class Loop:
     """libcurl's multi interface on epoll (no limit on descriptors), with its easy handles kept for reuse."""
 
@@ -179,6 +218,7 @@ class Loop:
         self, config: FetchConfig, guard: Guard, resolver: Resolver | None, caches: Caches, max_connections: int
     ) -> None:
         give_large_blocks_back()
+        self.until_returned = UntilReturned()
         self.config, self.guard, self.resolver, self.caches = config, guard, resolver, caches
         self.active: dict[pycurl.Curl, Transfer] = {}
         self.quieted: list[Transfer] = []  # those that fell quiet in the last `wait`
@@ -204,13 +244,15 @@ class Loop:
         transfer = self._free.pop() if self._free else Transfer(self)
         transfer.begin(errand, now)
         self.active[transfer.easy] = transfer
-        self._multi.add_handle(transfer.easy)
+        with self.until_returned:
+            self._multi.add_handle(transfer.easy)
         return transfer
 
     def release(self, transfer: Transfer) -> None:
         """Take a transfer out of the loop; an unfinished one loses its connection."""
         del self.active[transfer.easy]
-        self._multi.remove_handle(transfer.easy)
+        with self.until_returned:
+            self._multi.remove_handle(transfer.easy)
         if not transfer.connected:
             self.caches.distrust(transfer.errand.origin)
         if transfer.paused_at is not None and transfer in self._paused:
@@ -245,16 +287,18 @@ class Loop:
         if self._timer is not None:
             timeout = min(timeout, max(0.0, self._timer - time.monotonic()))
         self.was_woken = False
-        for descriptor, events in self._epoll.poll(timeout):
-            if descriptor == self._waker:
-                self.was_woken = True
-                continue
-            readable = _CSELECT_IN if events & _READABLE else 0
-            writable = _CSELECT_OUT if events & _WRITABLE else 0
-            self._multi.socket_action(descriptor, readable | writable)
-        if self._timer is not None and time.monotonic() >= self._timer:
-            self._timer = None
-            self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
+        ready = self._epoll.poll(timeout)
+        with self.until_returned:
+            for descriptor, events in ready:
+                if descriptor == self._waker:
+                    self.was_woken = True
+                    continue
+                readable = _CSELECT_IN if events & _READABLE else 0
+                writable = _CSELECT_OUT if events & _WRITABLE else 0
+                self._multi.socket_action(descriptor, readable | writable)
+            if self._timer is not None and time.monotonic() >= self._timer:
+                self._timer = None
+                self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
         return self._collect() + self._looked_at(clock.now())
 
     def reserve(self, transfer: Transfer, size: int) -> bool:
@@ -295,7 +339,8 @@ class Loop:
         for transfer in self._free:
             transfer.easy.close()
         self._free.clear()
-        self._multi.close()
+        with self.until_returned:
+            self._multi.close()
         self._epoll.close()
 
     def _collect(self) -> list[Transfer]:
@@ -462,7 +507,8 @@ class Transfer:
             waited, self.paused_at = now - self.paused_at, None
             self.started, self.window_start = self.started + waited, self.window_start + waited
             try:
-                self.easy.pause(pycurl.PAUSE_CONT)
+                with self.loop.until_returned:
+                    self.easy.pause(pycurl.PAUSE_CONT)
             except pycurl.error:
                 # Our own write callback refused what libcurl had held back, and has said why; the next look ends it.
                 self.stopped = self.stopped or ("reset", "it could not be gone on with")

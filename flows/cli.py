@@ -20,7 +20,7 @@ import click
 from flows.commands import Commands, common, open_home, progress_bar
 from flows.removal_cli import removal
 from flows.terminal import answer, counted, escape, print_json, print_json_list, print_table, say
-from policy.errors import CustodyError, InputError, StorageError
+from policy.errors import CustodyError, InputError, StorageError, is_interrupt
 
 if TYPE_CHECKING:
     pass
@@ -55,7 +55,9 @@ def _explained() -> Iterator[None]:
         remedy = "Make room or give access, then run the same command again: nothing that was complete is lost"
         what, where = error.strerror or "cannot be read or written", str(error.filename or "the home")
         _fail(StorageError(what, where=where, remedy=remedy))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, RuntimeError) as error:
+        if not is_interrupt(error):
+            raise
         say("\ncustody: interrupted. Run the same command again and it goes on where it stopped.")
         sys.exit(130)
 

@@ -36,7 +36,7 @@ from prefect.artifacts import (
 from prefect.cache_policies import NO_CACHE
 
 from flows.terminal import Progress, silent
-from policy.errors import BusyError
+from policy.errors import BusyError, is_interrupt
 
 if TYPE_CHECKING:
     from flows.home import Home
@@ -187,6 +187,8 @@ def _discreet(function: Callable[P, R]) -> Callable[P, R]:
         except StepFailedError:
             raise
         except Exception as error:
+            if is_interrupt(error):
+                raise KeyboardInterrupt from None
             raise StepFailedError(error) from None
 
     return wrapper

@@ -64,3 +64,8 @@ class RefusedError(CustodyError):
     """Policy says no."""
 
     exit_code = 1
+
+
+def is_interrupt(error: BaseException) -> bool:
+    """Whether somebody pressed Ctrl-C: one that falls into a query comes out of DuckDB as a RuntimeError."""
+    return isinstance(error, KeyboardInterrupt) or isinstance(error.__cause__, KeyboardInterrupt)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import signal
 import socket
 import threading
 import zlib
@@ -16,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from curation.fetch import FetchConfig, Fetched, Fetcher, Request, open_gate, validators
-from curation.transfer import Caches, Transfer
+from curation.transfer import Caches, Loop, Transfer
 from policy.errors import ConfigurationError, InputError, RefusedError
 from tests.curation.loopback import (
     Answer,
@@ -874,3 +875,29 @@ def test_fetches_may_nest() -> None:
         ]
         one.close()
     assert bodies == [(b"a", b"b")] * 2
+
+
+# ── an interrupt ───────────────────────────────────────────────────────────────────────────────────────────────────
+@pytest.mark.parametrize(
+    ("of", "callback"),
+    [
+        *((Transfer, "_open_socket"), (Transfer, "_before_request"), (Transfer, "_on_body")),
+        *((Loop, "_watch"), (Loop, "_set_timer")),
+    ],
+)
+def test_ctrl_c_within_a_callback_is_not_lost(of: type, callback: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An interrupt waits until libcurl has returned, and is raised then; it never becomes an error of libcurl's."""
+    called, before = getattr(of, callback), signal.getsignal(signal.SIGINT)
+
+    def interrupted(*given: object) -> object:
+        monkeypatch.setattr(of, callback, called)
+        os.kill(os.getpid(), signal.SIGINT)
+        return called(*given)
+
+    with serving({"/": response(b"body")}) as server:
+        asking = fetcher(server, deadline_s=2.0)
+        monkeypatch.setattr(of, callback, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            asking.fetch(Request(server.url("/"), "image"))
+        assert signal.getsignal(signal.SIGINT) is before
+        asking.close()

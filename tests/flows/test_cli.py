@@ -8,17 +8,20 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
 import click
+import duckdb
 import pytest
 from click.testing import CliRunner, Result
 
-from flows.cli import cli
+from flows.cli import _explained, cli
 from flows.home import Home
 from flows.settings import DEFAULT_TEXT
+from flows.steps import _discreet
 from flows.terminal import counted, escape, plain, print_json, print_table
 from tests.builders import replaced
 
@@ -164,10 +167,29 @@ def test_ctrl_c_is_one_line(home: Home) -> None:
             os.killpg(process.pid, signal.SIGINT)
             out, err = process.communicate(timeout=60)
             connection.close()
-    assert (process.returncode, out) == (130, "")
+    assert (process.returncode, out) == (130, ""), err
     assert err.splitlines()[-1].startswith("custody: interrupted. Run the same command again")
     assert "Traceback" not in err
     assert len(list(home.crawls_path.glob("*/plan.json"))) == 1
+
+
+def test_ctrl_c_within_a_query_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """DuckDB makes an error of its own of an interrupt that falls into a query: it ends as any other."""
+    soon = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+    soon.start()
+    with pytest.raises(SystemExit) as ended, _explained(), duckdb.connect() as connection:
+        connection.execute("SELECT count(*) FROM range(1_000_000_000_000) AS t(i) WHERE hash(i) % 7 = 3")
+    assert ended.value.code == 130
+    assert capsys.readouterr().err.splitlines()[-1].startswith("custody: interrupted.")
+    with pytest.raises(RuntimeError, match="another one"), _explained():
+        raise RuntimeError("another one")
+    assert capsys.readouterr().err == ""
+    with pytest.raises(KeyboardInterrupt):
+        _discreet(lambda: _raised(RuntimeError("Query interrupted"), KeyboardInterrupt()))()
+
+
+def _raised(error: Exception, cause: BaseException) -> None:
+    raise error from cause
 
 
 def test_the_home_is_found_by_option_environment_and_folder(home: Home) -> None:
