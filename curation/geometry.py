@@ -5,9 +5,9 @@ looked for (one of the eight orientations, a scale, an offset), refined to a fra
 held against each other block by block. What a copy may differ by is no fixed number: both pictures are compressed as
 strongly as their difference suggests, at the size of the smaller one, and what that does to a block is what the block
 may differ by. So a copy of 72 pixels at JPEG quality 10 is one, while another emoji with the same face but for its
-mouth differs in some blocks where compression does nothing. Where that leaves doubt the one is compressed as the other
-seems to have been, on the other's own grid of blocks: what a coder made of a picture is then known almost exactly, by
-the colour that it rounded, and what it did not make is no copy.
+mouth differs in some blocks where compression does nothing.Where only the colour differs by more, the one is
+compressed as the other seems to have been, on the other's own grid of blocks: what a coder made of a picture is then
+known almost exactly, by the colour that it rounded.
 
 Alignment: Lucas and Kanade (IJCAI 1981), affine, with gain and bias (Baker and Matthews, IJCV 2004).
 """
@@ -67,10 +67,6 @@ RECODED_WORST: Final = (2.2, 1.7)
 RECODED_SHIFT: Final = (2.3, 1.9)
 RECODED_CAST: Final = 9.0
 RECODED_TYPICAL: Final = (1.3, 0.9)
-# Beyond these the difference is no coder's, though it is small.
-DOUBTED_WORST: Final = (2.6, 2.4)
-DOUBTED_SHIFT: Final = (2.6, 2.4)
-DOUBTED_QUALITY: Final = 50  # what is alike without so strong a compression is not doubted
 NEARLY: Final = 2.2  # by how many times the bounds of colour may be exceeded by what recoding may still explain
 # Where words lie over a picture: the share of blocks that may differ; of the others, the share that must have texture;
 # and the compression, since what is left of a small or spoilt picture does not tell words from another mouth.
@@ -381,16 +377,13 @@ def same(one: Sketch, other: Sketch) -> Comparison | None:
     for laid in _laid_over(one, other):
         recoded: _Recoded | None = None
         for found in _held(laid):
-            copy = _is_copy(found)
-            plain = copy and (found.quality > DOUBTED_QUALITY or found.overlaid > 0 or found.reduced < _SMALLER_ONCE)
-            # A brightness that was made equal is not what the coder saw.
-            if plain or not (copy or _is_nearly(found)) or found.gain != 1:
-                if copy:
-                    return found
-                continue
-            recoded = recoded or _recoded(laid)
-            if (copy and not recoded.denies()) or (not copy and recoded.confirms()):
+            if _is_copy(found):
                 return found
+            # A brightness that was made equal is not what the coder saw.
+            if found.gain == 1 and _is_nearly(found):
+                recoded = recoded or _recoded(laid)
+                if recoded.confirms():
+                    return found
     return None
 
 
@@ -896,12 +889,6 @@ class _Recoded:
         left = self.differing()
         typical = left.typical <= RECODED_TYPICAL[0] and left.typical_colour <= RECODED_TYPICAL[1]
         return typical and left.cast <= RECODED_CAST and _is_within(left, RECODED_WORST, RECODED_SHIFT)
-
-    def denies(self) -> bool:
-        """Whether coding explains most of what they differ by, and something is left that it does not."""
-        return self.explained(finely=True) <= EXPLAINED and not _is_within(
-            self.differing(), DOUBTED_WORST, DOUBTED_SHIFT
-        )
 
     def _best(self, qualities: Collection[int]) -> int:
         for quality in qualities:
