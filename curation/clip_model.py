@@ -229,6 +229,14 @@ def load_clip(spec: ClipSpec, device: str = "cpu") -> ClipModel:
     return _load_released(spec.architecture, spec.pretrained, spec.sha256, device)
 
 
+def is_weights_file(pretrained: str) -> bool:
+    """Whether weights are named by a file's path, and not by open_clip's tag."""
+    return Path(pretrained).suffix in _WEIGHTS_FILES
+
+
+_WEIGHTS_FILES: Final = (".safetensors", ".pt", ".pth", ".bin")
+
+
 def _load_released(architecture: str, pretrained: str, expected: str, device: str) -> ClipModel:
     open_clip = import_open_clip()
     config = open_clip.get_model_config(architecture)
@@ -236,7 +244,7 @@ def _load_released(architecture: str, pretrained: str, expected: str, device: st
         raise ConfigurationError(
             f"open_clip knows no architecture {architecture!r}", where="clip", remedy="See open_clip.list_models()"
         )
-    is_file = Path(pretrained).suffix in {".safetensors", ".pt", ".pth", ".bin"}
+    is_file = is_weights_file(pretrained)
     path = Path(pretrained) if is_file else _cached_weights(open_clip, architecture, pretrained)
     if not path.is_file():
         wanted = f", expected sha256 {expected}" if expected else ""
@@ -313,7 +321,9 @@ def _cached_weights(open_clip: Any, architecture: str, tag: str) -> Path:
     if not config:
         known = ", ".join(open_clip.list_pretrained_tags_by_model(architecture)) or "none"
         raise ConfigurationError(
-            f"open_clip knows no weights {tag!r} of {architecture}", where="clip", remedy=f"It knows: {known}"
+            f"open_clip knows no weights {tag!r} of {architecture}",
+            where="clip",
+            remedy=f"It knows: {known}. A file is known by its ending: {', '.join(_WEIGHTS_FILES)}",
         )
     repository, _, named = (config.get("hf_hub") or "").rpartition("/")
     files = (named,) if named else ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")

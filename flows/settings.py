@@ -281,7 +281,7 @@ face_detector_sha256 = ""
 [captions]
 kind = "retrieval"            # a CLIP chooses the nearest known text; or "coca": a CoCa writes one
 architecture = ""             # an open_clip architecture; empty with pretrained = "trained:…"
-pretrained = "trained:latest" # an open_clip tag, a local path, or "trained:<run>" (retrieval only)
+pretrained = "trained:latest" # an open_clip tag, a file (relative: in the home), or "trained:<run>" (retrieval only)
 pretrained_sha256 = ""        # what the weights file must have; "": any
 phrase_lists = []             # text files, one phrase a line, that captions may be chosen from
 templates = ["{{}}"]            # a known text is embedded as the mean over these, as ["a photo of {{}}"]

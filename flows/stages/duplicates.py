@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flows.home import Home, utc_now
+from flows.pace import Pace
 from flows.stages.evidence import evidence_batches, newest_evidence
 from flows.stages.parts import unit_id
 from flows.terminal import Progress, silent
@@ -207,7 +208,7 @@ def vectors_of(
     cache = VectorCache(home.vectors_path, embedder.digest)
     vectors, there = cache.load(contents)
     missing = np.flatnonzero(~there)
-    done = 0
+    pace = Pace(progress, "duplicates: embeddings", len(missing))
     for start in range(0, len(missing), UNIT):
         unit = missing[start : start + UNIT]
         held = list(read([(place, contents[place]) for place in unit.tolist()]))
@@ -216,8 +217,7 @@ def vectors_of(
             vectors[places] = embedder.embed([rgb for _, rgb in held])
             there[places] = True
             cache.add([contents[place] for place in places], vectors[places])
-        done += len(unit)
-        progress(done, len(missing), "duplicates: embeddings")
+        pace.add(len(unit))
     return vectors, there
 
 
@@ -251,10 +251,10 @@ def _matched(
 
     place = {sha: number for number, sha in enumerate(order)}
     before: dict[int, Match] = {place[sha]: Match(place[found.representative]) for sha, found in settled.items()}
-    for done, (number, match) in enumerate(representatives(near, picture, settled=before, places=asking.tolist()), 1):
+    pace = Pace(progress, "duplicates: compared", len(asking))
+    for number, match in representatives(near, picture, settled=before, places=asking.tolist()):
         yield order[number], DuplicateOf(order[match.representative], match.method, match.distance)
-        if done % 100 == 0 or done == len(asking):
-            progress(done, len(asking), "duplicates: compared")
+        pace.add(1)
 
 
 def _record(home: Home, new: Sequence[tuple[str, DuplicateOf]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -319,6 +320,16 @@ def test_a_text_counts_for_a_pair_only_if_others_vouch_for_it() -> None:
     assert not there(Proposal(text, 0.5), "a.example", 3)
     assert there(Proposal(text, 0.5), "a.example", 2)
     assert there(Proposal(listed, 0.5), "a.example", 3)
+
+
+def test_weights_are_named_from_the_home(home: Home, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relative path of custody.toml is the home's, wherever a run starts; what no file and no tag is says both."""
+    known = CaptionerChoice(home).digest
+    shutil.copy(weights, home.path / "coca.safetensors")
+    monkeypatch.chdir("/")
+    assert CaptionerChoice(reset(home, settings(Path("coca.safetensors")))).digest == known
+    with pytest.raises(ConfigurationError, match=r"knows no weights 'coca\.onnx'.* known by its ending: \.safetensors"):
+        _ = CaptionerChoice(reset(home, settings(Path("coca.onnx")))).digest
 
 
 def test_in_a_catalogue_a_picture_is_offered_its_own_text_and_no_more_than_the_bank_has(made: Home) -> None:

@@ -114,13 +114,16 @@ class CaptionerChoice:
         Raises:
             ConfigurationError: the weights are not on this machine, are not those expected, or do not fit.
         """
-        from curation.clip_model import ClipSpec, load_clip
+        from curation.clip_model import ClipSpec, is_weights_file, load_clip
 
         settings, device = self._settings, self._home.settings.clip.device
         if self.run_dir is not None:
             clip = load_clip(ClipSpec(None, f"{TRAINED}{self.run_dir}"), device)
             return Loaded(clip, None, clip.name)
-        spec = ClipSpec(settings.architecture or None, settings.pretrained, settings.pretrained_sha256)
+        weights = settings.pretrained
+        if is_weights_file(weights):
+            weights = str(self._home.path / weights)  # a scheduled run starts anywhere
+        spec = ClipSpec(settings.architecture or None, weights, settings.pretrained_sha256)
         if self.decoding is None:
             clip = load_clip(spec, device)
             return Loaded(clip, None, clip.name)
