@@ -8,6 +8,7 @@ fixture go together.
 from __future__ import annotations
 
 import shutil
+import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -155,3 +156,11 @@ def copy_of(tmp_path: Path) -> Callable[[Home], Home]:
         return Home.open(shutil.copytree(home.path, tmp_path / "copy"))
 
     return copy
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C raises, as in a command's own process: pytest-xdist's workers ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
