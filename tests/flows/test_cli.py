@@ -175,29 +175,12 @@ def test_ctrl_c_is_one_line(home: Home) -> None:
     assert len(list(home.crawls_path.glob("*/plan.json"))) == 1
 
 
-def test_ctrl_c_within_a_query_is_one_line() -> None:
-    """DuckDB makes an error of its own of an interrupt that falls into a query: it ends as any other."""
-    code = "\n".join(
-        (
-            "import os, signal, threading, duckdb",
-            "from flows.cli import _explained",
-            "signal.signal(signal.SIGINT, signal.default_int_handler)",
-            "with _explained(), duckdb.connect() as connection:",
-            # What falls into DuckDB's search for pandas is lost, so that is over when it comes.
-            "    connection.execute('SELECT 1').fetchall()",
-            "    threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()",
-            "    connection.execute('SELECT count(*) FROM range(1_000_000_000_000) AS t(i) WHERE hash(i) % 7 = 3')",
-        )
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
-    assert (done.returncode, done.stdout) == (130, ""), done.stderr
-    assert [line for line in done.stderr.splitlines() if line] == [
-        "custody: interrupted. Run the same command again and it goes on where it stopped."
-    ]
-
-
-def test_only_an_interrupt_is_one() -> None:
-    """An error of another cause stays what it is, at the prompt and in a flow's step."""
+def test_an_interrupt_in_a_query_is_an_interrupt(capsys: pytest.CaptureFixture[str]) -> None:
+    """DuckDB makes an error of its own of it, which ends as any other Ctrl-C; another error stays what it is."""
+    with pytest.raises(SystemExit) as ended, _explained():
+        _raised(RuntimeError("Query interrupted"), KeyboardInterrupt())
+    assert ended.value.code == 130
+    assert capsys.readouterr().err.splitlines()[-1].startswith("custody: interrupted.")
     with pytest.raises(RuntimeError, match="another one"), _explained():
         raise RuntimeError("another one")
     with pytest.raises(StepFailedError):
