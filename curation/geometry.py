@@ -42,6 +42,10 @@ MIN_TEXTURED: Final = 12
 MIN_OVERLAP: Final = (0.9, 0.35)  # of the one of which more lies in the other, and of the other
 MIN_GAIN: Final = 0.75  # a fifth darker is 0.8; 0.7 makes one skin of a hand the next
 MAX_BIAS: Final = 16.0
+# What is white in both: a darker copy's is grey. On white ground a brighter copy cannot be told from a hand of the next
+# skin, so neither is one.
+WHITE: Final = 250
+MAX_WHITE_IN_BOTH: Final = 0.1
 MIN_CORRELATION: Final = 0.86
 # In shares of what compression explains. A copy differs everywhere alike, a variant in one place and no other: what the
 # worst block of brightness and of colour may differ by, and the mean of the worst window, follow from what four in five
@@ -510,6 +514,8 @@ def _held(laid: _Laid) -> Iterator[Comparison]:
     for even in (False, True):
         gain, bias = _photometry(first[inside], second[inside]) if even else (1.0, 0.0)
         if even and not (MIN_GAIN <= gain <= 1 / MIN_GAIN and max(abs(gain - 1) * 128, abs(bias)) > 1):
+            return
+        if even and float((np.minimum(first, second)[inside].min(axis=-1) >= WHITE).mean()) > MAX_WHITE_IN_BOTH:
             return
         # First as bright, then as sharp: beside what is cut at white a brighter copy looks sharper than it is.
         brought = np.clip(gain * first + bias, 0, 255) if even else first
