@@ -216,6 +216,10 @@ EMOJI = {
     "pinching hands": ("1f90f-1f3fb", "1f90f-1f3fc"),
     "pointing hands of two dark skins": ("1f446-1f3ff", "1f446-1f3fe"),
     "fists of two dark skins": ("1f91b-1f3fe", "1f91b-1f3ff"),
+    "hands of two dark skins": ("1f44c-1f3ff", "1f44c-1f3fe"),
+    "horned hands of two dark skins": ("1f918-1f3fe", "1f918-1f3ff"),
+    "calling hands of two dark skins": ("1f919-1f3fe", "1f919-1f3ff"),
+    "a thumb down and one of the next skin up": ("1f44e-1f3fc", "1f44d-1f3fd"),
     "a red and a green apple": ("1f34e", "1f34f"),
     "flags of Indonesia and Monaco": ("1f1ee-1f1e9", "1f1f2-1f1e8"),
     "flags of Chad and Romania": ("1f1f9-1f1e9", "1f1f7-1f1f4"),
@@ -233,6 +237,7 @@ def test_emoji_variants_stay_apart(name: str) -> None:
     assert not compared(one, other)
     assert not compared(other, one)
     assert compared(one, np.asarray(jpeg(Image.fromarray(one), 40)))
+    assert compared(one, np.asarray(ImageEnhance.Brightness(Image.fromarray(one)).enhance(0.8)))
 
 
 @pytest.mark.parametrize(
