@@ -94,7 +94,7 @@ figure {{ margin: 0; }}
 .box span {{ position: absolute; left: -2px; top: 100%; font: 11px/1.2 sans-serif; color: #000;
              background: {box}; padding: 0 3px; }}
 figcaption {{ padding: .5rem .7rem; overflow-wrap: anywhere; }}
-.title {{ font-weight: 600; margin: 0 0 .3rem; }}
+.title {{ font-weight: 600; margin: 0 0 .3rem; max-height: 8.4em; overflow: auto; }}
 .badge {{ display: inline-block; color: #fff; border-radius: 4px; padding: 0 .4rem; }}
 .facts {{ font-size: 12px; margin: .3rem 0 0; color: GrayText; }}
 </style>

@@ -140,4 +140,7 @@ def _tile(row: Mapping[str, Any], picture: bytes | None) -> Tile:
             Box(f["x"] / w, f["y"] / h, f["w"] / w, f["h"] / h, f"{f['score']:.2f}")
             for f in json.loads(row["faces_json"])
         )
-    return Tile(picture, escape(row["caption"] or ""), verdict, badge, tuple(filter(None, facts)), boxes, shape)
+    caption = escape(row["caption"] or "")
+    if caption and row["caption_state"] == "deferred":
+        caption = f"({caption}?)"  # a proposal that is nobody's text yet
+    return Tile(picture, caption, verdict, badge, tuple(filter(None, facts)), boxes, shape)

@@ -78,6 +78,16 @@ def test_a_sheet_shows_text_scores_boxes_and_verdicts(home: Home, tmp_path: Path
     assert face.css_first(".box").attributes["style"] == "left:10.00%;top:20.00%;width:50.00%;height:25.00%"
 
 
+def test_a_proposal_is_no_text(home: Home, tmp_path: Path) -> None:
+    """What a captioner was not sure enough of stands in brackets, as a question."""
+    unsure = {"pair_key": "p2", "content_sha256": PEAR, "sample_key": "t", "caption": "red ball", "state": "deferred"}
+    with home.ledger() as ledger:
+        ledger.append("caption", [unsure | {"caption_origin": "clip-retrieval", "score": 0.2}], key="u")
+    sheet(home, tmp_path / "sheet.html", where="caption_state = 'deferred'")
+    titles = [t.text() for t in LexborHTMLParser((tmp_path / "sheet.html").read_text()).css(".title")]
+    assert titles == ["(red ball?)"]
+
+
 def test_a_condition_asks_for_measures(home: Home, tmp_path: Path) -> None:
     """What is selected, in which order and how many, is SQL over the view `tile`."""
     assert sheet(home, tmp_path / "a.png", where="scores['nsfw'] > 0.5").shown == 1
