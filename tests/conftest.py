@@ -21,6 +21,10 @@ from flows.museum import Museum
 from tests.builders import SAMPLE, Custody, Journey, Removed, make_home, remove, travel
 from tests.warm import say_no_pandas
 
+# A shell starts what it puts in the background deaf to Ctrl-C, and so would be every command that a test interrupts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 say_no_pandas()  # under pytest the search for it is a tenth of all work
 
 # Modules that stay together, and what is begun first: longest first, since a worker that begins a long one last ends
@@ -156,11 +160,3 @@ def copy_of(tmp_path: Path) -> Callable[[Home], Home]:
         return Home.open(shutil.copytree(home.path, tmp_path / "copy"))
 
     return copy
-
-
-@pytest.fixture
-def interruptible() -> Iterator[None]:
-    """Ctrl-C raises, as in a command's own process: pytest-xdist's workers ignore it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)

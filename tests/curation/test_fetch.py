@@ -878,7 +878,6 @@ def test_fetches_may_nest() -> None:
 
 
 # ── an interrupt ───────────────────────────────────────────────────────────────────────────────────────────────────
-@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize(
     ("of", "callback"),
     [

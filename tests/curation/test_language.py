@@ -96,5 +96,5 @@ def test_weights_that_are_missing_or_others_are_refused(tmp_path: Path, monkeypa
     (tmp_path / "model.npz.xz").write_bytes(b"other weights")
     with monkeypatch.context() as changed:
         changed.setattr(language, "WEIGHTS_FILE", str(tmp_path / "model.npz.xz"))  # an absolute path stands for itself
-        with pytest.raises(ConfigurationError, match=rf"not the weights .*sha256 {language.WEIGHTS_SHA256}"):
+        with pytest.raises(ConfigurationError, match=rf"not the weights .*expected {language.WEIGHTS_SHA256}"):
             detect("A red apple")
