@@ -864,7 +864,6 @@ class _Recoded:
         """`mapping`: fine pixels of the coded to those of the source."""
         self._inside = _well_inside(mapping, coded.size, source.size)
         self._coded = coded.fine.astype(np.float32)
-        self._native = coded.native
         shown = _warped(Image.fromarray(source.fine), mapping, coded.size, Image.Resampling.BICUBIC)
         beyond = ~_inside(mapping, coded.size, source.size, 0.0)
         filled = np.where(beyond[..., None], coded.fine, shown)
